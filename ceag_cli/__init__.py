@@ -1,0 +1,38 @@
+"""ceag: prune image classifiers without letting the pruning harm one group more than the others.
+
+The names below are the Python API. They are imported when first used, so that the command line
+starts without torch.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "AuditOptions": "options",
+    "BatchOutcome": "groups",
+    "CeagError": "errors",
+    "ConstrainedExcessAccuracyGap": "ceag",
+    "DenseOptions": "options",
+    "GroupReplay": "replay",
+    "GroupStats": "groups",
+    "Grouping": "groups",
+    "MitigateOptions": "options",
+    "Multipliers": "multipliers",
+    "PruneOptions": "options",
+    "dense": "stages",
+    "mitigate": "stages",
+    "prune": "stages",
+    "run_audit": "stages",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ceag_cli' has no attribute '{name}'")
+    return getattr(import_module(f"ceag_cli.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,351 @@
+"""Weights files: reading any timm checkpoint, writing ours.
+
+We write one .safetensors with timm's own keys, dense tensors with exact zeros, and string
+metadata: timm's configuration and the lineage. Pickles are only read with ``weights_only=True``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from ceag_cli.errors import CheckpointError, OutputError
+from ceag_cli.lineage import Lineage, read_metadata, sha256_of
+from ceag_cli.models import (
+    Preprocessing,
+    TimmConfig,
+    adapt,
+    classifier_names,
+    create,
+    describe,
+    first_layer_names,
+    from_config,
+    model_kwargs,
+    preprocessing_of,
+)
+from ceag_cli.options import ArchitectureOptions
+
+WEIGHTS_NAME = "model.safetensors"
+CONFIG_NAME = "config.json"
+
+
+@dataclass
+class Checkpoint:
+    """A model read from a file."""
+
+    path: Path
+    sha256: str
+    model: nn.Module
+    preprocessing: Preprocessing
+    label_names: list[str] | None
+    lineage: Lineage | None
+    """``None`` for a file that ceag did not write."""
+    architecture_from: str
+    """Where the architecture was taken from, in words."""
+    warnings: list[str]
+
+    @property
+    def config(self) -> TimmConfig:
+        """Timm's configuration of the model as it is."""
+        return describe(self.model, self.preprocessing, self.label_names)
+
+
+def load(path: Path, options: ArchitectureOptions) -> Checkpoint:
+    """Read a model from a timm checkpoint.
+
+    The architecture comes from ``--model``, else the file's metadata, else ``config.json`` beside
+    it, else the name stored in a .pth. Two sources that disagree are an error unless the flag
+    decides.
+
+    Raises:
+        CheckpointError: The file cannot be read, its architecture is not known, or its tensors do
+            not fit it.
+    """
+    state, stored_name, metadata = read_state(path, use_ema=options.use_ema)
+    config, source, warnings = _configuration(path, metadata, stored_name, options)
+    kwargs = model_kwargs(options)
+    if "num_classes" in config:  # a whole configuration
+        model = from_config(config | {"model_args": (config.get("model_args") or {}) | kwargs})
+    else:
+        model = _bare(config["architecture"], state, kwargs, options)
+        config = {"pretrained_cfg": dict(model.pretrained_cfg)}  # type: ignore[arg-type]
+        channels = _input_channels(model)
+        if channels is not None:
+            size = config["pretrained_cfg"].get("input_size", (channels, 224, 224))
+            config["pretrained_cfg"]["input_size"] = (channels, *size[1:])
+    _load_state(model, state, path)
+    preprocessing = preprocessing_of(config, options)
+    expected = _input_channels(model)
+    if expected is not None and expected != preprocessing.input_size[0]:
+        raise CheckpointError(
+            f"{path}: the model takes {expected} input channels, "
+            f"--in-chans says {preprocessing.input_size[0]}"
+        )
+    return Checkpoint(
+        path=path,
+        sha256=sha256_of(path),
+        model=model,
+        preprocessing=preprocessing,
+        label_names=_label_names(config),
+        lineage=Lineage.from_metadata(metadata, path),
+        architecture_from=source,
+        warnings=warnings,
+    )
+
+
+def load_adapted(path: Path, num_classes: int, options: ArchitectureOptions) -> nn.Module:
+    """Read a model for fine-tuning with another classifier, input size or input channels."""
+    state, stored_name, metadata = read_state(path, use_ema=options.use_ema)
+    config, _, _ = _configuration(path, metadata, stored_name, options)
+    if "num_classes" not in config:
+        kwargs = model_kwargs(options)
+        bare = _bare(config["architecture"], state, kwargs, options, infer_classes=True)
+        config = describe(bare, preprocessing_of(bare), None)
+    return adapt(config, path, num_classes=num_classes, options=options)
+
+
+def read_state(
+    path: Path, use_ema: bool = False
+) -> tuple[dict[str, Tensor], str | None, dict[str, str]]:
+    """Weights of a file, the architecture name stored with them, and its metadata.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, or holds code.
+    """
+    metadata = read_metadata(path)
+    if path.suffix == ".safetensors":
+        try:
+            return safetensors.torch.load_file(path), None, metadata
+        except (SafetensorError, OSError, ValueError) as error:
+            raise CheckpointError(f"{path}: not a whole .safetensors file: {error}") from None
+    try:
+        # timm's training checkpoints store their command line as a Namespace: harmless.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise CheckpointError(
+            f"{path}: holds Python objects other than tensors, which are never executed; save the "
+            "state dict alone, best as .safetensors"
+        ) from None
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{path}: not a whole PyTorch checkpoint: {reason}") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: does not hold a state dict")
+    name = content.get("arch") or getattr(content.get("args"), "model", None)
+    keys = ["state_dict_ema", "model_ema"] if use_ema else ["state_dict", "model"]
+    if use_ema and not any(key in content for key in keys):
+        raise CheckpointError(f"{path}: holds no averaged weights; leave out --use-ema")
+    inner = next((content[key] for key in keys if isinstance(content.get(key), dict)), content)
+    state = {_plain(key): value for key, value in inner.items() if isinstance(value, Tensor)}
+    if not state:
+        raise CheckpointError(f"{path}: holds no tensors")
+    return state, name if isinstance(name, str) else None, metadata
+
+
+def _plain(key: str) -> str:
+    """A key without what DistributedDataParallel and torch.compile put before it."""
+    for prefix in ("module.", "_orig_mod.", "module."):
+        key = key.removeprefix(prefix)
+    return key
+
+
+def _configuration(
+    path: Path, metadata: Mapping[str, str], stored_name: str | None, options: ArchitectureOptions
+) -> tuple[TimmConfig, str, list[str]]:
+    """Timm's configuration (whole, or with the architecture alone), its source, and warnings."""
+    found: dict[str, TimmConfig] = {}
+    if "ceag.timm" in metadata:
+        found["the file's metadata"] = _parsed(metadata["ceag.timm"], f"{path}, metadata")
+    beside = path.parent / CONFIG_NAME
+    if beside.is_file():
+        config = _parsed(beside.read_text(encoding="utf-8"), str(beside))
+        if "architecture" in config:
+            found[str(beside)] = config
+    if stored_name:
+        found["the name stored in the file"] = {"architecture": stored_name}
+    names = {place: str(config["architecture"]).split(".")[0] for place, config in found.items()}
+    listed = ", ".join(f"{name} ({place})" for place, name in names.items())
+    if options.model is not None:
+        warnings = []
+        if any(name != options.model.split(".")[0] for name in names.values()):
+            warnings.append(f"{path}: --model {options.model} overrides {listed}")
+        for place, config in found.items():
+            if names[place] == options.model.split(".")[0]:
+                return config, f"{place}, as --model says", warnings
+        return {"architecture": options.model}, "--model", warnings
+    if not found:
+        raise CheckpointError(
+            f"{path}: its architecture is not known; name it with --model, put timm's "
+            "config.json beside the file, or use a file written by ceag"
+        )
+    if len(set(names.values())) > 1:
+        raise CheckpointError(
+            f"{path}: its architecture is said to be {listed}; decide with --model"
+        )
+    place = next(iter(found))
+    return found[place], place, []
+
+
+def _parsed(text: str, place: str) -> TimmConfig:
+    try:
+        config = json.loads(text)
+    except ValueError as error:
+        raise CheckpointError(f"{place}: not valid JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{place}: not a timm configuration")
+    return config
+
+
+def _bare(
+    architecture: str,
+    state: Mapping[str, Tensor],
+    arguments: Mapping[str, Any],
+    options: ArchitectureOptions,
+    infer_classes: bool = False,
+) -> nn.Module:
+    """Build the model of weights without a configuration: classes and channels from tensors."""
+    plain = create(architecture, num_classes=None, arguments=arguments)
+    classes = None if infer_classes else options.num_classes
+    if classes is None:
+        heads = [f"{name}.weight" for name in classifier_names(plain)]
+        classes = next((state[name].shape[0] for name in heads if name in state), None)
+    first = [f"{name}.weight" for name in first_layer_names(plain)]
+    channels = next((state[name].shape[1] for name in first if name in state), None)
+    return create(
+        architecture,
+        num_classes=classes,
+        in_chans=channels if channels in (1, 3) else None,
+        img_size=options.img_size,
+        arguments=arguments,
+    )
+
+
+def _input_channels(model: nn.Module) -> int | None:
+    """Channels of the first layer, where that is a convolution."""
+    modules = dict(model.named_modules())
+    for name in first_layer_names(model):
+        module = modules[name]
+        if isinstance(module, nn.modules.conv._ConvNd):
+            return module.in_channels
+    return None
+
+
+def _load_state(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    wanted = model.state_dict()
+    problems = []
+    for what, names in (
+        ("lacks", sorted(wanted.keys() - state.keys())),
+        ("has unexpected", sorted(state.keys() - wanted.keys())),
+    ):
+        if names:
+            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+            problems.append(f"{path}: {what} {', '.join(names[:5])}{more}")
+    problems += [
+        f"{path}: '{name}' has shape {tuple(state[name].shape)}, the model wants "
+        f"{tuple(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name in state and state[name].shape != tensor.shape
+    ][:5]
+    if problems:
+        raise CheckpointError([*problems, f"{path}: its tensors do not fit the architecture"])
+    model.load_state_dict(dict(state))
+
+
+def _label_names(config: TimmConfig) -> list[str] | None:
+    names = config.get("label_names") or (config.get("pretrained_cfg") or {}).get("label_names")
+    if isinstance(names, dict):
+        return [str(names[key]) for key in sorted(names, key=int)]
+    return [str(name) for name in names] if names else None
+
+
+def place(output: str | None, default: Path) -> Path:
+    """The weights file that ``-o`` means: a file, or ``model.safetensors`` in a folder.
+
+    Raises:
+        OutputError: The name is neither a folder nor ends in .safetensors.
+    """
+    if output is None:
+        return default
+    path = Path(output)
+    if output.endswith(("/", os.sep)) or path.is_dir():
+        return path / WEIGHTS_NAME
+    if path.suffix != ".safetensors":
+        raise OutputError(
+            f"-o {output}: must end in .safetensors, or in / for a folder with timm's config.json"
+        )
+    return path
+
+
+def writes_config(output: str | None) -> bool:
+    """Whether ``-o`` names a folder, which also gets timm's ``config.json``."""
+    return (
+        output is not None
+        and place(output, Path()).name == WEIGHTS_NAME
+        and (output.endswith(("/", os.sep)) or Path(output).is_dir())
+    )
+
+
+def save(
+    path: Path, model: nn.Module, config: TimmConfig, lineage: Lineage, with_config: bool
+) -> None:
+    """Write a model; the file is whole or not there.
+
+    Raises:
+        OutputError: The folder cannot be written.
+    """
+    tensors = {
+        # A clone, because safetensors refuses tensors that share memory (tied weights).
+        name: tensor.detach().cpu().contiguous().clone()
+        for name, tensor in model.state_dict().items()
+    }
+    metadata = {"format": "pt", "ceag.timm": json.dumps(config)} | lineage.to_metadata()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if with_config:
+            write_text(path.parent / CONFIG_NAME, json.dumps(config, indent=2) + "\n")
+        temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+        try:
+            safetensors.torch.save_file(tensors, temporary, metadata=metadata)
+            temporary.chmod(0o666 & ~_umask())  # safetensors leaves it readable by the owner alone
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"{path}: cannot be written: {error}") from None
+
+
+def _umask() -> int:
+    """The process's umask; it can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file; it is whole or not there.
+
+    Raises:
+        OutputError: The folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None

@@ -1,0 +1,296 @@
+"""The command line: parse, call one stage, print what the report says, map errors to exit codes.
+
+Flags are made from the declarations in ``options``. torch is imported when a stage starts, not
+before, so that ``--help`` answers at once.
+
+Exit codes: 0 satisfied or done, 1 violation shown, 2 bad usage, configuration or input,
+3 nothing was audited, 4 internal error, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+import time
+import traceback
+import typing
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ceag_cli.errors import CeagError
+from ceag_cli.options import COMMANDS, Command, flag, value_type
+from ceag_cli.progress import Update
+from ceag_cli.recipe import resolve
+
+app = typer.Typer(
+    name="ceag",
+    help="Prune image classifiers without letting the pruning harm one group more than the others.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+SECONDS_BETWEEN_LINES = 10.0
+"""How often a log without a terminal hears of progress."""
+
+
+class Terminal:
+    """Reporter on stderr: plain lines, and bars where there is a terminal."""
+
+    def say(self, text: str) -> None:
+        """A line of information."""
+        typer.echo(text, err=True)
+
+    def warn(self, text: str) -> None:
+        """A line that the user should not miss."""
+        typer.echo(f"warning: {text}", err=True)
+
+    @contextmanager
+    def bar(self, title: str, total: int) -> Iterator[Update]:
+        """A progress bar; without a terminal, a line now and then."""
+        if not sys.stderr.isatty():
+            yield self._lines(title, total)
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.progress import TimeRemainingColumn as Remaining
+
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            Remaining(compact=True),
+            TextColumn("{task.fields[words]}", markup=False),
+        )
+        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task(title, total=total, words="")
+            yield lambda done, words: progress.update(task, completed=done, words=words)
+
+    def _lines(self, title: str, total: int) -> Update:
+        last = time.monotonic()
+
+        def update(done: int, words: str) -> None:
+            nonlocal last
+            if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
+                last = time.monotonic()
+                typer.echo(f"{title}: {done} of {total} {words}".rstrip(), err=True)
+
+        return update
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """Turn errors into messages and exit codes; a crash never looks like a verdict."""
+    try:
+        yield
+    except CeagError as error:
+        for problem in error.problems:
+            typer.echo(f"error: {problem}", err=True)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the same command with --resume continues", err=True)
+        raise typer.Exit(130) from None
+    except typer.Exit:
+        raise
+    except Exception:
+        traceback.print_exc()
+        typer.echo("internal error of ceag; please report the lines above", err=True)
+        raise typer.Exit(4) from None
+
+
+def _parameter(command: type[Command], name: str) -> inspect.Parameter:
+    """The command-line parameter of an option. Its default is "not given"."""
+    field = command.__dataclass_fields__[name]
+    kind = value_type(command, name)
+    if typing.get_origin(kind) is tuple:
+        kind = str  # lists are written a,b,c
+    limits = field.metadata
+    help_text = limits["help"]
+    if limits["choices"]:
+        help_text += f" One of {', '.join(limits['choices'])}."
+    if limits["positional"]:
+        info = typer.Argument(help=help_text, show_default=False, metavar="[FILE]")
+    else:
+        default = limits["shown"] or (None if field.default in (None, False) else field.default)
+        if default is not None:
+            help_text += f" [default: {default}]"
+        names = [flag(name), *limits["flags"]]
+        info = typer.Option(
+            *names,
+            help=help_text,
+            show_default=False,
+            rich_help_panel=limits["panel"],
+        )
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[kind | None, info],
+    )
+
+
+def _command(name: str, examples: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register ``run(options, config)`` as a command with the flags of its options class."""
+    options_class = COMMANDS[name]
+
+    def register(run: Callable[..., None]) -> Callable[..., None]:
+        def command(*, config: str | None = None, **given: Any) -> None:
+            with exit_codes():
+                run(resolve(options_class, given, config))
+
+        config_info = typer.Option(
+            "--config", "-c", help="YAML recipe with any of these options.", show_default=False
+        )
+        parameters = [
+            *(_parameter(options_class, field) for field in options_class.__dataclass_fields__),
+            inspect.Parameter(
+                "config",
+                inspect.Parameter.KEYWORD_ONLY,
+                default=None,
+                annotation=Annotated[str | None, config_info],
+            ),
+        ]
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in parameters}
+        help_text = f"{inspect.getdoc(options_class)}\n\n{examples}"
+        app.command(name, help=help_text, rich_help_panel="Commands")(command)
+        return run
+
+    return register
+
+
+def _show(lines: list[str], document: Any, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    else:
+        for line in lines:
+            typer.echo(line)
+
+
+def _show_stage(name: str, options: Command, stage: Callable[..., Any]) -> Any:
+    """Run a stage that writes a model, and print its result."""
+    from importlib.metadata import version
+
+    from ceag_cli import report
+    from ceag_cli.runs import AlreadyFinished
+
+    try:
+        result = stage(options, Terminal())
+    except AlreadyFinished as finished:
+        typer.echo(f"{finished}: the run has finished already; nothing to do", err=True)
+        return None
+    lines = getattr(report, f"{name}_lines")(result)
+    document = report.result_document(name, version("ceag"), options.seed, result)
+    _show(lines, document, options.format == "json")
+    return result
+
+
+@_command("dense", "Example: ceag dense --groups labels.csv --model resnet18")
+def _dense(options: Command) -> None:
+    from ceag_cli import stages
+
+    _show_stage("dense", options, stages.dense)
+
+
+@_command("prune", "Example: ceag prune model.safetensors --sparsity 0.9")
+def _prune(options: Command) -> None:
+    from ceag_cli import stages
+
+    _show_stage("prune", options, stages.prune)
+
+
+@_command("mitigate", "Example: ceag mitigate --groups labels.csv --eps 0.02")
+def _mitigate(options: Command) -> None:
+    from ceag_cli import stages
+
+    result = _show_stage("mitigate", options, stages.mitigate)
+    if result is not None and not result.satisfied and getattr(options, "strict", False):
+        raise typer.Exit(1)
+
+
+@_command("audit", "Example: ceag audit (exit code 0: PASS, 1: FAIL, 3: nothing audited)")
+def _audit(options: Command) -> None:
+    from rich.console import Console
+
+    from ceag_cli import report, stages
+
+    found = stages.run_audit(options, Terminal())  # type: ignore[arg-type]
+    result = found.result
+    if options.format == "json":
+        _show([], found.document, as_json=True)
+    else:
+        # Without a terminal nothing is cut or wrapped: a log or a file has no width.
+        width = None if sys.stdout.isatty() else 200
+        console = Console(width=width, highlight=False, markup=False, soft_wrap=True)
+        for split in result.splits:
+            console.print(report.split_line(split), style="bold")
+            console.print(report.audit_table(result, split.split))
+            console.print()
+        console.print(report.audit_headline(result), style="bold")
+        console.print(report.CAVEAT)
+        console.print(f"report: {found.page}")
+    raise typer.Exit(result.exit_code)
+
+
+@app.command("info", rich_help_panel="Commands")
+def _info(
+    file: Annotated[Path, typer.Argument(help="A .safetensors file written by ceag.")],
+    output_format: Annotated[str, typer.Option("--format", help="text or json.")] = "text",
+) -> None:
+    """Show a file's lineage, architecture, sparsity, eps, groups and seed.
+
+    Example: ceag info model.mitigated.safetensors
+    """
+    with exit_codes():
+        from ceag_cli import info
+
+        found = info.describe_file(file)
+        _show(info.lines(found), found, output_format == "json")
+
+
+def _version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        names = ("ceag", "torch", "torchvision", "timm", "safetensors", "typer")
+        for name in names:
+            typer.echo(f"{name} {version(name)}")
+        typer.echo(f"python {sys.version.split()[0]}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show versions.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point of the ``ceag`` command."""
+    with exit_codes_of_process():
+        app()
+
+
+@contextmanager
+def exit_codes_of_process() -> Iterator[None]:
+    """The same for what happens outside of a command, where Typer cannot be told to exit."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception:
+        traceback.print_exc()
+        sys.exit(4)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""Every error that ceag raises on purpose, in one tree.
+
+CeagError
+├── OptionError        a flag, a recipe key or an entry of ceag.yaml cannot be used
+├── LabelsError        rows of the groups CSV cannot be used
+├── ImageError         an image cannot be read
+├── CheckpointError    a weights file cannot be read, or its architecture is not known
+├── LineageError       a parent, a groups CSV or a default input is missing, changed or ambiguous
+├── OutputError        an output exists already or cannot be written
+├── PruningError       the sparsity asked for cannot be reached
+├── EvaluationError    a model's outputs cannot be counted
+└── TrainingError      training cannot start, cannot be resumed, or has diverged
+
+All of them mean "what was given cannot be used": the command line prints the message and
+exits with 2. Anything else that escapes is a defect of ceag and exits with 4.
+"""
+
+from collections.abc import Sequence
+
+
+class CeagError(Exception):
+    """Base of every error raised on purpose.
+
+    Args:
+        problems: What is wrong, as one message or several. Each names the value, the place and
+            the remedy, and is printed on a line of its own.
+    """
+
+    def __init__(self, problems: str | Sequence[str]) -> None:
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class OptionError(CeagError):
+    """A flag, a recipe key or an entry of ceag.yaml cannot be used."""
+
+
+class LabelsError(CeagError):
+    """Rows of the groups CSV cannot be used; carries one problem per row."""
+
+
+class ImageError(CeagError):
+    """An image cannot be read."""
+
+
+class CheckpointError(CeagError):
+    """A weights file cannot be read, or its architecture is not known."""
+
+
+class LineageError(CeagError):
+    """A parent, a groups CSV or a default input is missing, changed or ambiguous."""
+
+
+class OutputError(CeagError):
+    """An output exists already or cannot be written."""
+
+
+class PruningError(CeagError):
+    """The sparsity asked for cannot be reached."""
+
+
+class EvaluationError(CeagError):
+    """A model's outputs cannot be counted."""
+
+
+class TrainingError(CeagError):
+    """Training cannot start, cannot be resumed, or has diverged."""

@@ -1,0 +1,98 @@
+"""Evaluation: what a model says about every image of a split, each image exactly once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ceag_cli.errors import EvaluationError
+from ceag_cli.groups import BatchOutcome, GroupStats
+from ceag_cli.images import Split, normalized
+from ceag_cli.models import Preprocessing
+from ceag_cli.progress import Reporter
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where and how forward passes run."""
+
+    device: torch.device
+    amp: bool = False
+    batch_size: int = 128
+
+    def place(self, model: nn.Module) -> None:
+        """Move a model to the device, its convolutions in the layout that is fastest there."""
+        model.to(self.device)
+        model.to(memory_format=torch.channels_last)
+
+    def forward(self, model: nn.Module, inputs: Tensor) -> Tensor:
+        """Logits in float32, whatever the pass was computed in."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
+            logits = model(inputs)
+        if isinstance(logits, (tuple, list)):  # distilled models give two heads in train mode
+            logits = torch.stack(list(logits)).mean(dim=0)
+        result: Tensor = logits.float()
+        return result
+
+    def to_inputs(self, pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
+        """A batch of uint8 pixels as the model's input, on the device."""
+        mean = torch.tensor(preprocessing.mean, device=self.device)[:, None, None]
+        std = torch.tensor(preprocessing.std, device=self.device)[:, None, None]
+        inputs = normalized(pixels.to(self.device, non_blocking=True), mean, std)
+        return inputs.contiguous(memory_format=torch.channels_last)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """A model's answer for each image of a split, in the split's order, on the CPU."""
+
+    predicted: Tensor
+    """Class index, int64, shape ``(N,)``; among equal logits the first."""
+    correct: Tensor
+    """bool, shape ``(N,)``."""
+    loss: Tensor
+    """Cross-entropy, float32, shape ``(N,)``."""
+
+    def stats(self, groups: Tensor, num_groups: int) -> GroupStats:
+        """Counts by group and overall."""
+        return GroupStats.of(BatchOutcome(self.loss, self.correct, groups), num_groups)
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module,
+    split: Split,
+    preprocessing: Preprocessing,
+    compute: Compute,
+    reporter: Reporter,
+    title: str,
+) -> Predictions:
+    """Run a model in evaluation mode over a split.
+
+    Raises:
+        EvaluationError: The model gives NaN or infinite outputs.
+    """
+    was_training = model.training
+    compute.place(model.eval())
+    predicted = torch.empty(len(split), dtype=torch.int64)
+    loss = torch.empty(len(split))
+    done = bad = 0
+    with reporter.bar(title, len(split)) as update:
+        for rows, pixels in split.images.batches(torch.arange(len(split)), compute.batch_size):
+            logits = compute.forward(model, compute.to_inputs(pixels, preprocessing))
+            targets = split.targets[rows].to(compute.device)
+            predicted[rows] = logits.argmax(dim=1).cpu()
+            loss[rows] = functional.cross_entropy(logits, targets, reduction="none").cpu()
+            bad += int((~logits.isfinite().all(dim=1)).sum())
+            done += len(rows)
+            update(done, "")
+    model.train(was_training)
+    if bad:
+        raise EvaluationError(
+            f"{title}: NaN or infinite outputs for {bad} of {len(split)} images; no accuracy can "
+            "be given for such a model"
+        )
+    return Predictions(predicted, predicted == split.targets, loss)

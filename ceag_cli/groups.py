@@ -1,0 +1,155 @@
+"""Groups of images, and counts by group.
+
+An image belongs to one group of every *sensitive feature* (``race``, or the crossed
+``race*gender``). Groups of all features are numbered together, so that a batch carries one
+tensor of group ids of shape ``(B, F)`` and every statistic one vector of length G.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """The sensitive features and their groups, in the order of the group ids."""
+
+    features: tuple[str, ...]
+    """One name per feature, e.g. ``("race", "race*gender")``."""
+
+    values: tuple[tuple[str, ...], ...]
+    """Per feature, the name of each of its groups."""
+
+    @property
+    def num_groups(self) -> int:
+        """G, over all features."""
+        return sum(len(values) for values in self.values)
+
+    @cached_property
+    def feature_of(self) -> Tensor:
+        """The feature's number for each group, shape ``(G,)``."""
+        counts = torch.tensor([len(values) for values in self.values])
+        return torch.repeat_interleave(torch.arange(len(self.features)), counts)
+
+    @cached_property
+    def names(self) -> tuple[tuple[str, str], ...]:
+        """``(feature, value)`` of each group, in id order."""
+        return tuple(
+            (feature, value)
+            for feature, values in zip(self.features, self.values, strict=True)
+            for value in values
+        )
+
+
+@dataclass(frozen=True)
+class BatchOutcome:
+    """What a method sees of one batch: no images, no model, no graph."""
+
+    loss: Tensor
+    """Loss of each sample, shape ``(B,)``."""
+
+    correct: Tensor
+    """Whether each sample was classified correctly, bool, shape ``(B,)``."""
+
+    groups: Tensor
+    """Group ids of each sample, int64, shape ``(B, F)``."""
+
+
+@dataclass(frozen=True)
+class GroupStats:
+    """Counts and sums by group and overall; means are derived, merging is adding.
+
+    Counts are integers and the loss is summed in float64, so that the statistics do not depend
+    on the order or the size of the batches beyond float64 rounding of the loss.
+    """
+
+    count: Tensor
+    """Samples by group, int64, shape ``(G,)``."""
+
+    correct: Tensor
+    """Correctly classified samples by group, int64, shape ``(G,)``."""
+
+    loss: Tensor
+    """Summed loss by group, float64, shape ``(G,)``."""
+
+    total_count: Tensor
+    """Samples overall, int64 scalar. An image in two groups counts once."""
+
+    total_correct: Tensor
+    """Correctly classified samples overall, int64 scalar."""
+
+    total_loss: Tensor
+    """Summed loss overall, float64 scalar."""
+
+    @classmethod
+    def zeros(cls, num_groups: int, device: torch.device | str = "cpu") -> GroupStats:
+        """Statistics of no samples."""
+        integer = torch.zeros(num_groups, dtype=torch.int64, device=device)
+        real = torch.zeros(num_groups, dtype=torch.float64, device=device)
+        return cls(integer, integer.clone(), real, integer.sum(), integer.sum(), real.sum())
+
+    @classmethod
+    def of(cls, batch: BatchOutcome, num_groups: int) -> GroupStats:
+        """Count one batch (or a whole split)."""
+        features = batch.groups.shape[1]
+        ids = batch.groups.reshape(-1)
+        correct = batch.correct.long()
+        loss = batch.loss.detach().double()
+        empty = cls.zeros(num_groups, batch.correct.device)
+        return cls(
+            count=empty.count.index_add_(0, ids, torch.ones_like(ids)),
+            correct=empty.correct.index_add_(0, ids, correct.repeat_interleave(features)),
+            loss=empty.loss.index_add_(0, ids, loss.repeat_interleave(features)),
+            total_count=torch.full_like(empty.total_count, len(correct)),
+            total_correct=correct.sum(),
+            total_loss=loss.sum(),
+        )
+
+    def __add__(self, other: GroupStats) -> GroupStats:
+        return GroupStats(
+            self.count + other.count,
+            self.correct + other.correct,
+            self.loss + other.loss,
+            self.total_count + other.total_count,
+            self.total_correct + other.total_correct,
+            self.total_loss + other.total_loss,
+        )
+
+    def to(self, device: torch.device | str) -> GroupStats:
+        """The same statistics on another device."""
+        return GroupStats(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
+
+    @property
+    def accuracy(self) -> Tensor:
+        """Accuracy by group, float64 in [0, 1], shape ``(G,)``; NaN for a group of no samples."""
+        return self.correct.double() / self.count.double()
+
+    @property
+    def overall_accuracy(self) -> Tensor:
+        """Accuracy overall, float64 scalar; NaN for no samples."""
+        return self.total_correct.double() / self.total_count.double()
+
+    @property
+    def mean_loss(self) -> Tensor:
+        """Mean loss by group, float64, shape ``(G,)``; NaN for a group of no samples."""
+        return self.loss / self.count.double()
+
+    @property
+    def overall_loss(self) -> Tensor:
+        """Mean loss overall, float64 scalar; NaN for no samples."""
+        return self.total_loss / self.total_count.double()
+
+    @property
+    def prevalence(self) -> Tensor:
+        """Share of the samples that belong to each group, float64, shape ``(G,)``."""
+        return self.count.double() / self.total_count.double()
+
+
+def crossed(names: Sequence[str]) -> str:
+    """Name of a crossed feature or of one of its groups: ``race*gender``, ``Black*Female``."""
+    return "*".join(names)

@@ -1,0 +1,315 @@
+"""Images: where their bytes lie, and how they become batches of pixels.
+
+Pixels are decoded, resized and cropped by timm's evaluation transform to uint8 of one size. A data
+set whose pixels fit in memory is decoded once and kept; a larger one is decoded again on every
+pass by worker processes. Flipping and normalisation happen on whole batches, on the device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import zipfile
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ceag_cli.errors import ImageError, LabelsError
+
+KEPT_IN_MEMORY = 2 * 1024**3
+"""Bytes of decoded pixels up to which a data set is decoded once and kept."""
+
+SHOWN_PROBLEMS = 20
+
+
+class Store(Protocol):
+    """Where the bytes of the images lie."""
+
+    root: Path
+
+    def has(self, path: str) -> bool:
+        """Whether the image exists."""
+
+    def read(self, path: str) -> bytes:
+        """The bytes of the image."""
+
+    def mark(self, path: str) -> tuple[int, ...]:
+        """A number or two that differ when the bytes differ, most of the time; cheap."""
+
+
+class Folder:
+    """Images in a folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def has(self, path: str) -> bool:
+        """Whether the image exists."""
+        return (self.root / path).is_file()
+
+    def read(self, path: str) -> bytes:
+        """The bytes of the image."""
+        return (self.root / path).read_bytes()
+
+    def mark(self, path: str) -> tuple[int, ...]:
+        """The size."""
+        return ((self.root / path).stat().st_size,)
+
+
+class Zip:
+    """Images in a .zip, read in place. Every process opens the file for itself."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        try:
+            with zipfile.ZipFile(root) as archive:
+                self.entries = {
+                    info.filename: (info.CRC, info.file_size)
+                    for info in archive.infolist()
+                    if not info.is_dir()
+                }
+        except (OSError, zipfile.BadZipFile) as error:
+            raise ImageError(f"{root}: cannot be read as a .zip: {error}") from None
+        self._archive: zipfile.ZipFile | None = None
+        self._owner = 0
+
+    def has(self, path: str) -> bool:
+        """Whether the image exists."""
+        return path in self.entries
+
+    def read(self, path: str) -> bytes:
+        """The bytes of the image."""
+        if self._archive is None or self._owner != os.getpid():
+            self._archive, self._owner = zipfile.ZipFile(self.root), os.getpid()
+        return self._archive.read(path)
+
+    def mark(self, path: str) -> tuple[int, ...]:
+        """The checksum and size that the archive records."""
+        return self.entries[path]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_archive": None, "_owner": 0}
+
+
+def open_store(csv: Path, data_dir: str | None, paths: Sequence[str]) -> Store:
+    """Find the images of a groups CSV.
+
+    They lie in ``data_dir`` (a folder or a .zip), else in the CSV's folder. Where that folder has
+    none of the top folders that the paths begin with but holds exactly one .zip, it is the .zip.
+
+    Raises:
+        ImageError: ``data_dir`` does not exist or is not a .zip.
+    """
+    if data_dir is not None:
+        root = Path(data_dir)
+        if root.is_dir():
+            return Folder(root)
+        if root.is_file():
+            return Zip(root)
+        raise ImageError(f"--data-dir: '{data_dir}' does not exist")
+    folder = csv.parent
+    tops = {path.split("/", 1)[0] for path in paths}
+    archives = sorted(folder.glob("*.zip"))
+    if len(archives) == 1 and not any((folder / top).exists() for top in tops):
+        return Zip(archives[0])
+    return Folder(folder)
+
+
+def count_duplicates(store: Store, paths: Sequence[str], splits: Sequence[str]) -> int:
+    """Images of val or test that are byte for byte equal to one of train."""
+    alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for row, path in enumerate(paths):
+        alike[store.mark(path)].append(row)
+    found = 0
+    for rows in alike.values():
+        if len(rows) < 2 or len({splits[row] for row in rows}) < 2:
+            continue
+        by_hash: dict[str, list[str]] = defaultdict(list)
+        for row in rows:
+            by_hash[hashlib.sha256(store.read(paths[row])).hexdigest()].append(splits[row])
+        found += sum(
+            sum(split != "train" for split in same) for same in by_hash.values() if "train" in same
+        )
+    return found
+
+
+def decode(content: bytes, channels: int) -> Image.Image:
+    """Decode an image as a person would see it: EXIF-rotated, in colour or in grey.
+
+    Args:
+        content: Bytes of any format that Pillow reads.
+        channels: 1 gives grey, 3 gives RGB.
+
+    Raises:
+        OSError: The bytes are not a whole image (as Pillow says it).
+    """
+    image: Image.Image = Image.open(io.BytesIO(content))
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16-bit grey; Pillow would clip it instead of scaling
+        image = image.point(lambda value: value / 256).convert("L")
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+class _Decoded(Dataset[Tensor | str]):
+    """Row number → uint8 pixels, or what is wrong with the image."""
+
+    def __init__(
+        self,
+        store: Store,
+        paths: Sequence[str],
+        channels: int,
+        transform: Callable[[Image.Image], Tensor],
+    ) -> None:
+        self.store, self.paths, self.channels, self.transform = store, paths, channels, transform
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, row: int) -> Tensor | str:
+        path = self.paths[row]
+        try:
+            return self.transform(decode(self.store.read(path), self.channels))
+        except (OSError, ValueError, zipfile.BadZipFile, Image.DecompressionBombError) as error:
+            reason = " ".join(str(error).replace(str(self.store.root / path), "it").split())
+            return f"{self.store.root}: image '{path}' cannot be read: {reason}"
+
+
+def _collate(items: list[Tensor | str]) -> tuple[Tensor, list[str]]:
+    pixels = [item for item in items if isinstance(item, Tensor)]
+    wrong = [item for item in items if isinstance(item, str)]
+    return (torch.stack(pixels) if pixels else torch.empty(0, dtype=torch.uint8)), wrong
+
+
+class Images:
+    """The images of some rows as batches of uint8 pixels of one size.
+
+    Args:
+        store: Where they lie.
+        paths: Their paths.
+        channels: 1 or 3.
+        size: Height and width after the transform.
+        transform: timm's evaluation transform without normalisation.
+        workers: Processes that decode.
+
+    Raises:
+        ImageError: With every image that cannot be read, where all are decoded at once.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        paths: Sequence[str],
+        channels: int,
+        size: tuple[int, int],
+        transform: Callable[[Image.Image], Tensor],
+        workers: int,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> None:
+        self.source = _Decoded(store, paths, channels, transform)
+        self.workers = workers
+        self.kept: Tensor | None = None
+        if len(paths) * channels * size[0] * size[1] <= KEPT_IN_MEMORY:
+            self.kept = torch.empty((len(paths), channels, *size), dtype=torch.uint8)
+            self._decode_all(progress)
+
+    def _decode_all(self, progress: Callable[[int], None]) -> None:
+        assert self.kept is not None
+        problems: list[str] = []
+        done = 0
+        # Starting processes costs more than decoding a thousand small images.
+        workers = self.workers if len(self.source) > 1000 else 0
+        for pixels, wrong in self._load(list(range(len(self.source))), 256, workers):
+            problems += wrong
+            if not problems:
+                self.kept[done : done + len(pixels)] = pixels
+            done += len(pixels) + len(wrong)
+            progress(done)
+        if problems:
+            raise ImageError(_shortened(problems))
+
+    def _load(
+        self, order: list[int], batch_size: int, workers: int
+    ) -> Iterator[tuple[Tensor, list[str]]]:
+        return iter(
+            DataLoader(
+                self.source,
+                batch_size=batch_size,
+                sampler=order,
+                num_workers=workers,
+                collate_fn=_collate,
+            )
+        )
+
+    def batches(self, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Rows in the order given, each once: ``(row numbers (B,), pixels (B, C, H, W))``."""
+        rows = torch.split(order, batch_size)
+        if self.kept is not None:
+            for chunk in rows:
+                yield chunk, self.kept[chunk]
+            return
+        loaded = self._load(order.tolist(), batch_size, self.workers)
+        for chunk, (pixels, wrong) in zip(rows, loaded, strict=True):
+            if wrong:
+                raise ImageError(_shortened(wrong))
+            yield chunk, pixels
+
+
+@dataclass(frozen=True)
+class Split:
+    """The images of one split with everything that the CSV says about them."""
+
+    name: str
+    images: Images
+    targets: Tensor
+    """Class index of each image, int64, shape ``(N,)``."""
+    groups: Tensor
+    """Group ids of each image, int64, shape ``(N, F)``."""
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
+def check_files(
+    store: Store, csv: Path, paths: Sequence[str], lines: Sequence[int]
+) -> list[tuple[int, str]]:
+    """Line and text of the problem for every image that does not exist."""
+    missing = [
+        (line, f"there is no image '{path}' in {store.root}")
+        for path, line in zip(paths, lines, strict=True)
+        if not store.has(path)
+    ]
+    if missing and len(missing) == len(paths):
+        raise LabelsError(
+            f"{csv}: none of its {len(paths)} images is in {store.root} (first: '{paths[0]}'); "
+            "name the folder or .zip that the paths are relative to with --data-dir"
+        )
+    return missing
+
+
+def _shortened(problems: list[str]) -> list[str]:
+    if len(problems) <= SHOWN_PROBLEMS:
+        return problems
+    rest = len(problems) - SHOWN_PROBLEMS
+    return [*problems[:SHOWN_PROBLEMS], f"and {rest} more images that cannot be read"]
+
+
+def normalized(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """uint8 pixels as the model's input: ``(pixels / 255 - mean) / std`` by channel, float32."""
+    return (pixels.float() / 255 - mean) / std
+
+
+def flipped(pixels: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+    """Mirror each image of a batch with a probability, drawn on the CPU from the generator."""
+    if probability == 0:
+        return pixels
+    chosen = torch.rand(len(pixels), generator=generator) < probability
+    mirrored = pixels.flip(-1)
+    return torch.where(chosen.to(pixels.device)[:, None, None, None], mirrored, pixels)

@@ -1,0 +1,314 @@
+"""What a stage starts from: the groups CSV with its images, and the models it names.
+
+Nothing here guesses. What was not given is taken from what the files themselves name, or from the
+newest fitting file in the current folder, and is always said.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from ceag_cli.checkpoints import Checkpoint, load
+from ceag_cli.errors import CheckpointError, LineageError, OptionError, PruningError
+from ceag_cli.images import Images, Split, Store, check_files, count_duplicates, open_store
+from ceag_cli.labels import Labels, read_labels
+from ceag_cli.lineage import GroupsReference, Lineage, Reference, newest
+from ceag_cli.masks import Masks
+from ceag_cli.models import Preprocessing, prunable_parameters
+from ceag_cli.options import ArchitectureOptions, DataOptions
+from ceag_cli.progress import Reporter
+
+
+@dataclass
+class Data:
+    """A groups CSV that has been read, with its images found but not decoded."""
+
+    labels: Labels
+    store: Store
+    data_dir: str | None
+    """As given; ``None`` when the images were found from the CSV."""
+    targets: Tensor | None = None
+    """Class index of each row, once the classes are known."""
+
+    def require(self, splits: Sequence[str], seen_in_train: bool) -> None:
+        """Raise all problems of the CSV, those of the splits asked for included.
+
+        Raises:
+            LabelsError: There is any.
+        """
+        self.labels.check_splits(splits, seen_in_train)
+        self.labels.raise_problems()
+
+    def warn_of_duplicates(self, reporter: Reporter) -> None:
+        """Say how many held-out images are also in train."""
+        count = count_duplicates(self.store, self.labels.paths, self.labels.splits)
+        if count:
+            plural = "s are" if count > 1 else " is"
+            reporter.warn(
+                f"{count} image{plural} in val or test and, byte for byte, also in train; "
+                "accuracies there are a little too good"
+            )
+
+    def split(
+        self, name: str, preprocessing: Preprocessing, workers: int, reporter: Reporter
+    ) -> Split:
+        """Decode the images of a split."""
+        assert self.targets is not None
+        rows = self.labels.rows(name)
+        paths = [self.labels.paths[row] for row in rows.tolist()]
+        channels, height, width = preprocessing.input_size
+        with reporter.bar(f"reading {name} images", len(paths)) as update:
+            images = Images(
+                self.store,
+                paths,
+                channels,
+                (height, width),
+                preprocessing.transform(),
+                workers,
+                progress=lambda done: update(done, ""),
+            )
+        return Split(name, images, self.targets[rows], self.labels.groups[rows])
+
+    def reference(self, named_by: Path) -> GroupsReference:
+        """How the metadata of the file ``named_by`` refers to this data."""
+        relative = (
+            None
+            if self.data_dir is None
+            else os.path.relpath(Path(self.data_dir).resolve(), named_by.resolve().parent)
+        )
+        return GroupsReference(
+            Reference.to(self.labels.csv, self.labels.sha256, named_by),
+            relative,
+            self.labels.label_column,
+            self.labels.groups_by,
+        )
+
+
+def open_data(
+    options: DataOptions, named_by: Sequence[Checkpoint], reporter: Reporter, command: str
+) -> Data:
+    """Read the groups CSV given, or the one that a model names.
+
+    Raises:
+        OptionError: None was given and no model names one.
+        LabelsError, LineageError, ImageError: It cannot be read, has changed, or its images
+            cannot be found.
+    """
+    csv, data_dir = options.groups, options.data_dir
+    label_column, groups_by = options.label_column, options.groups_by
+    if csv is None:
+        for checkpoint in named_by:
+            reference = checkpoint.lineage and checkpoint.lineage.groups
+            if not reference:
+                continue
+            csv = str(reference.csv.find(checkpoint.path, "groups CSV", "--groups"))
+            if data_dir is None and reference.data_dir is not None:
+                data_dir = os.path.relpath(checkpoint.path.parent / reference.data_dir)
+            if label_column == DataOptions().label_column:
+                label_column = reference.label_column
+            groups_by = groups_by or reference.groups_by
+            reporter.say(f"groups from {csv}, named by {checkpoint.path}")
+            break
+    if csv is None:
+        raise OptionError(f"ceag {command} needs --groups, a CSV with one row per image")
+    labels = read_labels(Path(csv), label_column, groups_by)
+    if not labels.paths:
+        labels.raise_problems()
+    store = open_store(labels.csv, data_dir, labels.paths)
+    for line, text in check_files(store, labels.csv, labels.paths, labels.lines):
+        labels.problem(line, text)
+    count = labels.grouping.num_groups
+    reporter.say(
+        f"{len(labels.paths)} images in {store.root}, target '{labels.label_column}', "
+        f"{count} group{'s' if count != 1 else ''} by {labels.groups_by}"
+    )
+    return Data(labels, store, data_dir)
+
+
+def read_class_map(path: Path) -> dict[str, int]:
+    """Names of a model's outputs: a .txt with one name a line, or a .json of name to index.
+
+    Raises:
+        OptionError: The file cannot be read as either.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(f"--class-map {path}: cannot be read: {error}") from None
+    if path.suffix != ".json":
+        names = [line.strip() for line in text.splitlines() if line.strip()]
+        if len(set(names)) < len(names):
+            raise OptionError(f"--class-map {path}: a name is given twice")
+        return {name: index for index, name in enumerate(names)}
+    try:
+        content = json.loads(text)
+        mapping = {str(name): int(index) for name, index in content.items()}
+    except (ValueError, TypeError, AttributeError):
+        raise OptionError(f"--class-map {path}: expected JSON {{name: index}}") from None
+    return mapping
+
+
+def class_index(
+    label_names: Sequence[str] | None, class_map: str | None, num_classes: int
+) -> dict[str, int]:
+    """Output of the model for each label of the CSV.
+
+    From ``--class-map``, else the model's own label names; a model without names takes the whole
+    numbers from 0 to its number of outputs less one.
+
+    Raises:
+        OptionError: The class map names an output that the model has not.
+    """
+    if class_map is not None:
+        mapping = read_class_map(Path(class_map))
+        beyond = {name: i for name, i in mapping.items() if not 0 <= i < num_classes}
+        if beyond:
+            name, index = next(iter(beyond.items()))
+            raise OptionError(
+                f"--class-map {class_map}: '{name}' is output {index}, the model has outputs 0 to "
+                f"{num_classes - 1}"
+            )
+        return mapping
+    names = label_names if label_names is not None else [str(i) for i in range(num_classes)]
+    return {name: index for index, name in enumerate(names)}
+
+
+def check_targets(data: Data, checkpoint: Checkpoint, class_map: str | None) -> None:
+    """Map the CSV's labels to a model's outputs; what cannot be mapped is a problem of the CSV."""
+    num_classes: int = checkpoint.model.num_classes  # type: ignore[assignment]
+    index = class_index(checkpoint.label_names, class_map, num_classes)
+    whose = f"{checkpoint.path}"
+    if checkpoint.label_names is None and class_map is None:
+        whose += f" (it has no label names and takes 0 to {num_classes - 1})"
+    data.targets = data.labels.check_labels(index, whose)
+
+
+def choose(given: str | None, stages: tuple[str, ...], command: str, reporter: Reporter) -> Path:
+    """The input file: the one given, else the newest fitting one in the current folder."""
+    if given is not None:
+        return Path(given)
+    path, stage = newest(stages, Path(), command)
+    reporter.say(f"took {path}, the newest {stage} model in this folder")
+    return path
+
+
+def open_checkpoint(path: Path, options: ArchitectureOptions, reporter: Reporter) -> Checkpoint:
+    """Read a model and say what it is."""
+    checkpoint = load(path, options)
+    for warning in checkpoint.warnings:
+        reporter.warn(warning)
+    reporter.say(
+        f"{path}: {architecture_of(checkpoint)} (from {checkpoint.architecture_from}), "
+        f"{checkpoint.preprocessing}"
+    )
+    return checkpoint
+
+
+def architecture_of(checkpoint: Checkpoint) -> str:
+    """Timm's name of a model's architecture."""
+    config = checkpoint.model.pretrained_cfg
+    return str(config["architecture"])  # type: ignore[index]
+
+
+def find_dense(
+    sparse: Checkpoint, given: str | None, options: ArchitectureOptions, reporter: Reporter
+) -> Checkpoint:
+    """The dense model that a sparse one descends from, or the one given.
+
+    Raises:
+        LineageError: The sparse file names none, or it is gone or changed.
+        CheckpointError: The two differ in preprocessing or classes.
+    """
+    if given is not None:
+        path = Path(given)
+    else:
+        reference = sparse.lineage and sparse.lineage.parents.get("dense")
+        if not reference:
+            raise LineageError(f"{sparse.path}: names no dense model; name it with --dense")
+        path = reference.find(sparse.path, "dense model", "--dense")
+    dense = open_checkpoint(path, options, reporter)
+    if dense.preprocessing != sparse.preprocessing:
+        raise CheckpointError(
+            [
+                "the dense and the sparse model see different inputs, so their accuracies cannot "
+                "be compared:",
+                f"  {dense.path}: {dense.preprocessing}",
+                f"  {sparse.path}: {sparse.preprocessing}",
+            ]
+        )
+    if dense.model.num_classes != sparse.model.num_classes or (
+        dense.label_names and sparse.label_names and dense.label_names != sparse.label_names
+    ):
+        raise CheckpointError(
+            f"{dense.path} and {sparse.path} have different classes, so they cannot be compared"
+        )
+    return dense
+
+
+def masks_of(checkpoint: Checkpoint) -> Masks:
+    """The masks of a pruned model: the zeros of the tensors that its metadata lists.
+
+    For a file of another tool, the zeros of every prunable tensor that has any.
+
+    Raises:
+        CheckpointError: There are fewer zeros than the metadata says: the file was changed.
+        PruningError: The model is not pruned.
+    """
+    record = checkpoint.lineage and checkpoint.lineage.sparsity
+    if record:
+        masks = Masks.from_zeros(checkpoint.model, record.tensors)
+        zeros = masks.zeros()
+        changed = [
+            f"{checkpoint.path}: tensor '{name}' has {zeros.get(name, 0)} zeros, its metadata "
+            f"says {expected}; the file was changed after pruning"
+            for name, (expected, _) in record.tensors.items()
+            if zeros.get(name, 0) < expected
+        ]
+        if changed:
+            raise CheckpointError(changed)
+        return masks
+    masks = Masks.from_zeros(checkpoint.model, prunable_parameters(checkpoint.model))
+    pruned = {name: mask for name, mask in masks.pruned.items() if bool(mask.any())}
+    if not pruned:
+        raise PruningError(
+            f"{checkpoint.path}: has no zeros in its weights, so it is not pruned; prune it with "
+            "'ceag prune', or give --sparsity"
+        )
+    return Masks(checkpoint.model, pruned)
+
+
+def parents_of(
+    source: Checkpoint, output: Path, dense: Checkpoint | None = None
+) -> dict[str, Reference]:
+    """Parents of a file made from ``source``: the source itself and the dense model behind it."""
+    parents = {"input": Reference.to(source.path, source.sha256, output)}
+    if dense is not None:
+        parents["dense"] = Reference.to(dense.path, dense.sha256, output)
+    elif source.lineage is None or source.lineage.stage == "dense":
+        parents["dense"] = parents["input"]
+    elif "dense" in source.lineage.parents:
+        own = source.lineage.parents["dense"]
+        parents["dense"] = Reference.to(source.path.parent / own.path, own.sha256, output)
+    return parents
+
+
+def inherited_groups(source: Checkpoint, output: Path) -> GroupsReference | None:
+    """The groups CSV that a model names, referred to from another file."""
+    lineage: Lineage | None = source.lineage
+    if lineage is None or lineage.groups is None:
+        return None
+    reference = lineage.groups
+    folder = source.path.parent
+    data_dir = reference.data_dir
+    return GroupsReference(
+        Reference.to(folder / reference.csv.path, reference.csv.sha256, output),
+        data_dir and os.path.relpath((folder / data_dir).resolve(), output.resolve().parent),
+        reference.label_column,
+        reference.groups_by,
+    )

@@ -1,0 +1,341 @@
+"""The groups CSV: one row per image with its path, label, split and sensitive features.
+
+Reading never stops at the first bad row: every problem is kept with its line in the file (the
+header is line 1), and :meth:`Labels.raise_problems` reports them together, before any training.
+"""
+
+from __future__ import annotations
+
+import _csv
+import csv
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import torch
+from torch import Tensor
+
+from ceag_cli.errors import LabelsError
+from ceag_cli.groups import Grouping, crossed
+from ceag_cli.recipe import nearest
+
+PATH_COLUMNS = ("path", "file_name", "filename")
+SPLITS = ("train", "val", "test")
+SHOWN_PROBLEMS = 50
+
+
+@dataclass
+class Labels:
+    """The rows of a groups CSV that can be used, and what is wrong with the others."""
+
+    csv: Path
+    sha256: str
+    label_column: str
+    groups_by: str
+    """The columns that make the groups, in the form of ``--groups-by``."""
+    grouping: Grouping
+    lines: list[int]
+    """Line of each row in the file."""
+    paths: list[str]
+    labels: list[str]
+    splits: list[str]
+    groups: Tensor
+    """Group ids of each row, int64, shape ``(N, F)``."""
+    problems: dict[int, list[str]] = field(default_factory=dict)
+    """What is wrong, by line; line 0 holds what concerns the whole file."""
+
+    def rows(self, split: str) -> Tensor:
+        """Row numbers of a split, int64, in file order."""
+        return torch.tensor([i for i, s in enumerate(self.splits) if s == split], dtype=torch.int64)
+
+    def problem(self, line: int, text: str) -> None:
+        """Note a problem of a line of the file; 0 for the file as a whole."""
+        self.problems.setdefault(line, []).append(text)
+
+    def check_labels(self, index_of: Mapping[str, int], whose: str) -> Tensor:
+        """Class index of each row, int64, shape ``(N,)``; an unknown label is a problem."""
+        unknown: dict[str, list[int]] = {}
+        targets = torch.zeros(len(self.labels), dtype=torch.int64)
+        for row, label in enumerate(self.labels):
+            if label in index_of:
+                targets[row] = index_of[label]
+            else:
+                unknown.setdefault(label, []).append(self.lines[row])
+        for label, lines in unknown.items():
+            more = f" (and {len(lines) - 1} more rows)" if len(lines) > 1 else ""
+            self.problem(
+                lines[0],
+                f"label '{label}' is not known to {whose}{nearest(label, index_of)}{more}; "
+                "map names to outputs with --class-map, or give a new classifier with "
+                "'ceag dense --num-classes'",
+            )
+        return targets
+
+    def check_splits(self, required: Iterable[str], seen_in_train: bool) -> None:
+        """Note a split without rows and, if asked, groups of other splits that train lacks."""
+        for split in required:
+            if split not in self.splits:
+                self.problem(0, f"no row has split '{split}'")
+        if not seen_in_train or "train" not in self.splits:
+            return
+        in_train = set(self.groups[self.rows("train")].reshape(-1).tolist())
+        for split in ("val", "test"):
+            rows = self.rows(split)
+            missing: dict[int, list[int]] = {}
+            for row, ids in zip(rows.tolist(), self.groups[rows].tolist(), strict=True):
+                for group in ids:
+                    if group not in in_train:
+                        missing.setdefault(group, []).append(self.lines[row])
+            for group, lines in missing.items():
+                feature, value = self.grouping.names[group]
+                self.problem(
+                    lines[0],
+                    f"group '{feature}={value}' is in split '{split}' ({len(lines)} rows) but not "
+                    "in train, so nothing can be promised for it; group more coarsely with "
+                    "--groups-by, or move or remove these rows",
+                )
+
+    def raise_problems(self) -> None:
+        """Raise everything that is wrong, one problem per line of the message.
+
+        Raises:
+            LabelsError: There is any problem.
+        """
+        messages = [
+            f"{self.csv} row {line}: {text}" if line else f"{self.csv}: {text}"
+            for line in sorted(self.problems)
+            for text in self.problems[line]
+        ]
+        if len(messages) > SHOWN_PROBLEMS:
+            rest = len(messages) - SHOWN_PROBLEMS
+            messages = [*messages[:SHOWN_PROBLEMS], f"{self.csv}: and {rest} more problems"]
+        if messages:
+            raise LabelsError(messages)
+
+
+def read_labels(path: Path, label_column: str = "label", groups_by: str | None = None) -> Labels:
+    """Read a groups CSV.
+
+    Args:
+        path: The CSV, UTF-8, with a header.
+        label_column: Column with the target class.
+        groups_by: Columns that make the groups, ``a,b`` one by one and ``a*b`` crossed; ``None``
+            takes every column that is not reserved (path, label, split).
+
+    Returns:
+        The good rows, with the problems of the others noted.
+
+    Raises:
+        LabelsError: The file cannot be read as a table at all: it is missing, not UTF-8, empty, or
+            lacks a column.
+    """
+    content = _read_bytes(path)
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise LabelsError(
+            f"{path} row {line}: byte {content[error.start]:#04x} is not UTF-8; "
+            "save the file as UTF-8"
+        ) from None
+    reader = csv.reader(text.splitlines(keepends=True))
+    try:
+        header = [name.strip() for name in next(reader)]
+    except StopIteration:
+        raise LabelsError(f"{path}: the file is empty; it needs a header and rows") from None
+    except csv.Error as error:
+        raise LabelsError(f"{path} row 1: {error}") from None
+    columns = _Columns.find(path, header, label_column, groups_by)
+    table = _read_rows(path, reader, header, columns)
+    values = [sorted({row[f] for row in table.groups}) for f in range(len(columns.features))]
+    index = [{value: i for i, value in enumerate(names)} for names in values]
+    offsets = [sum(len(v) for v in values[:f]) for f in range(len(values))]
+    ids = [[offsets[f] + index[f][row[f]] for f in range(len(values))] for row in table.groups]
+    return Labels(
+        csv=path,
+        sha256=hashlib.sha256(content).hexdigest(),
+        label_column=label_column,
+        groups_by=",".join(crossed(parts) for parts in columns.features),
+        grouping=Grouping(
+            tuple(crossed(parts) for parts in columns.features), tuple(map(tuple, values))
+        ),
+        lines=table.lines,
+        paths=table.paths,
+        labels=table.labels,
+        splits=table.splits,
+        groups=torch.tensor(ids, dtype=torch.int64).reshape(len(ids), len(values)),
+        problems=table.problems,
+    )
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise LabelsError(f"{path}: there is no such file") from None
+    except IsADirectoryError:
+        raise LabelsError(f"{path}: is a folder; give the CSV file in it") from None
+    except OSError as error:
+        raise LabelsError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Which columns of the file are which."""
+
+    path: int
+    label: int
+    split: int
+    features: list[list[str]]
+    """Per feature, the names of its columns (several when crossed)."""
+
+    @classmethod
+    def find(
+        cls, path: Path, header: list[str], label_column: str, groups_by: str | None
+    ) -> _Columns:
+        problems = []
+        twice = sorted({name for name in header if header.count(name) > 1})
+        if twice:
+            problems.append(f"{path} row 1: column given twice: {', '.join(twice)}")
+        path_columns = [name for name in PATH_COLUMNS if name in header]
+        if len(path_columns) != 1:
+            problems.append(
+                f"{path} row 1: needs exactly one of the columns {', '.join(PATH_COLUMNS)}; "
+                f"found {', '.join(path_columns) or 'none'}"
+            )
+        if "split" not in header:
+            problems.append(
+                f"{path} row 1: needs a column 'split' with {', '.join(SPLITS)} in its rows"
+                f"{nearest('split', header)}"
+            )
+        if label_column not in header:
+            problems.append(
+                f"{path} row 1: there is no label column '{label_column}'; name one with "
+                f"--label-column (columns: {', '.join(header)})"
+            )
+        reserved = {*PATH_COLUMNS, "split", "label", label_column}
+        if groups_by is None:
+            features = [[name] for name in header if name and name not in reserved]
+            if not features:
+                problems.append(
+                    f"{path} row 1: no column is left to make groups of; name one with "
+                    f"--groups-by ('--groups-by {label_column}' takes the class as the group)"
+                )
+        else:
+            features = [[part.strip() for part in item.split("*")] for item in groups_by.split(",")]
+            problems += [
+                f"{path} row 1: --groups-by names '{name}', which is not a column"
+                f"{nearest(name, header)} (columns: {', '.join(header)})"
+                for parts in features
+                for name in parts
+                if name not in header
+            ]
+            names = [crossed(parts) for parts in features]
+            problems += [
+                f"--groups-by names '{name}' twice"
+                for name in sorted({name for name in names if names.count(name) > 1})
+            ]
+        if problems:
+            raise LabelsError(problems)
+        return cls(
+            header.index(path_columns[0]),
+            header.index(label_column),
+            header.index("split"),
+            features,
+        )
+
+
+@dataclass
+class _Rows:
+    lines: list[int] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    splits: list[str] = field(default_factory=list)
+    groups: list[list[str]] = field(default_factory=list)
+    problems: dict[int, list[str]] = field(default_factory=dict)
+
+
+def _read_rows(path: Path, reader: _csv.Reader, header: list[str], columns: _Columns) -> _Rows:
+    rows = _Rows()
+    first_line: dict[str, int] = {}
+    places = [[header.index(name) for name in parts] for parts in columns.features]
+    line = reader.line_num + 1
+    while True:
+        try:
+            cells = next(reader)
+        except StopIteration:
+            break
+        except csv.Error as error:
+            rows.problems[line] = [f"cannot be read: {error}"]
+            line = reader.line_num + 1
+            continue
+        if cells:  # csv gives an empty list for a blank line
+            wrong = _read_row(cells, header, columns, places, first_line, line, rows)
+            if wrong:
+                rows.problems[line] = wrong
+        line = reader.line_num + 1
+    if not rows.paths and not rows.problems:
+        rows.problems[0] = ["the file has a header but no rows"]
+    return rows
+
+
+def _read_row(
+    cells: list[str],
+    header: list[str],
+    columns: _Columns,
+    places: list[list[int]],
+    first_line: dict[str, int],
+    line: int,
+    rows: _Rows,
+) -> list[str]:
+    """Append a good row to ``rows``, or say what is wrong with it."""
+    if len(cells) != len(header):
+        return [f"has {len(cells)} cells, the header has {len(header)}"]
+    cells = [cell.strip() for cell in cells]
+    image, label, split = cells[columns.path], cells[columns.label], cells[columns.split]
+    wrong = []
+    if not image:
+        wrong.append("the path is empty")
+    elif outside(image):
+        wrong.append(f"path '{image}' lies outside the data folder")
+    elif image in first_line:
+        wrong.append(f"path '{image}' was given in row {first_line[image]} already")
+    else:
+        first_line[image] = line
+    if not label:
+        wrong.append(f"the label is empty (column '{header[columns.label]}')")
+    if split not in SPLITS:
+        wrong.append(f"split '{split}' is not one of {', '.join(SPLITS)}")
+    empty = [header[place] for parts in places for place in parts if not cells[place]]
+    wrong += [f"the group is empty (column '{name}')" for name in dict.fromkeys(empty)]
+    if not wrong:
+        rows.lines.append(line)
+        rows.paths.append(image)
+        rows.labels.append(label)
+        rows.splits.append(split)
+        rows.groups.append([crossed([cells[place] for place in parts]) for parts in places])
+    return wrong
+
+
+def outside(path: str) -> bool:
+    """Whether a path of the CSV leaves the data folder (absolute, a drive, or ``..``)."""
+    windows = PureWindowsPath(path)
+    return (
+        PurePosixPath(path).is_absolute()
+        or bool(windows.drive)
+        or ".." in PurePosixPath(path).parts
+        or ".." in windows.parts
+    )
+
+
+def class_order(labels: Iterable[str]) -> list[str]:
+    """Names of the classes in the order of the model's outputs.
+
+    Whole numbers are sorted as numbers (2 before 10), everything else as text.
+    """
+    names = set(labels)
+    try:
+        return sorted(names, key=int)
+    except ValueError:
+        return sorted(names)

@@ -1,0 +1,264 @@
+"""Where a file comes from: its parents, its groups CSV, and how the next command finds them.
+
+Files refer to each other by relative path and sha256. A reference is looked for at its path and
+then, in case things were moved, by hash beside the file that names it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from ceag_cli.errors import CheckpointError, LineageError
+
+FORMAT = "1"
+"""Version of our metadata. A file with another one is refused."""
+
+SUFFIX = ".safetensors"
+STAGES = ("dense", "pruned", "mitigated")
+
+
+def sha256_of(path: Path) -> str:
+    """Hash of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A file that another file names."""
+
+    path: str
+    """Relative to the folder of the file that names it, with ``/``."""
+    sha256: str
+
+    @classmethod
+    def to(cls, target: Path, sha256: str, named_by: Path) -> Reference:
+        """Refer to ``target`` from the file ``named_by``."""
+        relative = os.path.relpath(target.resolve(), named_by.resolve().parent)
+        return cls(Path(relative).as_posix(), sha256)
+
+    def find(self, named_by: Path, what: str, remedy: str) -> Path:
+        """The file referred to.
+
+        Args:
+            named_by: The file that names it.
+            what: Its role, for the message.
+            remedy: The flag that names another file.
+
+        Raises:
+            LineageError: No file of that hash is at the path or beside ``named_by``.
+        """
+        expected = named_by.parent / self.path
+        if expected.is_file() and sha256_of(expected) == self.sha256:
+            return Path(os.path.relpath(expected))
+        suffix = Path(self.path).suffix
+        for candidate in sorted(named_by.parent.glob(f"*{suffix}")):
+            if candidate.is_file() and sha256_of(candidate) == self.sha256:
+                return candidate
+        state = "has changed since" if expected.is_file() else "is not there"
+        raise LineageError(
+            f"{named_by}: its {what} '{self.path}' {state} (sha256 {self.sha256[:12]}…), and no "
+            f"file beside it is the same; restore it, or name another one with {remedy}"
+        )
+
+
+@dataclass(frozen=True)
+class GroupsReference:
+    """The groups CSV that a model was trained or mitigated with, and how it was read."""
+
+    csv: Reference
+    data_dir: str | None
+    """Relative to the folder of the file that names it; ``None`` for the default."""
+    label_column: str
+    groups_by: str
+
+
+@dataclass(frozen=True)
+class SparsityRecord:
+    """What was pruned."""
+
+    target: float
+    scope: str
+    criterion: str
+    tensors: Mapping[str, tuple[int, int]]
+    """``(zeros, weights)`` of each pruned tensor."""
+
+    @property
+    def achieved(self) -> float:
+        """Fraction removed over the prunable weights."""
+        weights = sum(total for _, total in self.tensors.values())
+        return sum(zeros for zeros, _ in self.tensors.values()) / weights if weights else 0.0
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """The ``ceag.*`` metadata of a weights file."""
+
+    stage: str
+    """dense, pruned or mitigated."""
+    version: str
+    seed: int
+    recipe: Mapping[str, Any]
+    parents: Mapping[str, Reference] = field(default_factory=dict)
+    """``dense``: the dense model it descends from; ``input``: the file it was made from."""
+    groups: GroupsReference | None = None
+    sparsity: SparsityRecord | None = None
+    eps: float | None = None
+
+    def to_metadata(self) -> dict[str, str]:
+        """As the string-to-string metadata of a .safetensors file."""
+        metadata = {
+            "ceag.format": FORMAT,
+            "ceag.version": self.version,
+            "ceag.stage": self.stage,
+            "ceag.seed": str(self.seed),
+            "ceag.recipe": json.dumps(self.recipe),
+            "ceag.parents": json.dumps(
+                {role: {"path": r.path, "sha256": r.sha256} for role, r in self.parents.items()}
+            ),
+        }
+        if self.groups is not None:
+            metadata["ceag.groups"] = json.dumps(
+                {
+                    "path": self.groups.csv.path,
+                    "sha256": self.groups.csv.sha256,
+                    "data_dir": self.groups.data_dir,
+                    "label_column": self.groups.label_column,
+                    "groups_by": self.groups.groups_by,
+                }
+            )
+        if self.sparsity is not None:
+            metadata["ceag.sparsity"] = json.dumps(
+                {
+                    "target": self.sparsity.target,
+                    "achieved": self.sparsity.achieved,
+                    "scope": self.sparsity.scope,
+                    "criterion": self.sparsity.criterion,
+                    "tensors": {name: list(pair) for name, pair in self.sparsity.tensors.items()},
+                }
+            )
+        if self.eps is not None:
+            metadata["ceag.eps"] = repr(self.eps)
+        return metadata
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str], path: Path) -> Lineage | None:
+        """Read our metadata; ``None`` for a file that is not ours.
+
+        Raises:
+            CheckpointError: The metadata is of another format or is damaged.
+        """
+        if "ceag.format" not in metadata:
+            return None
+        if metadata["ceag.format"] != FORMAT:
+            raise CheckpointError(
+                f"{path}: written in format {metadata['ceag.format']}, this version of ceag reads "
+                f"format {FORMAT}; install a newer ceag"
+            )
+        try:
+            groups = json.loads(metadata.get("ceag.groups", "null"))
+            sparsity = json.loads(metadata.get("ceag.sparsity", "null"))
+            if metadata["ceag.stage"] not in STAGES:
+                raise ValueError(f"stage '{metadata['ceag.stage']}'")
+            return cls(
+                stage=metadata["ceag.stage"],
+                version=metadata["ceag.version"],
+                seed=int(metadata["ceag.seed"]),
+                recipe=json.loads(metadata["ceag.recipe"]),
+                parents={
+                    role: Reference(item["path"], item["sha256"])
+                    for role, item in json.loads(metadata["ceag.parents"]).items()
+                },
+                groups=groups
+                and GroupsReference(
+                    Reference(groups["path"], groups["sha256"]),
+                    groups["data_dir"],
+                    groups["label_column"],
+                    groups["groups_by"],
+                ),
+                sparsity=sparsity
+                and SparsityRecord(
+                    sparsity["target"],
+                    sparsity["scope"],
+                    sparsity["criterion"],
+                    {name: (pair[0], pair[1]) for name, pair in sparsity["tensors"].items()},
+                ),
+                eps=float(metadata["ceag.eps"]) if "ceag.eps" in metadata else None,
+            )
+        except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
+            raise CheckpointError(f"{path}: its ceag metadata is damaged: {error!r}") from None
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The string metadata of a .safetensors file; empty for other files and files without any.
+
+    Raises:
+        CheckpointError: The file is missing or is not a .safetensors file.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: there is no such file")
+    if path.suffix != SUFFIX:
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a whole .safetensors file: {error}") from None
+
+
+def derived(source: Path, stage: str) -> Path:
+    """Name of the file that a stage makes of another, beside it.
+
+    ``model.safetensors`` → ``model.pruned.safetensors`` → ``model.mitigated.safetensors``.
+    """
+    stem = source.name
+    for suffix in (SUFFIX, ".tar", ".pth", ".pt", ".bin"):
+        stem = stem.removesuffix(suffix)
+    for earlier in STAGES:
+        stem = stem.removesuffix(f".{earlier}")
+    return source.with_name(f"{stem}.{stage}{SUFFIX}")
+
+
+def newest(stages: tuple[str, ...], folder: Path, command: str) -> tuple[Path, str]:
+    """The newest file of the first stage that has any, among those in a folder.
+
+    Args:
+        stages: In order of preference.
+        folder: Searched without its sub-folders.
+        command: For the message.
+
+    Returns:
+        The file and its stage.
+
+    Raises:
+        LineageError: There is none, or two equally new ones.
+    """
+    found: dict[str, list[Path]] = {stage: [] for stage in STAGES}
+    for path in sorted(folder.glob(f"*{SUFFIX}")):
+        try:
+            lineage = Lineage.from_metadata(read_metadata(path), path)
+        except CheckpointError:
+            continue  # somebody else's file, or a damaged one: not ours to take by default
+        if lineage is not None:
+            found[lineage.stage].append(path)
+    for stage in stages:
+        if not found[stage]:
+            continue
+        latest = max(path.stat().st_mtime_ns for path in found[stage])
+        candidates = [path for path in found[stage] if path.stat().st_mtime_ns == latest]
+        if len(candidates) > 1:
+            names = ", ".join(path.name for path in candidates)
+            raise LineageError(f"ceag {command}: {names} are equally new; name one of them")
+        return candidates[0], stage
+    wanted = " or ".join(stages)
+    raise LineageError(
+        f"ceag {command}: there is no {wanted} model in the current folder; name the file"
+    )

@@ -1,0 +1,152 @@
+"""Masks: which weights are pruned. True marks a pruned weight, as in ``Tensor.masked_fill_``.
+
+A mask is never stored beside the weights: in a file it is ``w == 0`` on the tensors that the
+file's metadata lists. While training it is a bool tensor per pruned parameter, applied in place
+after every optimiser step, because momentum and weight decay would otherwise revive pruned weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ceag_cli.errors import PruningError
+
+
+def smallest(scores: Tensor, count: int) -> Tensor:
+    """Mark exactly the ``count`` smallest scores.
+
+    Among equal scores the first in memory order are kept, so the result is unique.
+
+    Args:
+        scores: Any shape, without NaN.
+        count: In [0, number of scores].
+
+    Returns:
+        Bool tensor of the same shape with exactly ``count`` True.
+
+    >>> smallest(torch.tensor([3.0, 1.0, 2.0, 1.0]), 1)
+    tensor([False, False, False,  True])
+    """
+    flat = scores.reshape(-1)
+    if count <= 0:
+        return torch.zeros_like(scores, dtype=torch.bool)
+    if count >= flat.numel():
+        return torch.ones_like(scores, dtype=torch.bool)
+    threshold = torch.kthvalue(flat, count).values
+    pruned = flat < threshold
+    ties = torch.nonzero(flat == threshold).reshape(-1)
+    pruned[ties[len(ties) - (count - int(pruned.sum())) :]] = True
+    return pruned.reshape(scores.shape)
+
+
+class Masks:
+    """The masks of a model's pruned parameters, bound to those parameters.
+
+    Args:
+        model: The model whose parameters are masked.
+        pruned: Bool mask by parameter name.
+
+    Raises:
+        PruningError: A name is not a parameter of the model, or a shape differs.
+    """
+
+    def __init__(self, model: nn.Module, pruned: Mapping[str, Tensor]) -> None:
+        parameters = dict(model.named_parameters())
+        for name, mask in pruned.items():
+            if name not in parameters:
+                raise PruningError(f"the model has no parameter '{name}' to mask")
+            if mask.shape != parameters[name].shape:
+                raise PruningError(
+                    f"mask of '{name}' has shape {tuple(mask.shape)}, "
+                    f"the parameter {tuple(parameters[name].shape)}"
+                )
+        self.pruned = {
+            name: mask.to(parameters[name].device, torch.bool) for name, mask in pruned.items()
+        }
+        self.parameters = {name: parameters[name] for name in pruned}
+
+    @classmethod
+    def from_zeros(cls, model: nn.Module, names: Iterable[str]) -> Masks:
+        """Read the masks of a pruned model off its zeros, in the tensors named."""
+        parameters = dict(model.named_parameters())
+        return cls(
+            model, {name: parameters[name].detach() == 0 for name in names if name in parameters}
+        )
+
+    @torch.no_grad()
+    def apply_(self) -> None:
+        """Set every pruned weight to zero, in place."""
+        for name, parameter in self.parameters.items():
+            parameter.masked_fill_(self.pruned[name], 0.0)
+
+    def zeros(self) -> dict[str, int]:
+        """Number of pruned weights by parameter name."""
+        return {name: int(mask.sum()) for name, mask in self.pruned.items()}
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction removed, over the masked parameters; 0 when there are none."""
+        total = sum(mask.numel() for mask in self.pruned.values())
+        return sum(self.zeros().values()) / total if total else 0.0
+
+    def sha256(self) -> str:
+        """Hash of all masks, equal where every bit is."""
+        digest = hashlib.sha256()
+        for name in sorted(self.pruned):
+            digest.update(name.encode())
+            digest.update(self.pruned[name].cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def prune(
+    model: nn.Module,
+    names: Iterable[str],
+    sparsity: float,
+    score: Callable[[Tensor], Tensor],
+    budget: Callable[[Mapping[str, int], float], Mapping[str, int]],
+) -> Masks:
+    """Prune a model in place to a sparsity; weights that are zero already stay pruned.
+
+    Args:
+        model: Modified in place.
+        names: The parameters that may be pruned.
+        sparsity: Target fraction removed over those parameters, in [0, 1).
+        score: Importance of each weight of a tensor (``scores``).
+        budget: How many weights each tensor gives up (``budgets``).
+
+    Returns:
+        The masks, already applied.
+
+    Raises:
+        PruningError: Nothing to prune; a weight is NaN or infinite; or a tensor has more zeros
+            already than the target asks for.
+    """
+    parameters = dict(model.named_parameters())
+    chosen = {name: parameters[name] for name in names}
+    if not chosen:
+        raise PruningError("this model has no tensor that may be pruned")
+    bad = [name for name, weight in chosen.items() if not bool(weight.isfinite().all())]
+    if bad:
+        raise PruningError([f"tensor '{name}' holds NaN or infinite weights" for name in bad])
+    counts = budget({name: weight.numel() for name, weight in chosen.items()}, sparsity)
+    pruned, denser = {}, []
+    for name, weight in chosen.items():
+        already = weight.detach() == 0
+        if int(already.sum()) > counts[name]:
+            denser.append(
+                f"tensor '{name}' is {float(already.double().mean()):.2%} zero already, more than "
+                f"the sparsity {sparsity:g} asks for; pruned weights do not come back, so ask for "
+                "more or start from the dense model"
+            )
+            continue
+        # Zeros rank below every score, so that a new mask contains the old one.
+        pruned[name] = smallest(score(weight).masked_fill(already, -torch.inf), counts[name])
+    if denser:
+        raise PruningError(denser)
+    masks = Masks(model, pruned)
+    masks.apply_()
+    return masks

@@ -1,0 +1,320 @@
+"""timm models: building one, describing it, its preprocessing, and what of it may be pruned.
+
+A model is described by timm's own configuration, the content of the ``config.json`` that timm
+writes beside weights: architecture, arguments, classes with their names, and preprocessing. The
+same JSON travels in the metadata of our files.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import yaml
+from PIL import Image
+from timm.data.config import resolve_data_config
+from timm.data.transforms_factory import create_transform
+from timm.models._hub import save_config_for_hf
+from torch import Tensor, nn
+
+from ceag_cli.errors import CheckpointError, OptionError
+from ceag_cli.options import ArchitectureOptions, PreprocessingOptions
+
+TimmConfig = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes the model's input."""
+
+    input_size: tuple[int, int, int]
+    """Channels, height, width."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    crop_pct: float
+    crop_mode: str
+
+    def transform(self) -> Callable[[Image.Image], Tensor]:
+        """Timm's evaluation transform up to uint8 pixels, without the normalisation."""
+        transform: Callable[[Image.Image], Tensor] = create_transform(
+            input_size=self.input_size,
+            is_training=False,
+            interpolation=self.interpolation,
+            crop_pct=self.crop_pct,
+            crop_mode=self.crop_mode,
+            normalize=False,
+        )
+        return transform
+
+    def __str__(self) -> str:
+        channels, height, width = self.input_size
+        mean = ",".join(f"{value:g}" for value in self.mean)
+        std = ",".join(f"{value:g}" for value in self.std)
+        return (
+            f"{height}x{width}, {channels} channel{'s' if channels > 1 else ''}, mean {mean}, "
+            f"std {std}, {self.interpolation}, crop {self.crop_pct:g} {self.crop_mode}"
+        )
+
+
+def model_kwargs(options: ArchitectureOptions) -> dict[str, Any]:
+    """Arguments given with ``--model-kwargs``, their values read as YAML (``8``, ``deep``).
+
+    Lists are written with ``+``: ``channels=16+32+64+128``.
+
+    Raises:
+        OptionError: An item is not ``name=value``.
+    """
+    arguments: dict[str, Any] = {}
+    for item in options.model_kwargs or ():
+        name, equals, value = item.partition("=")
+        if not equals or not name:
+            raise OptionError(f"--model-kwargs: '{item}' is not of the form name=value")
+        parts = [yaml.safe_load(part) for part in value.split("+")]
+        arguments[name.strip()] = parts if len(parts) > 1 else parts[0]
+    return arguments
+
+
+def create(
+    architecture: str,
+    *,
+    num_classes: int | None,
+    in_chans: int | None = None,
+    img_size: int | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    overlay: Mapping[str, Any] | None = None,
+    pretrained: bool = False,
+) -> nn.Module:
+    """Build a timm model.
+
+    Args:
+        architecture: A timm model name, with or without a tag, or ``local-dir:DIR``.
+        num_classes: Outputs of the classifier; ``None`` keeps the architecture's own.
+        in_chans: Input channels; ``None`` keeps the architecture's own.
+        img_size: Passed to models of a fixed input size (transformers), ignored by others.
+        arguments: Further arguments of the model.
+        overlay: Replacements in timm's ``pretrained_cfg``.
+        pretrained: Load timm's pretrained weights.
+
+    Raises:
+        CheckpointError: There is no such model, it does not take the arguments, or the pretrained
+            weights cannot be had.
+    """
+    name = architecture.split(".")[0]
+    local = ":" in architecture or "/" in architecture
+    if not local and not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        raise CheckpointError(f"timm has no model '{architecture}'{hint}")
+    chosen = dict(arguments or {})
+    chosen |= {"num_classes": num_classes, "in_chans": in_chans}
+    chosen = {key: value for key, value in chosen.items() if value is not None}
+
+    def build(**more: Any) -> nn.Module:
+        model: nn.Module = timm.create_model(
+            architecture,
+            pretrained=pretrained,
+            pretrained_cfg_overlay=dict(overlay) if overlay else None,
+            **(more | chosen),
+        )
+        return model
+
+    try:
+        if img_size is None:
+            return build()
+        try:
+            return build(img_size=img_size)
+        except TypeError:  # a model of any input size takes no such argument
+            return build()
+    except Exception as error:  # timm raises many kinds, down to those of its download library
+        reason = " ".join(str(error).split()) or type(error).__name__
+        what = "the pretrained weights of" if pretrained else ""
+        raise CheckpointError(
+            f"timm cannot build {what} '{architecture}' with {chosen}: {reason}".replace("  ", " ")
+        ) from error
+
+
+def from_config(config: TimmConfig) -> nn.Module:
+    """Build the model that a timm configuration describes, with random weights."""
+    arguments = dict(config.get("model_args") or {})
+    return create(
+        config["architecture"],
+        num_classes=arguments.pop("num_classes", config.get("num_classes")),
+        arguments=arguments,
+        overlay=config.get("pretrained_cfg"),
+    )
+
+
+def preprocessing_of(
+    model_or_config: nn.Module | TimmConfig, options: PreprocessingOptions | None = None
+) -> Preprocessing:
+    """The preprocessing of a model, with what the flags change.
+
+    Raises:
+        OptionError: A flag does not fit the number of input channels.
+    """
+    if isinstance(model_or_config, nn.Module):
+        config: Mapping[str, Any] = model_or_config.pretrained_cfg  # type: ignore[assignment]
+    else:
+        config = model_or_config.get("pretrained_cfg", {})
+    given = {
+        "img_size": options and options.img_size,
+        "interpolation": options and options.interpolation,
+        "crop_pct": options and options.crop_pct,
+    }
+    resolved: dict[str, Any] = resolve_data_config(  # type: ignore[no-untyped-call]
+        args=given, pretrained_cfg=dict(config)
+    )
+    # With an image size but no channels, timm falls back to three of them.
+    channels = (options and options.in_chans) or config.get("input_size", (3,))[0]
+    if channels not in (1, 3):
+        raise OptionError(f"--in-chans: images have 1 or 3 channels, not {channels}")
+
+    def by_channel(name: str, flag: str) -> tuple[float, ...]:
+        own = tuple(resolved[name])
+        wanted = getattr(options, name) if options else None
+        values = own if wanted is None else wanted
+        if len(values) == channels:
+            return tuple(values)
+        if len(values) == 1:
+            return tuple(values) * channels
+        if wanted is None and channels == 1:
+            return (sum(own) / len(own),)
+        raise OptionError(f"{flag}: {len(values)} values for {channels} input channels")
+
+    return Preprocessing(
+        input_size=(channels, *resolved["input_size"][1:]),
+        mean=by_channel("mean", "--mean"),
+        std=by_channel("std", "--std"),
+        interpolation=resolved["interpolation"],
+        crop_pct=float(resolved["crop_pct"]),
+        crop_mode=resolved["crop_mode"],
+    )
+
+
+def describe(
+    model: nn.Module, preprocessing: Preprocessing, label_names: list[str] | None
+) -> TimmConfig:
+    """Timm's configuration of a model, as timm itself would write it to ``config.json``."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "config.json")
+        save_config_for_hf(
+            model,
+            str(path),
+            model_config={"label_names": label_names} if label_names else None,
+            data_config={
+                "input_size": preprocessing.input_size,
+                "mean": preprocessing.mean,
+                "std": preprocessing.std,
+                "interpolation": preprocessing.interpolation,
+                "crop_pct": preprocessing.crop_pct,
+                "crop_mode": preprocessing.crop_mode,
+            },
+        )
+        config: TimmConfig = json.loads(path.read_text())
+    return config
+
+
+def adapt(
+    config: TimmConfig, weights: Path, *, num_classes: int, options: PreprocessingOptions
+) -> nn.Module:
+    """Build a model of another size or with another classifier from existing weights.
+
+    timm resizes position embeddings, adapts the first convolution to the channels, and leaves a
+    classifier with another number of classes at its random initial weights.
+    """
+    arguments = dict(config.get("model_args") or {})
+    for name in ("num_classes", "in_chans", "img_size"):
+        arguments.pop(name, None)
+    overlay = dict(config.get("pretrained_cfg") or {})
+    overlay |= {"file": str(weights), "num_classes": config["num_classes"], "custom_load": False}
+    size = overlay.get("input_size")
+    return create(
+        config["architecture"],
+        num_classes=num_classes,
+        in_chans=options.in_chans or (size[0] if size else None),
+        img_size=options.img_size or (size[1] if size else None),
+        arguments=arguments,
+        overlay=overlay,
+        pretrained=True,
+    )
+
+
+def classifier_names(model: nn.Module) -> set[str]:
+    """Names of the modules that make the final decision; distilled models have two."""
+    config: Mapping[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+    named = config.get("classifier") or ()
+    names = {named} if isinstance(named, str) else set(named)
+    head = model.get_classifier() if hasattr(model, "get_classifier") else None  # type: ignore[operator]
+    heads = head if isinstance(head, (tuple, list)) else [head]
+    names |= {
+        name
+        for name, module in model.named_modules()
+        if any(module is item for item in heads) and not isinstance(module, nn.Identity)
+    }
+    return names
+
+
+def first_layer_names(model: nn.Module) -> set[str]:
+    """Names of the layers that see the pixels.
+
+    timm names them per architecture; where an argument has turned the layer into a sequence, or
+    the name does not exist, it is the first convolution or linear layer there.
+    """
+    config: Mapping[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+    named = config.get("first_conv") or ()
+    modules = dict(model.named_modules())
+    names = set()
+    for name in [named] if isinstance(named, str) else named:
+        inside = [other for other in modules if other == name or other.startswith(f"{name}.")]
+        names |= set(next(([other] for other in inside if _prunable(modules[other])), []))
+    if not names:
+        names |= set(next(([name] for name in modules if _prunable(modules[name])), []))
+    return names
+
+
+def _prunable(module: nn.Module) -> bool:
+    return isinstance(module, (nn.Linear, nn.modules.conv._ConvNd))
+
+
+def prunable_parameters(model: nn.Module) -> list[str]:
+    """Names of the parameters that pruning may touch, in the model's order.
+
+    The weights of convolutions and linear layers, but for the first layer and the classifier.
+    Biases, norms, layer scales, class and position tokens stay dense. A weight shared by two
+    layers is listed once.
+    """
+    skipped = classifier_names(model) | first_layer_names(model)
+    parameters = {id(parameter): name for name, parameter in model.named_parameters()}
+    chosen: dict[str, None] = {}
+    for name, module in model.named_modules():
+        inside_skipped = any(name == skip or name.startswith(f"{skip}.") for skip in skipped)
+        weight = getattr(module, "weight", None)
+        if _prunable(module) and not inside_skipped and id(weight) in parameters:
+            chosen[parameters[id(weight)]] = None
+    return list(chosen)
+
+
+def device_of(name: str | None) -> torch.device:
+    """The device asked for, else CUDA where there is one, else the CPU.
+
+    Raises:
+        OptionError: There is no such device.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise OptionError(
+            f"--device: '{name}' cannot be used: {str(error).splitlines()[0]}"
+        ) from None
+    return device

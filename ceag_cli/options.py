@@ -1,0 +1,399 @@
+"""The options of every command, declared once.
+
+A field of these classes is a flag of the command line (``groups_by`` is ``--groups-by``), a key of
+a recipe and an argument of the Python functions, with one type, one default and one sentence of
+help. Flags keep timm's names wherever timm has one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Union
+
+from ceag_cli.errors import OptionError
+
+DATA, MODEL, TRAINING, METHOD, PRUNING, RUN, OUTPUT = (
+    "Data",
+    "Model and preprocessing",
+    "Training",
+    "Method",
+    "Pruning",
+    "Running",
+    "Output",
+)
+
+
+def option(
+    default: Any,
+    help: str,
+    panel: str,
+    *,
+    flags: tuple[str, ...] = (),
+    low: float | None = None,
+    high: float | None = None,
+    below: float | None = None,
+    above: float | None = None,
+    choices: tuple[str, ...] = (),
+    positional: bool = False,
+    shown: str | None = None,
+) -> Any:
+    """Declare an option.
+
+    Args:
+        default: Its default value.
+        help: One sentence for ``--help`` and the documentation.
+        panel: The heading under which ``--help`` lists it.
+        flags: Spellings of the flag besides ``--`` and the field's name.
+        low: Smallest value allowed.
+        high: Largest value allowed.
+        below: The value must be smaller than this.
+        above: The value must be larger than this.
+        choices: The values allowed.
+        positional: The option is an argument of the command line, not a flag.
+        shown: The default in words, where the value does not explain itself.
+    """
+    metadata = {
+        "help": help,
+        "panel": panel,
+        "flags": flags,
+        "low": low,
+        "high": high,
+        "below": below,
+        "above": above,
+        "choices": choices,
+        "positional": positional,
+        "shown": shown,
+    }
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What every command needs: where it runs and where its results go."""
+
+    batch_size: int = option(
+        128, "Images per step (over all processes).", RUN, flags=("-b",), low=1
+    )
+    workers: int = option(
+        2, "Processes that decode images; 0 decodes in the main one.", RUN, flags=("-j",), low=0
+    )
+    device: str | None = option(None, "cpu, cuda or cuda:N.", RUN, shown="cuda where there is one")
+    amp: bool = option(False, "Forward passes in bfloat16 autocast.", RUN)
+    seed: int = option(42, "Seed of everything random.", RUN, low=0)
+    resume: bool = option(
+        False, "Continue the interrupted run that would write the same output.", OUTPUT
+    )
+    overwrite: bool = option(False, "Replace an output that exists.", OUTPUT)
+    output: str | None = option(
+        None,
+        "File to write, or a folder ending in / for model.safetensors with timm's config.json.",
+        OUTPUT,
+        flags=("-o",),
+        shown="beside the input",
+    )
+    format: str = option("text", "What is printed.", OUTPUT, choices=("text", "json"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """The groups CSV and the images."""
+
+    groups: str | None = option(
+        None, "CSV with one row per image: path, label, split and sensitive features.", DATA
+    )
+    data_dir: str | None = option(
+        None, "Folder or .zip that the CSV's paths are relative to.", DATA, shown="the CSV's folder"
+    )
+    label_column: str = option("label", "Column with the target class.", DATA)
+    groups_by: str | None = option(
+        None,
+        "Columns that make the groups: 'race,gender' one by one, 'race*gender' crossed.",
+        DATA,
+        shown="every column that is not path, label or split",
+    )
+    class_map: str | None = option(
+        None, "Names of the model's outputs: .txt, one a line, or .json, name to index.", DATA
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreprocessingOptions:
+    """How an image becomes the model's input."""
+
+    img_size: int | None = option(
+        None, "Height and width of the input in pixels.", MODEL, low=1, shown="the model's"
+    )
+    in_chans: int | None = option(
+        None, "Channels of the input: 3 for colour, 1 for grey.", MODEL, low=1, shown="the model's"
+    )
+    mean: tuple[float, ...] | None = option(
+        None, "Mean of each channel, e.g. 0.5,0.5,0.5.", MODEL, shown="the model's"
+    )
+    std: tuple[float, ...] | None = option(
+        None, "Standard deviation of each channel.", MODEL, above=0, shown="the model's"
+    )
+    interpolation: str | None = option(
+        None,
+        "How images are resized.",
+        MODEL,
+        choices=("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"),
+        shown="the model's",
+    )
+    crop_pct: float | None = option(
+        None,
+        "Share of the resized image that the centre crop keeps.",
+        MODEL,
+        above=0,
+        high=1,
+        shown="the model's",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArchitectureOptions(PreprocessingOptions):
+    """Which timm model it is."""
+
+    model: str | None = option(
+        None, "Architecture: a timm model name.", MODEL, flags=("--arch",), shown="the file's"
+    )
+    num_classes: int | None = option(None, "Outputs of the classifier.", MODEL, low=1)
+    model_kwargs: tuple[str, ...] | None = option(
+        None, "Further arguments of the timm model, e.g. stem_width=8,stem_type=deep.", MODEL
+    )
+    use_ema: bool = option(False, "Take the averaged weights of a timm training checkpoint.", MODEL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """The optimiser and its schedule."""
+
+    opt: str = option("sgd", "Optimiser, by timm's name (sgd, momentum, adamw, ...).", TRAINING)
+    lr: float = option(0.05, "Learning rate.", TRAINING, above=0)
+    momentum: float = option(0.9, "Momentum of the optimiser.", TRAINING, low=0, below=1)
+    weight_decay: float = option(1e-4, "Weight decay (not on biases and norms).", TRAINING, low=0)
+    sched: str = option(
+        "cosine",
+        "Learning-rate schedule.",
+        TRAINING,
+        choices=("cosine", "multistep", "constant"),
+    )
+    warmup_epochs: int = option(0, "Epochs of linear warm-up.", TRAINING, low=0)
+    decay_milestones: tuple[int, ...] | None = option(
+        None, "Epochs at which multistep multiplies the rate by --decay-rate.", TRAINING, low=0
+    )
+    decay_rate: float = option(0.1, "Factor of multistep.", TRAINING, above=0, high=1)
+    smoothing: float = option(0.0, "Label smoothing.", TRAINING, low=0, below=1)
+    hflip: float = option(0.5, "Probability of a horizontal flip.", TRAINING, low=0, high=1)
+    drop: float = option(0.0, "Dropout of the classifier.", TRAINING, low=0, below=1)
+    clip_grad: float | None = option(
+        None, "Largest norm of the gradient.", TRAINING, above=0, shown="no bound"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseOptions(DataOptions, ArchitectureOptions, TrainingOptions, RunOptions):
+    """Train, fine-tune or adopt the dense reference model."""
+
+    epochs: int = option(30, "Epochs; 0 adopts --checkpoint unchanged.", TRAINING, low=0, flags=())
+    checkpoint: str | None = option(
+        None, "Weights to start from (.safetensors, .pth, .pth.tar).", MODEL
+    )
+    pretrained: bool = option(False, "Start from timm's pretrained weights.", MODEL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneOptions(DataOptions, ArchitectureOptions, TrainingOptions, RunOptions):
+    """Prune a model by weight magnitude."""
+
+    checkpoint: str | None = option(
+        None,
+        "Weights to prune. [default: the newest dense model in the current folder]",
+        MODEL,
+        positional=True,
+    )
+    sparsity: float | None = option(
+        None, "Fraction of the prunable weights to remove.", PRUNING, low=0, below=1
+    )
+    epochs: int = option(
+        0,
+        "Epochs of gradual pruning with fine-tuning (needs --groups); 0 is one-shot.",
+        TRAINING,
+        low=0,
+    )
+    prune_epochs: int | None = option(
+        None,
+        "Epochs until the cubic schedule reaches the final sparsity.",
+        PRUNING,
+        low=0,
+        shown="--epochs less one",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MitigateOptions(DataOptions, ArchitectureOptions, TrainingOptions, RunOptions):
+    """Fine-tune a pruned model so that no group loses more than eps beyond the rest."""
+
+    checkpoint: str | None = option(
+        None,
+        "Pruned model, or a dense one with --sparsity. "
+        "[default: the newest that fits in the current folder]",
+        MODEL,
+        positional=True,
+    )
+    dense: str | None = option(
+        None,
+        "Dense model that psi is measured against.",
+        MODEL,
+        flags=("--baseline",),
+        shown="the one the file names",
+    )
+    eps: float = option(0.02, "Largest excess accuracy gap allowed, a fraction.", METHOD, low=0)
+    method: str = option("ceag", "Fine-tuning method.", METHOD, choices=("ceag", "naive"))
+    dual_lr: float = option(0.01, "Step size of the multipliers.", METHOD, above=0)
+    buffer: int = option(40, "Outcomes remembered per group (k).", METHOD, low=1)
+    min_count: int | None = option(
+        None,
+        "Outcomes after which a group's buffer counts.",
+        METHOD,
+        low=1,
+        shown="half of --buffer",
+    )
+    max_multiplier_sum: float | None = option(
+        0.9, "Bound on the sum of the multipliers.", METHOD, above=0
+    )
+    paper: bool = option(
+        False,
+        "The published algorithm to the letter: full buffers only, plain mean over buffers, "
+        "unbounded multipliers.",
+        METHOD,
+    )
+    strict: bool = option(
+        False, "Exit with 1 when the constraints do not hold on train at the end.", METHOD
+    )
+    sparsity: float | None = option(
+        None, "Prune a dense model gradually to this sparsity first.", PRUNING, low=0, below=1
+    )
+    prune_epochs: int = option(
+        15,
+        "Epochs of gradual pruning, within --epochs; mitigation starts after them.",
+        PRUNING,
+        low=0,
+    )
+    epochs: int = option(30, "Epochs, gradual pruning included.", TRAINING, low=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditOptions(DataOptions, ArchitectureOptions, RunOptions):
+    """Compare a dense with a sparse model by group, on the same images."""
+
+    checkpoint: str | None = option(
+        None,
+        "Sparse model. [default: the newest mitigated, else the newest pruned one in the "
+        "current folder]",
+        MODEL,
+        positional=True,
+    )
+    dense: str | None = option(
+        None,
+        "Dense model to compare with.",
+        MODEL,
+        flags=("--baseline",),
+        shown="the one the file names",
+    )
+    eps: float | None = option(
+        None,
+        "Largest excess accuracy gap allowed, a fraction.",
+        METHOD,
+        low=0,
+        shown="the model's, else 0.02",
+    )
+
+
+Command = DenseOptions | PruneOptions | MitigateOptions | AuditOptions
+
+COMMANDS: dict[str, type[Command]] = {
+    "dense": DenseOptions,
+    "prune": PruneOptions,
+    "mitigate": MitigateOptions,
+    "audit": AuditOptions,
+}
+
+
+def value_type(options: type[Command], name: str) -> Any:
+    """Type of an option without its ``| None``, e.g. ``int`` or ``tuple[float, ...]``."""
+    hint = typing.get_type_hints(options)[name]
+    if typing.get_origin(hint) in (Union, types.UnionType):
+        hint = next(part for part in typing.get_args(hint) if part is not type(None))
+    return hint
+
+
+def flag(name: str) -> str:
+    """``groups_by`` → ``--groups-by``."""
+    return "--" + name.replace("_", "-")
+
+
+def parse(options: type[Command], name: str, raw: Any) -> Any:
+    """Turn a value of a command line or a recipe into the option's type.
+
+    YAML 1.1 reads ``1e-3`` as a string, and lists arrive as ``a,b`` from a command line, so
+    numbers are accepted as strings and lists as comma-separated strings.
+
+    Raises:
+        OptionError: The value cannot be used; the message names value, option and remedy.
+    """
+    if raw is None:
+        return None
+    wanted = value_type(options, name)
+    field = options.__dataclass_fields__[name]
+    if typing.get_origin(wanted) is tuple:
+        items = raw.split(",") if isinstance(raw, str) else raw
+        items = items if isinstance(items, (list, tuple)) else [items]
+        element = typing.get_args(wanted)[0]
+        return tuple(_check(name, _convert(name, item, element), field) for item in items)
+    return _check(name, _convert(name, raw, wanted), field)
+
+
+def _convert(name: str, raw: Any, wanted: type) -> Any:
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
+    wrong = OptionError(f"{flag(name)}: '{raw}' is not {words[wanted]}")
+    if wanted is bool:
+        if not isinstance(raw, bool):
+            raise wrong
+        return raw
+    if isinstance(raw, (bool, dict, list)):
+        raise wrong
+    if wanted is str:
+        return str(raw).strip()
+    try:
+        number = float(raw)
+        if wanted is int:
+            if number != int(number):
+                raise wrong
+            return int(raw) if isinstance(raw, str) else int(number)
+    except (ValueError, OverflowError):
+        raise wrong from None
+    if not math.isfinite(number):
+        raise wrong
+    return number
+
+
+def _check(name: str, value: Any, field: dataclasses.Field[Any]) -> Any:
+    limits = field.metadata
+    rules: list[tuple[str, str, Callable[[Any], bool]]] = [
+        ("low", "at least {}", lambda bound: value >= bound),
+        ("high", "at most {}", lambda bound: value <= bound),
+        ("below", "less than {}", lambda bound: value < bound),
+        ("above", "more than {}", lambda bound: value > bound),
+    ]
+    for key, words, holds in rules:
+        bound = limits[key]
+        if bound is not None and not holds(bound):
+            raise OptionError(f"{flag(name)}: {value} must be {words.format(bound)}")
+    if limits["choices"] and value not in limits["choices"]:
+        raise OptionError(f"{flag(name)}: '{value}' is not one of {', '.join(limits['choices'])}")
+    return value

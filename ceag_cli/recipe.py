@@ -1,0 +1,181 @@
+"""Recipes: the options of a command as a YAML file, and how they join with flags.
+
+A flag beats the recipe given with ``--config``, which beats the command's section of ``ceag.yaml``
+in the current folder, which beats the default. Unknown keys are errors with the nearest name, and
+all errors of a file are reported together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from ceag_cli.errors import OptionError
+from ceag_cli.options import COMMANDS, Command, flag, parse
+
+PROJECT_FILE = "ceag.yaml"
+
+C = TypeVar("C", bound=Command)
+
+# What only concerns how a run is carried out or where it goes, not what comes out of it: changing
+# these does not make a resumed run another run.
+_NOT_IN_RECIPE = {"resume", "overwrite", "output", "workers", "device", "format", "strict"}
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """PyYAML keeps the last of two equal keys silently; here they are an error."""
+
+
+def _mapping(loader: _UniqueKeys, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [loader.construct_object(key) for key, _ in node.value]
+    twice = {str(key) for key in keys if keys.count(key) > 1}
+    if twice:
+        raise yaml.YAMLError(f"line {node.start_mark.line + 1}: key given twice: {sorted(twice)}")
+    loader.flatten_mapping(node)
+    return loader.construct_mapping(node, deep=True)
+
+
+_UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def nearest(name: str, known: Mapping[str, Any] | list[str]) -> str:
+    """``"; did you mean 'x'?"`` for the known name nearest to one not known, else nothing."""
+    found = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean '{found[0]}'?" if found else ""
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping; an empty file is an empty mapping.
+
+    Raises:
+        OptionError: The file is missing, is not YAML, or is not a mapping of names.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+    except FileNotFoundError:
+        raise OptionError(f"{path}: there is no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(f"{path}: cannot be read: {error}") from None
+    except (yaml.YAMLError, TypeError) as error:
+        raise OptionError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise OptionError(f"{path}: expected 'name: value' lines")
+    return content
+
+
+def read_recipe(path: Path, command: str) -> dict[str, Any]:
+    """Options of a recipe, checked.
+
+    A recipe says which command it is for in its key ``command``.
+
+    Raises:
+        OptionError: With every problem of the file.
+    """
+    content = read_yaml(path)
+    meant = content.pop("command", command)
+    if meant != command:
+        raise OptionError(f"{path}: this recipe is for 'ceag {meant}', not for 'ceag {command}'")
+    return _checked(content, COMMANDS[command], str(path))
+
+
+def read_project_file(command: str, folder: Path = Path()) -> dict[str, Any]:
+    """The command's section of ``ceag.yaml`` in a folder; empty where there is none."""
+    path = folder / PROJECT_FILE
+    if not path.is_file():
+        return {}
+    content = read_yaml(path)
+    unknown = [
+        f"{path}: '{name}' is not a section{nearest(name, COMMANDS)} "
+        f"(sections: {', '.join(COMMANDS)})"
+        for name in content
+        if name not in COMMANDS
+    ]
+    if unknown:
+        raise OptionError(unknown)
+    section = content.get(command) or {}
+    if not isinstance(section, dict):
+        raise OptionError(f"{path}: section '{command}' must hold 'name: value' lines")
+    return _checked(section, COMMANDS[command], f"{path}, section {command}")
+
+
+def resolve(command: type[C], given: Mapping[str, Any], config: str | None = None) -> C:
+    """Join flags, recipe, project file and defaults into the options of a command.
+
+    Args:
+        command: The command's options class.
+        given: Values from the command line or from Python; ``None`` means "not given".
+        config: Path of a recipe.
+
+    Raises:
+        OptionError: With every value that cannot be used.
+    """
+    name = next(key for key, value in COMMANDS.items() if value is command)
+    flags = {key: value for key, value in given.items() if value is not None}
+    problems: list[str] = []
+    values: dict[str, Any] = {}
+    sources: list[Callable[[], dict[str, Any]]] = [
+        lambda: read_project_file(name),
+        lambda: read_recipe(Path(config), name) if config else {},
+        lambda: _checked(flags, COMMANDS[name], ""),
+    ]
+    for read in sources:
+        try:
+            values |= read()
+        except OptionError as error:
+            problems += error.problems
+    if problems:
+        raise OptionError(problems)
+    return command(**values)
+
+
+def _checked(values: Mapping[str, Any], command: type[Command], place: str) -> dict[str, Any]:
+    checked, problems = {}, []
+    known = command.__dataclass_fields__
+    prefix = f"{place}: " if place else ""
+    for name, raw in values.items():
+        if name not in known:
+            problems.append(f"{prefix}unknown key '{name}'{nearest(name, known)}")
+            continue
+        try:
+            checked[name] = parse(command, name, raw)
+        except OptionError as error:
+            problems += [prefix + problem for problem in error.problems]
+    if problems:
+        raise OptionError(problems)
+    return checked
+
+
+def as_recipe(options: Command) -> dict[str, Any]:
+    """The options that determine a run's result, as plain values.
+
+    Two runs with equal recipes, inputs and versions give equal results on a CPU.
+    """
+    command = next(key for key, value in COMMANDS.items() if value is type(options))
+    values = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in dataclasses.asdict(options).items()
+        if name not in _NOT_IN_RECIPE and value is not None
+    }
+    return {"command": command} | values
+
+
+def dump(recipe: Mapping[str, Any]) -> str:
+    """A recipe as YAML that :func:`read_recipe` reads back."""
+    return yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True)
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two recipes, one line per option."""
+    return [
+        f"{flag(name)} was {json.dumps(before.get(name))} and is {json.dumps(now.get(name))}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    ]

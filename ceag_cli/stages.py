@@ -1,0 +1,631 @@
+"""The four stages as plain functions: options in, files written, a result out.
+
+This is the only module that knows the whole story, so it only tells it: what is read, in which
+order, and what is written. Logic lives further down.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ceag_cli import budgets, schedules, scores
+from ceag_cli import masks as pruning
+from ceag_cli.audit import FAIL, AuditResult, Paired, SplitResult, Subject, audit
+from ceag_cli.baselines import NaiveFineTuning
+from ceag_cli.ceag import ConstrainedExcessAccuracyGap
+from ceag_cli.checkpoints import Checkpoint, load_adapted, place, save, write_text, writes_config
+from ceag_cli.errors import OptionError, OutputError
+from ceag_cli.evaluation import Compute, Predictions, evaluate
+from ceag_cli.groups import Grouping, GroupStats
+from ceag_cli.images import Split
+from ceag_cli.inputs import (
+    Data,
+    architecture_of,
+    check_targets,
+    choose,
+    class_index,
+    find_dense,
+    inherited_groups,
+    masks_of,
+    open_checkpoint,
+    open_data,
+    parents_of,
+)
+from ceag_cli.labels import SPLITS, class_order
+from ceag_cli.lineage import Lineage, Reference, SparsityRecord, derived
+from ceag_cli.masks import Masks
+from ceag_cli.models import (
+    Preprocessing,
+    create,
+    describe,
+    device_of,
+    model_kwargs,
+    preprocessing_of,
+    prunable_parameters,
+)
+from ceag_cli.multipliers import Multipliers
+from ceag_cli.options import (
+    AuditOptions,
+    Command,
+    DenseOptions,
+    MitigateOptions,
+    PruneOptions,
+    RunOptions,
+)
+from ceag_cli.page import page
+from ceag_cli.progress import Quiet, Reporter
+from ceag_cli.recipe import as_recipe
+from ceag_cli.replay import GroupReplay
+from ceag_cli.report import audit_document
+from ceag_cli.runs import Run, folder_of
+from ceag_cli.training import GradualPruning, Objective, Training
+
+DEFAULT_EPS = 0.02
+
+COMPRESSED_UP_TO = 200 * 1024**2
+"""Bytes of a file up to which its compressed size is measured."""
+
+
+@dataclass(frozen=True)
+class DenseResult:
+    """What ``dense`` made."""
+
+    output: Path
+    architecture: str
+    num_classes: int
+    accuracy: dict[str, float]
+    """By split; empty when no groups CSV was given."""
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """What ``prune`` made."""
+
+    output: Path
+    sparsity: float
+    """Fraction removed over the prunable weights."""
+    sparsity_of_all: float
+    """Pruned weights over all parameters."""
+    zeros: int
+    weights: int
+    tensors: int
+    bytes: int
+    bytes_compressed: int | None
+    """Size after zlib; ``None`` for a file too large to measure in passing."""
+
+
+@dataclass(frozen=True)
+class MitigateResult:
+    """What ``mitigate`` made, measured on train in evaluation mode."""
+
+    output: Path
+    method: str
+    eps: float
+    train: SplitResult
+    satisfied: bool
+    """Whether ``psi_g <= eps`` for every group on train."""
+    sparsity: float
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What ``audit`` found, about which files, and where the page is."""
+
+    result: AuditResult
+    subject: Subject
+    document: dict[str, Any]
+    """The JSON document."""
+    page: Path
+
+
+def dense(options: DenseOptions, reporter: Reporter | None = None) -> DenseResult:
+    """Train a timm model, fine-tune a checkpoint, or adopt one unchanged (``epochs=0``).
+
+    Args:
+        options: See ``ceag dense --help``.
+        reporter: Hears how it goes.
+
+    Raises:
+        CeagError: Something given cannot be used.
+        AlreadyFinished: ``resume``, and the output is there.
+    """
+    reporter = reporter or Quiet()
+    _check_dense(options)
+    output = place(options.output, Path("model.safetensors"))
+    compute = _compute(options)
+    given = None
+    if options.checkpoint is not None:
+        given = open_checkpoint(Path(options.checkpoint), options, reporter)
+    data = open_data(options, [], reporter, "dense") if options.groups is not None else None
+    names, new_classifier = _classes(options, data, given)
+    if data is not None:
+        data.require(["train"] if options.epochs else [], seen_in_train=True)
+        data.warn_of_duplicates(reporter)
+    run = Run(output, as_recipe(options), _inputs(data, checkpoint=given))
+    state = _open_run(run, options, reporter)
+
+    torch.manual_seed(options.seed)
+    model = _dense_model(options, given, names, new_classifier)
+    preprocessing = preprocessing_of(model, options)
+    if given is not None and not new_classifier:
+        preprocessing = given.preprocessing
+    reporter.say(f"model {_architecture(model)}, {preprocessing}")
+    splits = _splits(data, preprocessing, options, reporter)
+    if options.epochs > 0:
+        assert data is not None
+        Training(
+            model=model,
+            split=splits["train"],
+            preprocessing=preprocessing,
+            compute=compute,
+            options=options,
+            epochs=options.epochs,
+            seed=options.seed,
+            num_groups=data.labels.grouping.num_groups,
+            run=run,
+            reporter=reporter,
+            title="dense",
+        ).fit(state)
+    accuracy = {}
+    for name, split in splits.items():
+        said = evaluate(model, split, preprocessing, compute, reporter, f"dense on {name}")
+        accuracy[name] = float(said.correct.double().mean())
+    lineage = Lineage(
+        stage="dense",
+        version=_version(),
+        seed=options.seed,
+        recipe=as_recipe(options),
+        parents={"input": Reference.to(given.path, given.sha256, output)} if given else {},
+        groups=data.reference(output) if data else None,
+    )
+    config = describe(model, preprocessing, names)
+    save(output, model, config, lineage, writes_config(options.output))
+    run.finish()
+    return DenseResult(output, _architecture(model), int(config["num_classes"]), accuracy)
+
+
+def prune(options: PruneOptions, reporter: Reporter | None = None) -> PruneResult:
+    """Prune a model by magnitude, the same fraction of every layer.
+
+    One-shot, without data, or gradually over ``epochs`` of fine-tuning on the groups CSV.
+
+    Args:
+        options: See ``ceag prune --help``.
+        reporter: Hears how it goes.
+
+    Raises:
+        CeagError: Something given cannot be used.
+        AlreadyFinished: ``resume``, and the output is there.
+    """
+    reporter = reporter or Quiet()
+    if options.sparsity is None:
+        raise OptionError("ceag prune needs --sparsity, the fraction of weights to remove")
+    source = open_checkpoint(
+        choose(options.checkpoint, ("dense",), "prune", reporter), options, reporter
+    )
+    output = place(options.output, derived(source.path, "pruned"))
+    _refuse_same(source.path, output)
+    names = prunable_parameters(source.model)
+    data = None
+    if options.epochs > 0 or options.groups is not None:
+        data = open_data(options, [source], reporter, "prune")
+        check_targets(data, source, options.class_map)
+        data.require(["train"] if options.epochs else [], seen_in_train=True)
+    run = Run(output, as_recipe(options), _inputs(data, model=source))
+    state = _open_run(run, options, reporter)
+    if options.epochs > 0:
+        assert data is not None
+        masks = _prune_gradually(options, source, data, run, state, reporter)
+    else:
+        masks = _magnitude_uniform(source.model, names, options.sparsity)
+    lineage = Lineage(
+        stage="pruned",
+        version=_version(),
+        seed=options.seed,
+        recipe=as_recipe(options),
+        parents=parents_of(source, output),
+        groups=data.reference(output) if data else inherited_groups(source, output),
+        sparsity=_record(options.sparsity, masks),
+    )
+    save(output, source.model, source.config, lineage, writes_config(options.output))
+    run.finish()
+    return _prune_result(output, source.model, masks)
+
+
+def mitigate(options: MitigateOptions, reporter: Reporter | None = None) -> MitigateResult:
+    """Fine-tune a pruned model under the constraint ``psi_g <= eps`` for every group.
+
+    With ``sparsity``, a dense model is first pruned gradually over ``prune_epochs`` and mitigation
+    starts after them, which is the paper's pipeline.
+
+    Args:
+        options: See ``ceag mitigate --help``.
+        reporter: Hears how it goes.
+
+    Raises:
+        CeagError: Something given cannot be used.
+        AlreadyFinished: ``resume``, and the output is there.
+    """
+    reporter = reporter or Quiet()
+    _check_mitigate(options)
+    stages = ("pruned",) if options.sparsity is None else ("dense",)
+    path = choose(options.checkpoint, stages, "mitigate", reporter)
+    source = open_checkpoint(path, options, reporter)
+    output = place(options.output, derived(path, "mitigated"))
+    _refuse_same(path, output)
+    masks = masks_of(source) if options.sparsity is None else None
+    reference = source
+    if options.sparsity is None or options.dense is not None:
+        reference = find_dense(source, options.dense, options, reporter)
+    data = open_data(options, [source, reference], reporter, "mitigate")
+    check_targets(data, source, options.class_map)
+    data.require(["train"], seen_in_train=True)
+    data.warn_of_duplicates(reporter)
+    run = Run(output, as_recipe(options), _inputs(data, model=source, dense=reference))
+    state = _open_run(run, options, reporter)
+
+    compute = _compute(options)
+    grouping = data.labels.grouping
+    train = data.split("train", source.preprocessing, options.workers, reporter)
+    dense_says = _evaluate(reference, train, compute, reporter, "dense")
+    stats = dense_says.stats(train.groups, grouping.num_groups).to(compute.device)
+    objective, status = _objective(options, grouping, stats)
+    training = Training(
+        model=source.model,
+        split=train,
+        preprocessing=source.preprocessing,
+        compute=compute,
+        options=options,
+        epochs=options.epochs,
+        seed=options.seed,
+        num_groups=grouping.num_groups,
+        run=run,
+        reporter=reporter,
+        title=options.method,
+        objective=objective,
+        masks=masks,
+        gradual=_gradual(source, options.sparsity, options.prune_epochs),
+        dense=stats,
+        status=status,
+    )
+    training.fit(state)
+    assert training.masks is not None
+    sparse_says = _evaluate(source, train, compute, reporter, "sparse")
+    pair = Paired("train", dense_says.correct, sparse_says.correct, train.groups)
+    found = audit([pair], grouping, options.eps, gated=("train",))
+    target = options.sparsity
+    if target is None:
+        record = source.lineage and source.lineage.sparsity
+        target = record.target if record else training.masks.sparsity
+    lineage = Lineage(
+        stage="mitigated",
+        version=_version(),
+        seed=options.seed,
+        recipe=as_recipe(options),
+        parents=parents_of(source, output, reference),
+        groups=data.reference(output),
+        sparsity=_record(target, training.masks),
+        eps=options.eps,
+    )
+    save(output, source.model, source.config, lineage, writes_config(options.output))
+    run.finish()
+    return MitigateResult(
+        output=output,
+        method=options.method,
+        eps=options.eps,
+        train=found.splits[0],
+        satisfied=found.verdict != FAIL,
+        sparsity=training.masks.sparsity,
+    )
+
+
+def run_audit(options: AuditOptions, reporter: Reporter | None = None) -> Audit:
+    """Compare a dense with a sparse model by group, on train and on the held-out splits.
+
+    The verdict rests on split ``test`` alone; ``train`` and ``val`` are described. The report is
+    written to the run folder of the sparse model, or to ``output``.
+
+    Args:
+        options: See ``ceag audit --help``.
+        reporter: Hears how it goes.
+
+    Raises:
+        CeagError: Something given cannot be used.
+        AlreadyFinished: ``resume``, and this audit's report is there.
+    """
+    reporter = reporter or Quiet()
+    path = choose(options.checkpoint, ("mitigated", "pruned"), "audit", reporter)
+    sparse = open_checkpoint(path, options, reporter)
+    if sparse.lineage is not None and sparse.lineage.sparsity is not None:
+        masks_of(sparse)  # refuses a file that was changed after pruning
+    reference = find_dense(sparse, options.dense, options, reporter)
+    data = open_data(options, [sparse, reference], reporter, "audit")
+    check_targets(data, sparse, options.class_map)
+    data.require(["test"], seen_in_train=False)
+    data.warn_of_duplicates(reporter)
+    folder = Path(options.output) if options.output is not None else folder_of(path)
+    eps, eps_from = _eps(options, sparse)
+    subject = _subject(reference, sparse, data)
+    compute = _compute(options)
+    pairs = []
+    for split in _splits(data, sparse.preprocessing, options, reporter).values():
+        dense_says = _evaluate(reference, split, compute, reporter, "dense")
+        sparse_says = _evaluate(sparse, split, compute, reporter, "sparse")
+        pairs.append(Paired(split.name, dense_says.correct, sparse_says.correct, split.groups))
+    result = audit(pairs, data.labels.grouping, eps)
+    reporter.say(f"eps {eps:g} (from {eps_from})")
+    document = audit_document(result, subject, _version(), options.seed)
+    write_text(folder / "audit.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    write_text(folder / "audit.html", page(result, subject, _version()))
+    return Audit(result, subject, document, folder / "audit.html")
+
+
+def _version() -> str:
+    return version("ceag")
+
+
+def _compute(options: RunOptions) -> Compute:
+    return Compute(device_of(options.device), options.amp, options.batch_size)
+
+
+def _architecture(model: nn.Module) -> str:
+    return str(model.pretrained_cfg["architecture"])  # type: ignore[index]
+
+
+def _inputs(data: Data | None, **files: Checkpoint | None) -> dict[str, str]:
+    """Hashes of what a run reads, by role."""
+    hashes = {role: file.sha256 for role, file in files.items() if file is not None}
+    return hashes | ({"groups CSV": data.labels.sha256} if data else {})
+
+
+def _open_run(run: Run, options: Command, reporter: Reporter) -> dict[str, Any] | None:
+    state = run.open(resume=options.resume, overwrite=options.overwrite)
+    if options.resume and state is None:
+        reporter.say(f"nothing to resume for {run.output}; starting from the beginning")
+    return state
+
+
+def _refuse_same(source: Path, output: Path) -> None:
+    if output.resolve() == source.resolve():
+        raise OutputError(f"{output}: is the input; write elsewhere with -o")
+
+
+def _splits(
+    data: Data | None, preprocessing: Preprocessing, options: RunOptions, reporter: Reporter
+) -> dict[str, Split]:
+    """Every split that has rows, decoded."""
+    if data is None:
+        return {}
+    names = [name for name in SPLITS if name in data.labels.splits]
+    return {name: data.split(name, preprocessing, options.workers, reporter) for name in names}
+
+
+def _evaluate(
+    checkpoint: Checkpoint, split: Split, compute: Compute, reporter: Reporter, who: str
+) -> Predictions:
+    title = f"{who} on {split.name}"
+    return evaluate(checkpoint.model, split, checkpoint.preprocessing, compute, reporter, title)
+
+
+def _check_dense(options: DenseOptions) -> None:
+    if options.checkpoint is None and options.model is None:
+        raise OptionError("ceag dense needs --model, a timm model, or --checkpoint, a file")
+    if options.checkpoint is None and options.epochs == 0 and not options.pretrained:
+        raise OptionError("--epochs 0 adopts existing weights; name them with --checkpoint")
+    if options.groups is None and options.epochs > 0:
+        raise OptionError("ceag dense needs --groups, a CSV with one row per image")
+    if options.checkpoint is not None and options.pretrained:
+        raise OptionError("--checkpoint and --pretrained both name weights to start from")
+
+
+def _classes(
+    options: DenseOptions, data: Data | None, given: Checkpoint | None
+) -> tuple[list[str] | None, bool]:
+    """Names of the classes, and whether the classifier has to be a new one.
+
+    Also maps the labels of the CSV to outputs. A checkpoint keeps its classifier unless
+    ``--num-classes`` asks for another number of classes or its labels cannot be mapped.
+    """
+    if data is None:
+        assert given is not None or options.pretrained
+        return (given.label_names if given else None), False
+    if given is not None:
+        outputs = int(given.model.num_classes)  # type: ignore[arg-type]
+        index = class_index(given.label_names, options.class_map, outputs)
+        known = set(data.labels.labels) <= index.keys()
+        if options.num_classes in (None, outputs) and (known or options.num_classes is None):
+            check_targets(data, given, options.class_map)
+            names = given.label_names
+            if options.class_map is not None and len(index) == outputs:
+                names = sorted(index, key=lambda name: index[name])
+            return names, False
+        if options.epochs == 0:
+            raise OptionError("--num-classes makes a new classifier, which --epochs 0 cannot train")
+    names = class_order(data.labels.labels)
+    if options.class_map is not None and given is None:
+        names = list(class_index(None, options.class_map, 10**9))
+    if options.num_classes not in (None, len(names)):
+        raise OptionError(
+            f"--num-classes {options.num_classes}: column '{data.labels.label_column}' has "
+            f"{len(names)} classes; name all of them with --class-map, or leave the option out"
+        )
+    index = {name: i for i, name in enumerate(names)}
+    data.targets = data.labels.check_labels(index, f"--class-map {options.class_map}")
+    return names, True
+
+
+def _dense_model(
+    options: DenseOptions, given: Checkpoint | None, names: list[str] | None, new_classifier: bool
+) -> nn.Module:
+    if given is None:
+        return create(
+            options.model or "",
+            num_classes=len(names) if names else options.num_classes,
+            in_chans=options.in_chans,
+            img_size=options.img_size,
+            arguments=model_kwargs(options),
+            pretrained=options.pretrained,
+        )
+    if not new_classifier:
+        return given.model
+    assert names is not None
+    return load_adapted(given.path, len(names), options)
+
+
+def _magnitude_uniform(model: nn.Module, names: list[str], sparsity: float) -> Masks:
+    return pruning.prune(model, names, sparsity, scores.magnitude, budgets.uniform)
+
+
+def _gradual(source: Checkpoint, sparsity: float | None, end: int) -> GradualPruning | None:
+    """Gradual magnitude pruning from where the model is to a sparsity."""
+    if sparsity is None:
+        return None
+    final = sparsity
+    names = prunable_parameters(source.model)
+    initial = Masks.from_zeros(source.model, names).sparsity
+    return GradualPruning(
+        sparsity_at=lambda epoch: schedules.cubic(epoch, end, final, initial),
+        end=end,
+        prune=lambda model, target: _magnitude_uniform(model, names, target),
+    )
+
+
+def _prune_gradually(
+    options: PruneOptions,
+    source: Checkpoint,
+    data: Data,
+    run: Run,
+    state: dict[str, Any] | None,
+    reporter: Reporter,
+) -> Masks:
+    end = options.epochs - 1 if options.prune_epochs is None else options.prune_epochs
+    if end >= options.epochs:
+        raise OptionError(f"--prune-epochs {end} must be less than --epochs {options.epochs}")
+    training = Training(
+        model=source.model,
+        split=data.split("train", source.preprocessing, options.workers, reporter),
+        preprocessing=source.preprocessing,
+        compute=_compute(options),
+        options=options,
+        epochs=options.epochs,
+        seed=options.seed,
+        num_groups=data.labels.grouping.num_groups,
+        run=run,
+        reporter=reporter,
+        title="prune",
+        gradual=_gradual(source, options.sparsity, end),
+    )
+    training.fit(state)
+    assert training.masks is not None
+    return training.masks
+
+
+def _record(target: float, masks: Masks) -> SparsityRecord:
+    return SparsityRecord(
+        target=target,
+        scope="layer",
+        criterion="magnitude",
+        tensors={
+            name: (zeros, masks.pruned[name].numel()) for name, zeros in masks.zeros().items()
+        },
+    )
+
+
+def _prune_result(output: Path, model: nn.Module, masks: Masks) -> PruneResult:
+    zeros = sum(masks.zeros().values())
+    size = output.stat().st_size
+    return PruneResult(
+        output=output,
+        sparsity=masks.sparsity,
+        sparsity_of_all=zeros / sum(parameter.numel() for parameter in model.parameters()),
+        zeros=zeros,
+        weights=sum(mask.numel() for mask in masks.pruned.values()),
+        tensors=len(masks.pruned),
+        bytes=size,
+        bytes_compressed=(
+            len(zlib.compress(output.read_bytes(), 6)) if size <= COMPRESSED_UP_TO else None
+        ),
+    )
+
+
+def _check_mitigate(options: MitigateOptions) -> None:
+    if options.sparsity is not None and options.prune_epochs >= options.epochs:
+        raise OptionError(
+            f"--prune-epochs {options.prune_epochs} must be less than --epochs {options.epochs}, "
+            "or mitigation never starts"
+        )
+    if options.min_count is not None and options.min_count > options.buffer:
+        raise OptionError(
+            f"--min-count {options.min_count} must be at most --buffer {options.buffer}, "
+            "or no group is ever constrained"
+        )
+
+
+def _objective(
+    options: MitigateOptions, grouping: Grouping, dense: GroupStats
+) -> tuple[Objective, Callable[[], dict[str, float]]]:
+    """The method asked for, and what it adds to the log."""
+    if options.method == "naive":
+        return NaiveFineTuning(), dict
+    device = dense.count.device
+    full = options.buffer
+    min_count = full if options.paper else options.min_count or (full + 1) // 2
+    multipliers = Multipliers(
+        grouping.num_groups,
+        options.dual_lr,
+        max_sum=None if options.paper else options.max_multiplier_sum,
+        device=device,
+    )
+    objective = ConstrainedExcessAccuracyGap(
+        grouping,
+        dense,
+        options.eps,
+        GroupReplay(grouping.num_groups, full, min_count, device),
+        multipliers,
+        macro_overall=options.paper,
+    )
+
+    def status() -> dict[str, float]:
+        return {
+            "max_multiplier": float(multipliers.values.max()),
+            "sum_multipliers": float(multipliers.values.sum()),
+        }
+
+    return objective, status
+
+
+def _eps(options: AuditOptions, sparse: Checkpoint) -> tuple[float, str]:
+    if options.eps is not None:
+        return options.eps, "--eps"
+    if sparse.lineage is not None and sparse.lineage.eps is not None:
+        return sparse.lineage.eps, f"{sparse.path}"
+    return DEFAULT_EPS, "the default"
+
+
+def _subject(reference: Checkpoint, sparse: Checkpoint, data: Data) -> Subject:
+    lineage = sparse.lineage
+    record = lineage.sparsity if lineage else None
+    return Subject(
+        dense=str(reference.path),
+        dense_sha256=reference.sha256,
+        sparse=str(sparse.path),
+        sparse_sha256=sparse.sha256,
+        architecture=architecture_of(sparse),
+        sparsity=record.achieved if record else None,
+        method=str(lineage.recipe.get("method"))
+        if lineage and lineage.stage == "mitigated"
+        else None,
+        groups=str(data.labels.csv),
+        groups_sha256=data.labels.sha256,
+        label_column=data.labels.label_column,
+        groups_by=data.labels.groups_by,
+    )

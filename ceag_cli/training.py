@@ -1,0 +1,244 @@
+"""The one training loop. It knows nothing of constraints, groups' buffers or multipliers.
+
+A method (an ``Objective``) sees the outcome of each batch and answers with one weight per sample;
+the loop multiplies, sums, differentiates, steps, and puts the masks back on.
+
+Every epoch draws its random numbers from the seed and its own number, so that a run that was
+interrupted continues with the numbers that it would have had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from timm.optim._optim_factory import create_optimizer_v2
+from timm.scheduler.scheduler_factory import create_scheduler_v2
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ceag_cli.baselines import NaiveFineTuning
+from ceag_cli.errors import OptionError, TrainingError
+from ceag_cli.evaluation import Compute
+from ceag_cli.gaps import excess_gap, max_excess_gap
+from ceag_cli.groups import BatchOutcome, GroupStats
+from ceag_cli.images import Split, flipped
+from ceag_cli.masks import Masks
+from ceag_cli.models import Preprocessing
+from ceag_cli.options import TrainingOptions
+from ceag_cli.progress import Reporter, Update
+from ceag_cli.runs import Run
+
+
+class Objective(Protocol):
+    """A fine-tuning method: what it makes of each batch, and what it remembers."""
+
+    def weights(self, batch: BatchOutcome) -> Tensor:
+        """One weight per sample, shape ``(B,)``; the weighted sum of losses is differentiated."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has to be kept to continue later."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore it."""
+
+
+@dataclass(frozen=True)
+class GradualPruning:
+    """Pruning at the start of each of the first epochs; the objective sets in after the last."""
+
+    sparsity_at: Callable[[int], float]
+    """Fraction removed from the start of an epoch on."""
+    end: int
+    """The epoch that reaches the final sparsity, counted from 0."""
+    prune: Callable[[nn.Module, float], Masks]
+
+
+@dataclass
+class Training:
+    """A model being trained.
+
+    Attributes are what the constructor takes; ``masks``, ``epoch`` and ``log`` change as it runs.
+    """
+
+    model: nn.Module
+    split: Split
+    preprocessing: Preprocessing
+    compute: Compute
+    options: TrainingOptions
+    epochs: int
+    seed: int
+    num_groups: int
+    run: Run
+    reporter: Reporter
+    title: str
+    objective: Objective = field(default_factory=NaiveFineTuning)
+    masks: Masks | None = None
+    gradual: GradualPruning | None = None
+    dense: GroupStats | None = None
+    """Statistics of the dense model on the split, for the max psi of the log."""
+    status: Callable[[], dict[str, float]] = dict
+    """What the objective adds to the log."""
+
+    epoch: int = 0
+    """Finished epochs."""
+    log: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if len(self.split) < 2:
+            raise TrainingError("training needs at least two images with split 'train'")
+        self.compute.place(self.model)
+        try:
+            self.optimizer: torch.optim.Optimizer = create_optimizer_v2(
+                self.model,
+                opt=self.options.opt,
+                lr=self.options.lr,
+                momentum=self.options.momentum,
+                weight_decay=self.options.weight_decay,
+            )
+        except (ValueError, AssertionError, TypeError) as error:
+            raise OptionError(f"--opt {self.options.opt}: {error}") from None
+        self.steps = len(self._batches(torch.arange(len(self.split))))
+        self.scheduler = self._scheduler()
+
+    def _scheduler(self) -> Any:
+        if self.options.sched == "constant" and not self.options.warmup_epochs:
+            return None
+        if self.options.warmup_epochs >= max(self.epochs, 1):
+            raise OptionError(
+                f"--warmup-epochs {self.options.warmup_epochs} leaves nothing of --epochs "
+                f"{self.epochs}"
+            )
+        milestones = self.options.decay_milestones
+        if self.options.sched == "constant":
+            milestones = (self.epochs,)
+        scheduler, _ = create_scheduler_v2(
+            self.optimizer,
+            sched="cosine" if self.options.sched == "cosine" else "multistep",
+            num_epochs=max(self.epochs, 1),
+            decay_milestones=list(milestones or self._paper_milestones()),
+            decay_rate=self.options.decay_rate,
+            warmup_epochs=self.options.warmup_epochs,
+            warmup_lr=0.0,
+            step_on_epochs=False,
+            updates_per_epoch=self.steps,
+        )
+        return scheduler
+
+    def _paper_milestones(self) -> tuple[int, ...]:
+        """60, 80 and 90 % of the epochs."""
+        return tuple(round(self.epochs * share) for share in (0.6, 0.8, 0.9))
+
+    def _batches(self, order: Tensor) -> list[Tensor]:
+        """Batches of an epoch; a last batch of one image is left out (BatchNorm needs two)."""
+        batches = list(torch.split(order, self.compute.batch_size))
+        return batches[:-1] if len(batches) > 1 and len(batches[-1]) == 1 else batches
+
+    def fit(self, state: dict[str, Any] | None) -> None:
+        """Train to the last epoch, from the beginning or from a state; saves one every epoch.
+
+        Raises:
+            TrainingError: The loss became NaN or infinite.
+        """
+        if state is not None:
+            self._restore(state)
+            self.reporter.say(f"continuing after epoch {self.epoch} of {self.epochs}")
+        with self.reporter.bar(self.title, self.epochs * self.steps) as update:
+            while self.epoch < self.epochs:
+                self.log.append(self._one_epoch(update))
+                self.epoch += 1
+                self.run.save_state(self._state(), self.log)
+
+    def _one_epoch(self, update: Update) -> dict[str, Any]:
+        epoch = self.epoch
+        torch.manual_seed((self.seed << 24) + epoch + 1)  # dropout and the like
+        generator = torch.Generator().manual_seed((self.seed << 24) + epoch + 1)
+        objective: Objective = self.objective
+        if self.gradual is not None and epoch <= self.gradual.end:
+            self.masks = self.gradual.prune(self.model, self.gradual.sparsity_at(epoch))
+            if epoch < self.gradual.end:
+                objective = NaiveFineTuning()
+        self.model.train()
+        stats = GroupStats.zeros(self.num_groups, self.compute.device)
+        order = torch.randperm(len(self.split), generator=generator)
+        used = torch.cat(self._batches(order))
+        batches = self.split.images.batches(used, self.compute.batch_size)
+        for step, (rows, pixels) in enumerate(batches, start=1):
+            pixels = flipped(pixels, self.options.hflip, generator)
+            stats += self._step(rows, pixels, objective)
+            if self.scheduler is not None:
+                self.scheduler.step_update(epoch * self.steps + step)
+            if step % 10 == 0 or step == self.steps:  # reading the numbers stops the device
+                update(epoch * self.steps + step, self._words(stats))
+        line = self._line(epoch, stats)
+        if not torch.isfinite(stats.total_loss):
+            raise TrainingError(
+                f"the loss became {line['loss']} in epoch {epoch + 1}; try a smaller --lr or "
+                "--clip-grad 1"
+            )
+        return line
+
+    def _step(self, rows: Tensor, pixels: Tensor, objective: Objective) -> GroupStats:
+        """One step: outcome of the batch, weights from the method, primal step, masks."""
+        device = self.compute.device
+        targets = self.split.targets[rows].to(device, non_blocking=True)
+        groups = self.split.groups[rows].to(device, non_blocking=True)
+        inputs = self.compute.to_inputs(pixels, self.preprocessing)
+        logits = self.compute.forward(self.model, inputs)
+        losses = functional.cross_entropy(
+            logits, targets, reduction="none", label_smoothing=self.options.smoothing
+        )
+        outcome = BatchOutcome(losses.detach(), logits.argmax(dim=1) == targets, groups)
+        weights = objective.weights(outcome).to(losses.dtype)
+        self.optimizer.zero_grad(set_to_none=True)
+        (weights * losses).sum().backward()  # type: ignore[no-untyped-call]
+        if self.options.clip_grad is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip_grad)
+        self.optimizer.step()
+        if self.masks is not None:
+            self.masks.apply_()
+        return GroupStats.of(outcome, self.num_groups)
+
+    def _line(self, epoch: int, stats: GroupStats) -> dict[str, Any]:
+        """The log entry of an epoch; accuracies are those met while training."""
+        line: dict[str, Any] = {
+            "epoch": epoch + 1,
+            "loss": float(stats.overall_loss),
+            "accuracy": float(stats.overall_accuracy),
+            "lr": self.optimizer.param_groups[0]["lr"],
+        }
+        if self.dense is not None:
+            line["max_excess_gap"] = float(max_excess_gap(excess_gap(self.dense, stats)))
+        if self.masks is not None:
+            line["sparsity"] = self.masks.sparsity
+        return line | self.status()
+
+    def _words(self, stats: GroupStats) -> str:
+        words = f"loss {stats.overall_loss:.3f} acc {stats.overall_accuracy:.1%}"
+        if self.dense is not None:
+            psi = max_excess_gap(excess_gap(self.dense, stats))
+            words += f" max psi {100 * psi:+.1f}"
+        extra = self.status()
+        if "max_multiplier" in extra:
+            words += f" max λ {extra['max_multiplier']:.2f}"
+        return words
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "epoch": self.epoch,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "masks": self.masks.pruned if self.masks is not None else None,
+            "objective": self.objective.state_dict(),
+        }
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.epoch = state["epoch"]
+        self.log = list(state["log"])
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.objective.load_state_dict(state["objective"])
+        if state["masks"] is not None:
+            self.masks = Masks(self.model, state["masks"])
