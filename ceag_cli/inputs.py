@@ -20,7 +20,7 @@ from ceag_cli.images import Images, Split, Store, check_files, count_duplicates,
 from ceag_cli.labels import Labels, read_labels
 from ceag_cli.lineage import GroupsReference, Lineage, Reference, newest
 from ceag_cli.masks import Masks
-from ceag_cli.models import Preprocessing, prunable_parameters
+from ceag_cli.models import Preprocessing, architecture_of, check_runs, prunable_parameters
 from ceag_cli.options import ArchitectureOptions, DataOptions
 from ceag_cli.progress import Reporter
 
@@ -204,16 +204,11 @@ def open_checkpoint(path: Path, options: ArchitectureOptions, reporter: Reporter
     for warning in checkpoint.warnings:
         reporter.warn(warning)
     reporter.say(
-        f"{path}: {architecture_of(checkpoint)} (from {checkpoint.architecture_from}), "
+        f"{path}: {architecture_of(checkpoint.model)} (from {checkpoint.architecture_from}), "
         f"{checkpoint.preprocessing}"
     )
+    check_runs(checkpoint.model, checkpoint.preprocessing)
     return checkpoint
-
-
-def architecture_of(checkpoint: Checkpoint) -> str:
-    """Timm's name of a model's architecture."""
-    config = checkpoint.model.pretrained_cfg
-    return str(config["architecture"])  # type: ignore[index]
 
 
 def find_dense(

@@ -131,8 +131,10 @@ def create(
             return build()
         try:
             return build(img_size=img_size)
-        except TypeError:  # a model of any input size takes no such argument
-            return build()
+        except TypeError as error:
+            if "img_size" not in str(error):
+                raise
+            return build()  # a model of any input size takes no such argument
     except Exception as error:  # timm raises many kinds, down to those of its download library
         reason = " ".join(str(error).split()) or type(error).__name__
         what = "the pretrained weights of" if pretrained else ""
@@ -300,6 +302,30 @@ def prunable_parameters(model: nn.Module) -> list[str]:
         if _prunable(module) and not inside_skipped and id(weight) in parameters:
             chosen[parameters[id(weight)]] = None
     return list(chosen)
+
+
+@torch.inference_mode()
+def check_runs(model: nn.Module, preprocessing: Preprocessing) -> None:
+    """Try one black image, before any image is read.
+
+    Raises:
+        CheckpointError: The model does not take inputs of this size.
+    """
+    training = model.training
+    try:
+        model.eval()(torch.zeros(1, *preprocessing.input_size))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise CheckpointError(
+            f"{architecture_of(model)} does not take inputs of {preprocessing}: "
+            f"{(str(error).splitlines() or ['?'])[0]}; choose another --img-size or --in-chans"
+        ) from None
+    finally:
+        model.train(training)
+
+
+def architecture_of(model: nn.Module) -> str:
+    """Name of a model's architecture in timm."""
+    return str(model.pretrained_cfg["architecture"])  # type: ignore[index]
 
 
 def device_of(name: str | None) -> torch.device:

@@ -29,7 +29,6 @@ from ceag_cli.groups import Grouping, GroupStats
 from ceag_cli.images import Split
 from ceag_cli.inputs import (
     Data,
-    architecture_of,
     check_targets,
     choose,
     class_index,
@@ -45,6 +44,8 @@ from ceag_cli.lineage import Lineage, Reference, SparsityRecord, derived
 from ceag_cli.masks import Masks
 from ceag_cli.models import (
     Preprocessing,
+    architecture_of,
+    check_runs,
     create,
     describe,
     device_of,
@@ -158,7 +159,8 @@ def dense(options: DenseOptions, reporter: Reporter | None = None) -> DenseResul
     preprocessing = preprocessing_of(model, options)
     if given is not None and not new_classifier:
         preprocessing = given.preprocessing
-    reporter.say(f"model {_architecture(model)}, {preprocessing}")
+    reporter.say(f"model {architecture_of(model)}, {preprocessing}")
+    check_runs(model, preprocessing)
     splits = _splits(data, preprocessing, options, reporter)
     if options.epochs > 0:
         assert data is not None
@@ -190,7 +192,7 @@ def dense(options: DenseOptions, reporter: Reporter | None = None) -> DenseResul
     config = describe(model, preprocessing, names)
     save(output, model, config, lineage, writes_config(options.output))
     run.finish()
-    return DenseResult(output, _architecture(model), int(config["num_classes"]), accuracy)
+    return DenseResult(output, architecture_of(model), int(config["num_classes"]), accuracy)
 
 
 def prune(options: PruneOptions, reporter: Reporter | None = None) -> PruneResult:
@@ -375,10 +377,6 @@ def _version() -> str:
 
 def _compute(options: RunOptions) -> Compute:
     return Compute(device_of(options.device), options.amp, options.batch_size)
-
-
-def _architecture(model: nn.Module) -> str:
-    return str(model.pretrained_cfg["architecture"])  # type: ignore[index]
 
 
 def _inputs(data: Data | None, **files: Checkpoint | None) -> dict[str, str]:
@@ -619,7 +617,7 @@ def _subject(reference: Checkpoint, sparse: Checkpoint, data: Data) -> Subject:
         dense_sha256=reference.sha256,
         sparse=str(sparse.path),
         sparse_sha256=sparse.sha256,
-        architecture=architecture_of(sparse),
+        architecture=architecture_of(sparse.model),
         sparsity=record.achieved if record else None,
         method=str(lineage.recipe.get("method"))
         if lineage and lineage.stage == "mitigated"
