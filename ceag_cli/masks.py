@@ -108,6 +108,8 @@ def prune(
     sparsity: float,
     score: Callable[[Tensor], Tensor],
     budget: Callable[[Mapping[str, int], float], Mapping[str, int]],
+    *,
+    on_the_way: bool = False,
 ) -> Masks:
     """Prune a model in place to a sparsity; weights that are zero already stay pruned.
 
@@ -117,6 +119,8 @@ def prune(
         sparsity: Target fraction removed over those parameters, in [0, 1).
         score: Importance of each weight of a tensor (``scores``).
         budget: How many weights each tensor gives up (``budgets``).
+        on_the_way: The sparsity is a step of a schedule: a tensor that has more zeros already
+            keeps them and waits for the schedule, instead of being an error.
 
     Returns:
         The masks, already applied.
@@ -136,7 +140,10 @@ def prune(
     pruned, denser = {}, []
     for name, weight in chosen.items():
         already = weight.detach() == 0
-        if int(already.sum()) > counts[name]:
+        count = counts[name]
+        if on_the_way:
+            count = max(count, int(already.sum()))
+        if int(already.sum()) > count:
             denser.append(
                 f"tensor '{name}' is {float(already.double().mean()):.2%} zero already, more than "
                 f"the sparsity {sparsity:g} asks for; pruned weights do not come back, so ask for "
@@ -144,7 +151,7 @@ def prune(
             )
             continue
         # Zeros rank below every score, so that a new mask contains the old one.
-        pruned[name] = smallest(score(weight).masked_fill(already, -torch.inf), counts[name])
+        pruned[name] = smallest(score(weight).masked_fill(already, -torch.inf), count)
     if denser:
         raise PruningError(denser)
     masks = Masks(model, pruned)

@@ -49,9 +49,18 @@ class Multipliers:
             self.values.mul_((self.max_sum / self.values.sum().clamp(min=tiny)).clamp(max=1.0))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The multipliers."""
-        return {"values": self.values}
+        """A copy of the multipliers."""
+        return {"values": self.values.clone()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore what :meth:`state_dict` returned."""
-        self.values.copy_(state["values"])
+        """Restore what :meth:`state_dict` returned.
+
+        Raises:
+            RuntimeError: The state is of another number of groups.
+        """
+        values = state["values"]
+        if values.shape != self.values.shape:
+            raise RuntimeError(
+                f"state holds {len(values)} multipliers, expected {len(self.values)}"
+            )
+        self.values.copy_(values)

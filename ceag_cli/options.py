@@ -252,7 +252,13 @@ class MitigateOptions(DataOptions, ArchitectureOptions, TrainingOptions, RunOpti
         flags=("--baseline",),
         shown="the one the file names",
     )
-    eps: float = option(0.02, "Largest excess accuracy gap allowed, a fraction.", METHOD, low=0)
+    eps: float = option(
+        0.02,
+        "Largest excess accuracy gap allowed, a fraction: 0.02 is 2 points.",
+        METHOD,
+        low=0,
+        high=1,
+    )
     method: str = option("ceag", "Fine-tuning method.", METHOD, choices=("ceag", "naive"))
     dual_lr: float = option(0.01, "Step size of the multipliers.", METHOD, above=0)
     buffer: int = option(40, "Outcomes remembered per group (k).", METHOD, low=1)
@@ -307,9 +313,10 @@ class AuditOptions(DataOptions, ArchitectureOptions, RunOptions):
     )
     eps: float | None = option(
         None,
-        "Largest excess accuracy gap allowed, a fraction.",
+        "Largest excess accuracy gap allowed, a fraction: 0.02 is 2 points.",
         METHOD,
         low=0,
+        high=1,
         shown="the model's, else 0.02",
     )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import jinja2
 
 from ceag_cli.audit import AuditResult, GroupResult, Subject
-from ceag_cli.report import CAVEAT, audit_headline, percent, points, split_line
+from ceag_cli.report import CAVEAT, audit_headline, percent, points, split_line, tolerance
 
 WIDTH, LABELS, ROW = 860, 230, 20
 """Pixels of the plot: its width, the column of names in it, the height of a group."""
@@ -46,7 +46,8 @@ def plot(result: AuditResult, split: str) -> Plot:
     def x(value: float) -> float:
         return round(LABELS + (value - low) / (high - low) * (WIDTH - LABELS - 10), 1)
 
-    step = next(s for s in (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if (high - low) / s <= 12)
+    steps = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+    step = next((s for s in steps if (high - low) / s <= 12), 1.0)
     ticks = [i * step for i in range(int(low / step) - 1, int(high / step) + 2)]
     several = len({group.feature for group in result.groups}) > 1
     groups = [group for group in result.by_split(split) if group.excess_gap is not None]
@@ -82,7 +83,7 @@ def page(result: AuditResult, subject: Subject, version: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "points": points}
+    environment.filters |= {"percent": percent, "points": points, "tolerance": tolerance}
     rows: dict[str, list[GroupResult]] = {
         split.split: result.by_split(split.split) for split in result.splits
     }

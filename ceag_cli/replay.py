@@ -82,10 +82,20 @@ class GroupReplay:
         return torch.where(known, mean, float("nan"))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Tensors from which :meth:`load_state_dict` restores the buffers exactly."""
-        return {name: getattr(self, name) for name in ("slots", "cursor", "held", "hits")}
+        """A copy from which :meth:`load_state_dict` restores the buffers exactly."""
+        return {name: getattr(self, name).clone() for name in ("slots", "cursor", "held", "hits")}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore what :meth:`state_dict` returned."""
+        """Restore what :meth:`state_dict` returned.
+
+        Raises:
+            RuntimeError: The state is of another number of groups or another capacity.
+        """
         for name, tensor in state.items():
-            getattr(self, name).copy_(tensor)
+            own: Tensor = getattr(self, name)
+            if own.shape != tensor.shape:
+                raise RuntimeError(
+                    f"replay state '{name}' has shape {tuple(tensor.shape)}, "
+                    f"expected {tuple(own.shape)}"
+                )
+            own.copy_(tensor)

@@ -6,6 +6,7 @@ Fractions become percentage points here and nowhere earlier.
 from __future__ import annotations
 
 import dataclasses
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,26 @@ def points(gap: float | None, eps: float | None = None) -> str:
     """
     if gap is None:
         return "–"
-    for digits in range(1, 6):
+    text = f"{100 * gap:+.1f}"
+    if eps is None:
+        return text
+    limit = 100 * Decimal(repr(eps))
+    for digits in range(1, 17):
         text = f"{100 * gap:+.{digits}f}"
-        if eps is None or gap == eps or float(text) != 100 * eps:
+        shown = Decimal(text)
+        if (shown > limit, shown < limit) == (gap > eps, gap < eps):
             break
     return text
+
+
+def tolerance(eps: float) -> str:
+    """Eps in points, exactly: ``0.0206`` → ``2.06``."""
+    return f"{(100 * Decimal(repr(eps))).normalize():f}"
+
+
+def printable(name: str) -> str:
+    """A name from the CSV without what would steer a terminal (escapes, line breaks)."""
+    return "".join(c if c.isprintable() else "�" for c in name)
 
 
 def audit_headline(result: AuditResult) -> str:
@@ -66,10 +82,10 @@ def audit_headline(result: AuditResult) -> str:
         default=None,
     )
     if worst is None:
-        return f"{sentence} ({where})."
+        return f"{sentence} ({where or 'no split is gated'})."
     return (
-        f"{sentence} (split {where}, eps {points(result.eps)} points; largest psi "
-        f"{points(worst.max_excess_gap, result.eps)}, {worst.worst_group})."
+        f"{sentence} (split {where}, eps {tolerance(result.eps)} points; largest psi "
+        f"{points(worst.max_excess_gap, result.eps)}, {printable(worst.worst_group or '')})."
     )
 
 
@@ -111,7 +127,7 @@ def audit_table(result: AuditResult, split: str, most: int | None = 25) -> Table
 
 def _name(group: GroupResult, with_feature: bool) -> str:
     name = f"{group.feature}={group.value}" if with_feature else group.value
-    return "".join(c if c.isprintable() else "�" for c in name)
+    return printable(name)
 
 
 def audit_document(
@@ -195,7 +211,9 @@ def prune_lines(result: Any) -> list[str]:
 def mitigate_lines(result: Any) -> list[str]:
     """What ``mitigate`` prints: whether the constraints hold on train, and by how much."""
     split: SplitResult = result.train
-    worst = f"{points(split.max_excess_gap, result.eps)} points ({split.worst_group})"
+    worst = (
+        f"{points(split.max_excess_gap, result.eps)} points ({printable(split.worst_group or '')})"
+    )
     lines = [
         f"wrote {result.output} ({result.method}, sparsity {result.sparsity:.2%})",
         f"train accuracy {percent(split.acc_dense)} % dense, {percent(split.acc_sparse)} % sparse",
@@ -203,11 +221,11 @@ def mitigate_lines(result: Any) -> list[str]:
     if result.satisfied:
         lines.append(
             f"The constraints hold on train: the largest psi is {worst}, eps is "
-            f"{points(result.eps)}."
+            f"{tolerance(result.eps)}."
         )
     else:
         lines.append(
             f"NOT SATISFIED ON TRAIN: the largest psi is {worst}, more than eps "
-            f"{points(result.eps)}."
+            f"{tolerance(result.eps)}."
         )
     return lines

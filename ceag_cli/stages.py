@@ -479,8 +479,12 @@ def _dense_model(
     return load_adapted(given.path, len(names), options)
 
 
-def _magnitude_uniform(model: nn.Module, names: list[str], sparsity: float) -> Masks:
-    return pruning.prune(model, names, sparsity, scores.magnitude, budgets.uniform)
+def _magnitude_uniform(
+    model: nn.Module, names: list[str], sparsity: float, on_the_way: bool = False
+) -> Masks:
+    return pruning.prune(
+        model, names, sparsity, scores.magnitude, budgets.uniform, on_the_way=on_the_way
+    )
 
 
 def _gradual(source: Checkpoint, sparsity: float | None, end: int) -> GradualPruning | None:
@@ -493,7 +497,9 @@ def _gradual(source: Checkpoint, sparsity: float | None, end: int) -> GradualPru
     return GradualPruning(
         sparsity_at=lambda epoch: schedules.cubic(epoch, end, final, initial),
         end=end,
-        prune=lambda model, target: _magnitude_uniform(model, names, target),
+        prune=lambda model, target: _magnitude_uniform(
+            model, names, target, on_the_way=target < final
+        ),
     )
 
 

@@ -1,0 +1,547 @@
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from fractions import Fraction
+from itertools import pairwise
+
+import pytest
+import torch
+from cooper.cmp import CMPState, ConstrainedMinimizationProblem
+from cooper.constraints.constraint import Constraint
+from cooper.constraints.constraint_state import ConstraintState
+from cooper.multipliers.multipliers import DenseMultiplier
+from cooper.optim.constrained_optimizers.alternating_optimizer import (
+    AlternatingDualPrimalOptimizer,
+)
+from cooper.utils.annotations import ConstraintType
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracles import (
+    DequeReplay,
+    floats,
+    known,
+    lagrangian,
+    lagrangian_gradient,
+    recent_psi,
+)
+from torch import Tensor
+from torch.nn import functional
+
+from ceag_cli.baselines import NaiveFineTuning
+from ceag_cli.ceag import ConstrainedExcessAccuracyGap, lagrangian_weights
+from ceag_cli.groups import BatchOutcome, Grouping, GroupStats
+from ceag_cli.multipliers import Multipliers
+from ceag_cli.replay import GroupReplay
+
+
+def grouping(*features: str) -> Grouping:
+    """``grouping("ab", "xyz")``: two features, groups a and b of the one, x, y, z of the other."""
+    names = tuple(f"feature{f}" for f in range(len(features)))
+    return Grouping(names, tuple(tuple(values) for values in features))
+
+
+def dense_stats(groups: Grouping, counts: Sequence[tuple[int, int]]) -> GroupStats:
+    """Statistics from ``(images, right ones)`` of each group."""
+    count = torch.tensor([n for n, _ in counts])
+    correct = torch.tensor([right for _, right in counts])
+    loss = torch.zeros(len(counts), dtype=torch.float64)
+    first = groups.feature_of == 0
+    return GroupStats(
+        count, correct, loss, count[first].sum(), correct[first].sum(), loss[first].sum()
+    )
+
+
+def method(
+    groups: Grouping,
+    counts: Sequence[tuple[int, int]],
+    *,
+    eps: float = 0.0,
+    capacity: int = 2,
+    min_count: int = 1,
+    lr: float = 1.0,
+    max_sum: float | None = None,
+    macro_overall: bool = False,
+) -> ConstrainedExcessAccuracyGap:
+    return ConstrainedExcessAccuracyGap(
+        groups,
+        dense_stats(groups, counts),
+        eps,
+        GroupReplay(groups.num_groups, capacity, min_count),
+        Multipliers(groups.num_groups, lr, max_sum),
+        macro_overall=macro_overall,
+    )
+
+
+def outcome(correct: Sequence[int | bool], groups: Sequence[Sequence[int]]) -> BatchOutcome:
+    return BatchOutcome(
+        torch.zeros(len(correct)),
+        torch.tensor(correct, dtype=torch.bool),
+        torch.tensor([list(of_sample) for of_sample in groups], dtype=torch.int64),
+    )
+
+
+def close(values: Sequence[float]) -> object:
+    return pytest.approx(values, rel=1e-12, abs=1e-12)
+
+
+# ---------------------------------------------------------------------------------------------
+# The step, by hand
+# ---------------------------------------------------------------------------------------------
+
+
+def test_two_steps_by_hand() -> None:
+    # The dense model has 3 images of a and 1 of b, all right.
+    ceag = method(grouping("ab"), [(3, 3), (1, 1)], eps=0.1, capacity=2, lr=1.0)
+
+    # Step 1. Buffers: a 1 1 (the last two), b 0. Gaps: a 1 - 1 = 0, b 1 - 0 = 1.
+    #   overall gap = 3/4 * 0 + 1/4 * 1 = 0.25, psi_a = -0.25, psi_b = 0.75
+    #   lambda_a = max(0, 0 + 1 * (-0.25 - 0.1)) = 0, lambda_b = 0 + 1 * (0.75 - 0.1) = 0.65
+    #   weight of an a: (1 - 0.65) / 4 = 0.0875, of the b: 0.0875 + 0.65 / 1 = 0.7375
+    weights = ceag.weights(outcome([1, 1, 1, 0], [[0], [0], [0], [1]]))
+    assert ceag.recent_excess_gap().tolist() == close([-0.25, 0.75])
+    assert ceag.multipliers.values.tolist() == close([0.0, 0.65])
+    assert weights.tolist() == close([0.0875, 0.0875, 0.0875, 0.7375])
+
+    # Step 2. Buffers: a 1 0, b 0 1. Gaps: a 0.5, b 0.5; overall 0.5; psi 0 and 0.
+    #   lambda_a = max(0, 0 - 0.1) = 0, lambda_b = 0.65 - 0.1 = 0.55
+    #   weight of an a: (1 - 0.55) / 2 = 0.225, of the b: 0.225 + 0.55 / 1 = 0.775
+    weights = ceag.weights(outcome([0, 1], [[0], [1]]))
+    assert ceag.recent_excess_gap().tolist() == close([0.0, 0.0])
+    assert ceag.multipliers.values.tolist() == close([0.0, 0.55])
+    assert weights.tolist() == close([0.225, 0.775])
+
+
+def test_the_dual_step_comes_first() -> None:
+    # The very first batch is already weighted with the multiplier that it raised:
+    # psi_b = 1 - 0.5 = 0.5, lambda_b = 0.5, weights (1 - 0.5) / 2 = 0.25 and 0.25 + 0.5.
+    ceag = method(grouping("ab"), [(1, 1), (1, 1)])
+    weights = ceag.weights(outcome([1, 0], [[0], [1]]))
+    assert weights.tolist() == [0.25, 0.75]
+
+
+def test_while_no_constraint_is_violated_the_step_is_plain_fine_tuning() -> None:
+    batch = outcome([1, 0, 1, 1], [[0], [0], [1], [1]])
+    # psi_a = 0.5 - 0.25 = 0.25 and eps is 0.25.
+    ceag = method(grouping("ab"), [(2, 2), (2, 2)], eps=0.25)
+    assert ceag.weights(batch).tolist() == [0.25] * 4
+    assert NaiveFineTuning().weights(batch).tolist() == [0.25] * 4
+
+
+def test_a_multiplier_moves_on_the_buffer_while_its_group_is_absent_from_the_batch() -> None:
+    ceag = method(grouping("ab"), [(1, 1), (1, 1)], capacity=1, lr=0.5)
+    ceag.weights(outcome([1, 0], [[0], [1]]))
+    assert ceag.multipliers.values.tolist() == [0.0, 0.25]
+    # No b in this batch; its buffer still holds 0, so psi_b is 0.5 again.
+    weights = ceag.weights(outcome([1, 1], [[0], [0]]))
+    assert ceag.multipliers.values.tolist() == [0.0, 0.5]
+    assert weights.tolist() == [0.5, 0.5]
+
+
+def test_a_group_that_is_not_known_yet_has_neither_psi_nor_multiplier() -> None:
+    ceag = method(grouping("abc"), [(1, 1)] * 3, capacity=2, min_count=2)
+    weights = ceag.weights(outcome([1, 1, 0, 0], [[0], [0], [1], [1]]))
+    # c was never seen. Overall gap over a and b: 0.5.
+    assert known(ceag.recent_excess_gap()) == [-0.5, 0.5, None]
+    assert ceag.multipliers.values.tolist() == [0.0, 0.5, 0.0]
+    assert weights.tolist() == [0.125, 0.125, 0.375, 0.375]
+
+
+def test_before_any_group_is_known_nothing_happens() -> None:
+    ceag = method(grouping("ab"), [(1, 1), (1, 1)], capacity=4, min_count=4)
+    assert ceag.weights(outcome([1, 0], [[0], [1]])).tolist() == [0.5, 0.5]
+    assert known(ceag.recent_excess_gap()) == [None, None]
+    assert ceag.multipliers.values.tolist() == [0.0, 0.0]
+
+
+def test_a_group_that_the_training_split_lacks_stays_out() -> None:
+    ceag = method(grouping("abc"), [(1, 1), (1, 1), (0, 0)])
+    weights = ceag.weights(outcome([1, 0], [[0], [1]]))
+    assert known(ceag.recent_excess_gap()) == [-0.5, 0.5, None]
+    assert weights.tolist() == [0.25, 0.75]
+
+
+def test_a_single_group_is_never_constrained() -> None:
+    ceag = method(grouping("a"), [(8, 8)])
+    assert ceag.weights(outcome([0, 0], [[0], [0]])).tolist() == [0.5, 0.5]
+    assert ceag.recent_excess_gap().tolist() == [0.0]
+
+
+def test_two_features_side_by_side() -> None:
+    # Groups a b of the first feature, x y of the second; four images, one of each pair.
+    # ax wrong, the others right: acc a 0.5, b 1, x 0.5, y 1; overall gap 0.25 for both features.
+    ceag = method(grouping("ab", "xy"), [(2, 2)] * 4)
+    weights = ceag.weights(outcome([0, 1, 1, 1], [[0, 2], [0, 3], [1, 2], [1, 3]]))
+    assert ceag.recent_excess_gap().tolist() == [0.25, -0.25, 0.25, -0.25]
+    assert ceag.multipliers.values.tolist() == [0.25, 0.0, 0.25, 0.0]
+    # (1 - 0.5) / 4 = 0.125, and 0.25 / 2 more for each of a and x.
+    assert weights.tolist() == [0.375, 0.25, 0.25, 0.125]
+
+
+def test_the_bound_on_the_sum_is_applied_before_the_weights() -> None:
+    # Gaps 0 and 1, overall 0.5, psi_b 0.5; lr 4 makes lambda_b 2, the bound 0.75.
+    ceag = method(grouping("ab"), [(4, 4), (4, 4)], lr=4.0, max_sum=0.75)
+    weights = ceag.weights(outcome([1, 0], [[0], [1]]))
+    assert ceag.multipliers.values.tolist() == [0.0, 0.75]
+    # (1 - 0.75) / 2 = 0.125 for a, 0.125 + 0.75 for b; unbounded it would be -0.5 and 1.5.
+    assert weights.tolist() == [0.125, 0.875]
+
+
+# ---------------------------------------------------------------------------------------------
+# What "overall" means
+# ---------------------------------------------------------------------------------------------
+
+
+def test_overall_weighted_by_prevalence_or_as_the_plain_mean_over_buffers() -> None:
+    # 90 images of a and 10 of b, the dense model right on all. Buffers: a all right, b all wrong.
+    batch = outcome([1, 1, 0, 0], [[0], [0], [1], [1]])
+    counts = [(90, 90), (10, 10)]
+    # By prevalence: overall gap 0.9 * 0 + 0.1 * 1 = 0.1.
+    ceag = method(grouping("ab"), counts)
+    ceag.weights(batch)
+    assert ceag.recent_excess_gap().tolist() == close([-0.1, 0.9])
+    # Plain mean: the sparse model is right on (1 + 0) / 2 = 0.5, overall gap 1 - 0.5 = 0.5.
+    paper = method(grouping("ab"), counts, macro_overall=True)
+    paper.weights(batch)
+    assert paper.recent_excess_gap().tolist() == close([-0.5, 0.5])
+
+
+def test_only_by_prevalence_a_model_as_good_as_the_dense_one_has_no_gap() -> None:
+    # Dense: a 90 of 90, b 0 of 10. The buffers say the same of the sparse model.
+    batch = outcome([1, 1, 0, 0], [[0], [0], [1], [1]])
+    counts = [(90, 90), (10, 0)]
+    ceag = method(grouping("ab"), counts)
+    ceag.weights(batch)
+    assert ceag.recent_excess_gap().tolist() == [0.0, 0.0]
+    # Plain mean: dense 0.9 overall, sparse (1 + 0) / 2 = 0.5, so everybody's psi is off by -0.4.
+    paper = method(grouping("ab"), counts, macro_overall=True)
+    paper.weights(batch)
+    assert paper.recent_excess_gap().tolist() == close([-0.4, -0.4])
+
+
+def test_with_groups_of_equal_size_the_two_agree() -> None:
+    batch = outcome([1, 0, 0, 0], [[0], [0], [1], [1]])
+    for macro in (False, True):
+        ceag = method(grouping("ab"), [(8, 8), (8, 6)], macro_overall=macro)
+        ceag.weights(batch)
+        # Gaps 0.5 and 0.75, overall 0.625.
+        assert ceag.recent_excess_gap().tolist() == [-0.125, 0.125]
+
+
+def test_while_some_groups_are_unknown_overall_is_over_the_known_ones() -> None:
+    # c (80 images) is not known: the overall gap is (15 * 0 + 5 * 1) / 20, not / 100.
+    ceag = method(grouping("abc"), [(15, 15), (5, 5), (80, 0)])
+    ceag.weights(outcome([1, 0], [[0], [1]]))
+    assert known(ceag.recent_excess_gap()) == [-0.25, 0.75, None]
+
+
+Run = tuple[list[int], list[tuple[int, int]], int, int, list[list[tuple[bool, tuple[int, ...]]]]]
+
+
+@st.composite
+def runs(draw: st.DrawFn) -> Run:
+    """Sizes of the features, dense counts, capacity, min_count, batches."""
+    sizes = draw(st.lists(st.integers(1, 3), min_size=1, max_size=2))
+    images = draw(st.integers(len(sizes) * 3, 30))
+    counts: list[tuple[int, int]] = []
+    right = draw(st.integers(0, images))
+    for size in sizes:
+        # The images, and the right ones among them, divided over the groups of the feature.
+        at = sorted(
+            draw(st.lists(st.integers(1, images - 1), min_size=size - 1, max_size=size - 1))
+        )
+        edges = [0, *at, images]
+        for start, end in pairwise(edges):
+            counts.append((end - start, max(0, min(end, right) - start)))
+    starts = [sum(sizes[:f]) for f in range(len(sizes))]
+    seen = [
+        [g for g in range(start, start + size) if counts[g][0]]
+        for start, size in zip(starts, sizes, strict=True)
+    ]
+    sample = st.tuples(st.booleans(), st.tuples(*(st.sampled_from(groups) for groups in seen)))
+    capacity = draw(st.integers(1, 4))
+    min_count = draw(st.integers(1, capacity))
+    batches = draw(st.lists(st.lists(sample, min_size=1, max_size=8), min_size=1, max_size=6))
+    return sizes, counts, capacity, min_count, batches
+
+
+@settings(deadline=None, max_examples=100)
+@given(runs(), st.booleans(), st.sampled_from([0.0, 0.0625, 0.25]))
+def test_psi_and_multipliers_follow_the_loops(run: Run, macro: bool, eps: float) -> None:
+    sizes, counts, capacity, min_count, batches = run
+    groups = grouping(*("abc"[:size] for size in sizes))
+    ceag = method(
+        groups,
+        counts,
+        eps=eps,
+        capacity=capacity,
+        min_count=min_count,
+        lr=0.5,
+        macro_overall=macro,
+    )
+    starts = [sum(sizes[:f]) for f in range(len(sizes))]
+    features = [range(a, a + size) for a, size in zip(starts, sizes, strict=True)]
+    oracle = DequeReplay(groups.num_groups, capacity, min_count)
+    multipliers = [Fraction()] * groups.num_groups
+    for batch in batches:
+        flags, ids = [flag for flag, _ in batch], [of_sample for _, of_sample in batch]
+        weights = ceag.weights(outcome(flags, ids))
+        oracle.push(flags, ids)
+        psi = recent_psi(counts, oracle.accuracy(), features, macro=macro)
+        for g, value in enumerate(psi):
+            if value is not None:
+                step = multipliers[g] + Fraction(1, 2) * (value - Fraction(eps))
+                multipliers[g] = max(Fraction(), step)
+        found = known(ceag.recent_excess_gap())
+        assert [value is None for value in found] == [value is None for value in psi]
+        assert [v for v in found if v is not None] == close(
+            [v for v in floats(psi) if v is not None]
+        )
+        assert ceag.multipliers.values.tolist() == close([float(m) for m in multipliers])
+        assert float(weights.sum()) == pytest.approx(1.0, abs=1e-12)
+
+
+# ---------------------------------------------------------------------------------------------
+# The weights
+# ---------------------------------------------------------------------------------------------
+
+
+def test_weights_by_hand() -> None:
+    # B = 4; a has two samples, b and c one each; lambda 0.5, 0, 0.25.
+    # (1 - 0.75) / 4 = 0.0625; a: + 0.5 / 2 = 0.3125; b: 0.0625; c: + 0.25 = 0.3125.
+    groups = torch.tensor([[0], [0], [1], [2]])
+    weights = lagrangian_weights(groups, torch.tensor([0.5, 0.0, 0.25], dtype=torch.float64))
+    assert weights.tolist() == [0.3125, 0.3125, 0.0625, 0.3125]
+
+
+def test_beyond_a_sum_of_one_some_weights_are_negative() -> None:
+    # lambda_b = 3: (1 - 3) / 2 = -1 for a, -1 + 3 = 2 for b.
+    weights = lagrangian_weights(torch.tensor([[0], [1]]), torch.tensor([0.0, 3.0]))
+    assert weights.tolist() == [-1.0, 2.0]
+
+
+def test_a_multiplier_of_an_absent_group_changes_nothing() -> None:
+    groups = torch.tensor([[0], [0], [1]])
+    without = lagrangian_weights(groups, torch.tensor([0.5, 0.25, 0.0]))
+    for multiplier in (7.0, 1e30):
+        weights = lagrangian_weights(groups, torch.tensor([0.5, 0.25, multiplier]))
+        assert weights.isfinite().all()
+        assert weights.tolist() == without.tolist()
+
+
+def test_one_sample_weighs_one() -> None:
+    # L_g = L in such a batch, so the multipliers cancel.
+    weights = lagrangian_weights(torch.tensor([[1, 2]]), torch.tensor([9.0, 4.0, 2.0]))
+    assert weights.tolist() == [1.0]
+
+
+def batches_and_multipliers() -> st.SearchStrategy[tuple[list[list[int]], list[float]]]:
+    sample = st.tuples(st.integers(0, 2), st.integers(3, 5)).map(list)
+    return st.tuples(
+        st.lists(sample, min_size=1, max_size=12),
+        st.lists(st.floats(0, 3, allow_subnormal=False), min_size=6, max_size=6),
+    )
+
+
+@settings(deadline=None, max_examples=150)
+@given(batches_and_multipliers(), st.integers(0, 2**16))
+def test_the_weighted_loss_has_the_gradient_of_the_lagrangian(
+    case: tuple[list[list[int]], list[float]], seed: int
+) -> None:
+    ids, multipliers = case
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(len(ids), 4, generator=generator, dtype=torch.float64)
+    targets = torch.randint(3, (len(ids),), generator=generator)
+    parameter = torch.randn(3, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    losses = functional.cross_entropy(inputs @ parameter.T, targets, reduction="none")
+
+    weights = lagrangian_weights(torch.tensor(ids), torch.tensor(multipliers, dtype=torch.float64))
+    weighted = (weights * losses).sum()
+    (gradient,) = torch.autograd.grad(weighted, parameter, retain_graph=True)
+
+    assert not weights.requires_grad
+    assert float(weights.sum()) == pytest.approx(1.0, abs=1e-12)
+    expected = lagrangian_gradient(losses, ids, multipliers, parameter)
+    torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-12)
+    value = lagrangian(losses, ids, multipliers)
+    torch.testing.assert_close(weighted, value, rtol=1e-10, atol=1e-10)
+    if sum(multipliers) < 1:
+        assert float(weights.min()) > 0
+
+
+def test_samples_of_absent_groups_have_no_part_in_the_gradient() -> None:
+    # One parameter for each group, so that each group's gradient is seen apart.
+    parameter = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    groups = torch.tensor([[0], [0], [1]])
+    losses = parameter[groups[:, 0]]
+    weights = lagrangian_weights(groups, torch.tensor([0.0, 0.5, 7.0], dtype=torch.float64))
+    (gradient,) = torch.autograd.grad((weights * losses).sum(), parameter)
+    # (1 - 0.5) / 3 for each of two a, the same + 0.5 for b, nothing for c.
+    assert gradient.tolist() == close([1 / 3, 2 / 3, 0.0])
+    assert gradient[2].item() == 0.0
+
+
+def test_naive_fine_tuning_is_blind_to_groups_and_outcomes() -> None:
+    method_ = NaiveFineTuning()
+    assert method_.weights(outcome([1, 0], [[0], [1]])).tolist() == [0.5, 0.5]
+    assert method_.weights(outcome([0] * 5, [[1]] * 5)).tolist() == pytest.approx([0.2] * 5)
+    assert method_.state_dict() == {}
+    method_.load_state_dict({})
+
+
+# ---------------------------------------------------------------------------------------------
+# State
+# ---------------------------------------------------------------------------------------------
+
+
+def random_batches(steps: int) -> list[BatchOutcome]:
+    generator = torch.Generator().manual_seed(7)
+    return [
+        BatchOutcome(
+            torch.rand(6, generator=generator),
+            torch.rand(6, generator=generator) < 0.6,
+            torch.randint(3, (6, 1), generator=generator),
+        )
+        for _ in range(steps)
+    ]
+
+
+def fresh() -> ConstrainedExcessAccuracyGap:
+    return method(
+        grouping("abc"), [(10, 9), (20, 18), (30, 27)], eps=0.02, capacity=8, lr=0.25, max_sum=0.9
+    )
+
+
+def test_a_restored_method_goes_on_bit_for_bit() -> None:
+    batches = random_batches(20)
+    first = fresh()
+    for batch in batches[:9]:
+        first.weights(batch)
+    file = io.BytesIO()
+    torch.save(first.state_dict(), file)
+    file.seek(0)
+    second = fresh()
+    second.load_state_dict(torch.load(file, weights_only=True))
+    assert float(second.multipliers.values.max()) > 0
+    assert second.multipliers.values.tolist() == first.multipliers.values.tolist()
+    for batch in batches[9:]:
+        assert second.weights(batch).tolist() == first.weights(batch).tolist()
+    assert second.multipliers.values.tolist() == first.multipliers.values.tolist()
+
+
+def test_a_state_in_memory_can_be_returned_to() -> None:
+    batches = random_batches(12)
+    ceag = fresh()
+    for batch in batches[:4]:
+        ceag.weights(batch)
+    state = ceag.state_dict()
+    once = [ceag.weights(batch).tolist() for batch in batches[4:]]
+    ceag.load_state_dict(state)
+    assert [ceag.weights(batch).tolist() for batch in batches[4:]] == once
+
+
+# ---------------------------------------------------------------------------------------------
+# Against the cooper library
+# ---------------------------------------------------------------------------------------------
+
+COUNTS = [(120, 114), (40, 36), (10, 9)]
+CAPACITY, EPS, DUAL_LR, PRIMAL_LR = 8, 0.02, 0.2, 0.5
+
+
+def toy_batches(steps: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Inputs, targets, group ids. The third group is rare and its classes are turned round."""
+    generator = torch.Generator().manual_seed(11)
+    batches = []
+    for _ in range(steps):
+        groups = torch.multinomial(torch.tensor([0.65, 0.25, 0.1]), 12, True, generator=generator)
+        targets = torch.randint(2, (12,), generator=generator)
+        sign = (2.0 * targets - 1.0) * torch.where(groups == 2, -1.0, 1.0)
+        inputs = torch.randn(12, 4, generator=generator, dtype=torch.float64)
+        inputs[:, 0] += sign
+        inputs[:, 3] = (groups == 2).double()
+        batches.append((inputs, targets, groups))
+    return batches
+
+
+class CooperProblem(ConstrainedMinimizationProblem):
+    """The paper's problem as its own library wants it: loss, proxy and strict violations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.multiplier = DenseMultiplier(num_constraints=len(COUNTS), dtype=torch.float64)
+        self.psi = Constraint(constraint_type=ConstraintType.INEQUALITY, multiplier=self.multiplier)
+        self.replay = DequeReplay(len(COUNTS), CAPACITY, min_count=CAPACITY)
+
+    def compute_cmp_state(
+        self, parameter: Tensor, inputs: Tensor, targets: Tensor, groups: Tensor
+    ) -> CMPState:
+        logits = inputs @ parameter.T
+        losses = functional.cross_entropy(logits, targets, reduction="none")
+        overall = losses.mean()
+        proxy = torch.stack(
+            [
+                losses[groups == g].mean() - overall if bool((groups == g).any()) else 0 * overall
+                for g in range(len(COUNTS))
+            ]
+        )
+        correct = (logits.argmax(dim=1) == targets).tolist()
+        self.replay.push(correct, [[g] for g in groups.tolist()])
+        psi = recent_psi(COUNTS, self.replay.accuracy(), [range(len(COUNTS))], macro=True)
+        strict = [0.0 if value is None else float(value) - EPS for value in psi]
+        state = ConstraintState(
+            violation=proxy, strict_violation=torch.tensor(strict, dtype=torch.float64)
+        )
+        return CMPState(loss=overall, observed_constraints={self.psi: state})
+
+
+def test_two_hundred_steps_agree_with_cooper() -> None:
+    theirs = torch.zeros(2, 4, dtype=torch.float64, requires_grad=True)
+    problem = CooperProblem()
+    cooper_optimizer = AlternatingDualPrimalOptimizer(
+        cmp=problem,
+        primal_optimizers=torch.optim.SGD([theirs], lr=PRIMAL_LR),
+        dual_optimizers=torch.optim.SGD(problem.dual_parameters(), lr=DUAL_LR, maximize=True),
+    )
+
+    ours = torch.zeros(2, 4, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.SGD([ours], lr=PRIMAL_LR)
+    ceag = method(
+        grouping("abc"),
+        COUNTS,
+        eps=EPS,
+        capacity=CAPACITY,
+        min_count=CAPACITY,
+        lr=DUAL_LR,
+        max_sum=None,
+        macro_overall=True,
+    )
+
+    history = []
+    absent = 0
+    for inputs, targets, groups in toy_batches(200):
+        cooper_optimizer.roll(
+            {"parameter": theirs, "inputs": inputs, "targets": targets, "groups": groups}
+        )
+
+        logits = inputs @ ours.T
+        losses = functional.cross_entropy(logits, targets, reduction="none")
+        correct = logits.argmax(dim=1) == targets
+        weights = ceag.weights(BatchOutcome(losses.detach(), correct, groups[:, None]))
+        (ours.grad,) = torch.autograd.grad((weights * losses).sum(), ours)
+        optimizer.step()
+
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(
+            ceag.multipliers.values, problem.multiplier.weight.detach(), rtol=1e-9, atol=1e-9
+        )
+        history.append(ceag.multipliers.values.tolist())
+        absent += int(not bool((groups == 2).any()))
+
+    # The run has met what it is to compare: late starters, multipliers that rise above a sum of
+    # one and fall again, multipliers at zero, batches that lack a group.
+    sums = [sum(step) for step in history]
+    assert history[0] == [0.0, 0.0, 0.0]
+    assert max(sums) > 1 > sums[-1]
+    assert any(b < a for a, b in pairwise(sums))
+    assert any(0.0 in step and max(step) > 0 for step in history)
+    assert absent > 20

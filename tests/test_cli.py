@@ -1,0 +1,887 @@
+import json
+import os
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+from PIL import Image
+from toys import ROWS, ceag, done, tiny_model, write_csv, write_images
+
+from ceag_cli import stages
+from ceag_cli.lineage import Lineage, read_metadata
+
+FAST = ("--batch-size", "8", "--workers", "0")
+
+DENSE = ("dense", "--groups", "labels.csv", "--model", "test_resnet", "--img-size", "16", *FAST)
+MITIGATE = ("mitigate", "--epochs", "1", *FAST)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with images and one model of every stage."""
+    folder = tmp_path_factory.mktemp("prepared")
+    write_images(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        done(*DENSE, "--epochs", "4")
+        done("prune", "model.safetensors", "--sparsity", "0.5")
+        done(*MITIGATE, "--eps", "0.25", "--lr", "0.001")
+    return folder
+
+
+@pytest.fixture
+def here(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, as the current folder."""
+    folder = tmp_path / "here"
+    shutil.copytree(prepared, folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Images and a CSV alone, as the current folder; returns the CSV."""
+    monkeypatch.chdir(tmp_path)
+    return write_images(tmp_path)
+
+
+def errors(*arguments: str) -> list[str]:
+    """The error lines of a command that was given something unusable."""
+    result = ceag(*arguments)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    found = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert found
+    # Nothing follows the errors, and none is spread over lines.
+    assert result.stderr.splitlines()[-len(found) :] == found
+    return [line.removeprefix("error: ") for line in found]
+
+
+def lineage_of(path: str) -> Lineage:
+    lineage = Lineage.from_metadata(read_metadata(Path(path)), Path(path))
+    assert lineage is not None
+    return lineage
+
+
+def edit(path: str, **tensors: torch.Tensor) -> None:
+    """Change tensors of a file, keeping its metadata."""
+    state = safetensors.torch.load_file(path) | tensors
+    safetensors.torch.save_file(state, path, metadata=read_metadata(Path(path)))
+
+
+def forget_red(path: str) -> None:
+    """Make a model never answer red."""
+    bias = safetensors.torch.load_file(path)["fc.bias"]
+    bias[2] = -1e6
+    edit(path, **{"fc.bias": bias})
+
+
+# The program
+
+
+def test_versions_are_shown() -> None:
+    result = done("--version")
+    assert result.stdout.splitlines()[0] == f"ceag {version('ceag')}"
+    assert f"timm {timm.__version__}" in result.stdout.splitlines()
+
+
+@pytest.mark.parametrize("command", ["dense", "prune", "mitigate", "audit", "info"])
+def test_every_command_has_help(command: str) -> None:
+    result = done(command, "--help")
+    assert "Example: ceag " + command in " ".join(result.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("audti",),
+        ("dense", "--epoch", "3"),
+        ("dense", "--epochs", "three"),
+        ("prune", "a", "b"),
+        ("info",),
+        ("info", "model.safetensors", "--format", "xml"),
+    ],
+)
+def test_wrong_usage_exits_with_2_and_is_not_boxed(here: Path, arguments: tuple[str, ...]) -> None:
+    result = ceag(*arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert not set("╭│╰─") & set(result.stderr)
+
+
+# Exit codes and streams
+
+
+def test_results_go_to_stdout_and_the_rest_to_stderr(here: Path) -> None:
+    result = done("prune", "model.safetensors", "--sparsity", "0.9", "-o", "p.safetensors")
+    assert result.stdout.splitlines()[0] == "wrote p.safetensors"
+    assert "wrote" not in result.stderr
+    assert result.stderr.startswith("model.safetensors: test_resnet (from the file's metadata)")
+
+
+def test_an_audit_that_is_satisfied_exits_with_0(here: Path) -> None:
+    result = ceag("audit", "--eps", "1")
+    assert result.exit_code == 0
+    assert "\nPASS: " in result.stdout
+    assert (here / "model.mitigated.run/audit.html").is_file()
+    assert (here / "model.mitigated.run/audit.json").is_file()
+
+
+def test_an_audit_that_finds_a_violation_exits_with_1(here: Path) -> None:
+    """Red is lost, blue and green are not: psi of red is 1 - 1/3."""
+    forget_red("model.mitigated.safetensors")
+    result = ceag("audit", "--groups-by", "label", "--format", "json")
+    assert result.exit_code == 1
+    document = json.loads(result.stdout)
+    assert document["overall"]["verdict"] == "FAIL"
+    psi = {
+        group["value"]: group["excess_gap"]
+        for group in document["groups"]
+        if group["split"] == "test"
+    }
+    assert psi["red"] == pytest.approx(2 / 3)
+    assert psi["blue"] <= 0
+    assert psi["green"] <= 0
+
+
+def test_an_audit_of_a_group_that_is_everybody_exits_with_3(here: Path) -> None:
+    lines = (here / "labels.csv").read_text().splitlines()
+    text = "\n".join([lines[0] + ",all", *(f"{line},yes" for line in lines[1:])])
+    (here / "all.csv").write_text(text)
+    result = ceag("audit", "--groups", "all.csv", "--groups-by", "all")
+    assert result.exit_code == 3
+    assert "\nNO_DATA: " in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "stage"),
+    [
+        (DENSE, "dense"),
+        (("prune", "--sparsity", "0.5"), "prune"),
+        (("mitigate",), "mitigate"),
+        (("audit",), "run_audit"),
+    ],
+    ids=["dense", "prune", "mitigate", "audit"],
+)
+def test_a_defect_exits_with_4_and_shows_where(
+    here: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], stage: str
+) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("unforeseen")
+
+    monkeypatch.setattr(stages, stage, broken)
+    result = ceag(*command)
+    assert result.exit_code == 4
+    assert result.stdout == ""
+    assert "RuntimeError: unforeseen" in result.stderr
+    assert result.stderr.endswith("internal error of ceag; please report the lines above\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "problem"),
+    [
+        (
+            ("dense", "--groups", "labels.csv"),
+            "ceag dense needs --model, a timm model, or --checkpoint, a file",
+        ),
+        (
+            ("dense", "--model", "resnet18"),
+            "ceag dense needs --groups, a CSV with one row per image",
+        ),
+        (
+            ("dense", "--model", "resnet18", "--epochs", "0"),
+            "--epochs 0 adopts existing weights; name them with --checkpoint",
+        ),
+        (
+            ("dense", "--checkpoint", "model.safetensors", "--pretrained", "--epochs", "0"),
+            "--checkpoint and --pretrained both name weights to start from",
+        ),
+        (
+            ("prune", "model.safetensors"),
+            "ceag prune needs --sparsity, the fraction of weights to remove",
+        ),
+        (
+            ("prune", "model.safetensors", "--sparsity", "1"),
+            "--sparsity: 1.0 must be less than 1",
+        ),
+        (
+            ("prune", "gone.safetensors", "--sparsity", "0.5"),
+            "gone.safetensors: there is no such file",
+        ),
+        (
+            ("mitigate", "--sparsity", "0.5", "--epochs", "3", "--prune-epochs", "3"),
+            "--prune-epochs 3 must be less than --epochs 3, or mitigation never starts",
+        ),
+        (
+            ("mitigate", "--buffer", "4", "--min-count", "5"),
+            "--min-count 5 must be at most --buffer 4, or no group is ever constrained",
+        ),
+        (
+            ("mitigate", "model.safetensors"),
+            "model.safetensors: has no zeros in its weights, so it is not pruned; prune it with "
+            "'ceag prune', or give --sparsity",
+        ),
+        (("audit", "--device", "gpu"), None),
+        (("audit", "--num-classes", "7"), None),
+        (
+            ("prune", "model.safetensors", "--sparsity", "0.5", "--num-classes", "7", "-o", "x/"),
+            None,
+        ),
+        (("audit", "--eps", "-0.1"), "--eps: -0.1 must be at least 0"),
+        (("audit", "--groups", "gone.csv"), "gone.csv: there is no such file"),
+        (
+            ("audit", "--groups-by", "grp"),
+            "labels.csv row 1: --groups-by names 'grp', which is not a column; did you mean "
+            "'group'? (columns: path, label, split, group)",
+        ),
+        (
+            ("audit", "model.safetensors"),
+            "model.safetensors: names no dense model; name it with --dense",
+        ),
+        (("audit", "--config", "gone.yaml"), "gone.yaml: there is no such file"),
+        (("info", "gone.safetensors"), "gone.safetensors: there is no such file"),
+        (
+            ("prune", "model.safetensors", "--sparsity", "0.5", "-o", "p.pth"),
+            "-o p.pth: must end in .safetensors, or in / for a folder with timm's config.json",
+        ),
+        (
+            ("prune", "model.pruned.safetensors", "--sparsity", "0.9"),
+            "model.pruned.safetensors: is the input; write elsewhere with -o",
+        ),
+        (
+            ("prune", "model.pruned.safetensors", "--sparsity", "0.1", "-o", "q.safetensors"),
+            None,
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_what_cannot_be_used_exits_with_2_and_is_named(
+    here: Path, command: tuple[str, ...], problem: str | None
+) -> None:
+    found = errors(*command)
+    if problem is not None:
+        assert found == [problem]
+
+
+NOT_INTERNAL = {
+    "a batch of one image": (*MITIGATE, "-o", "x.safetensors", "--batch-size", "1"),
+    "a seed beyond 64 bits": (*DENSE, "-o", "x.safetensors", "--epochs", "1", "--seed", str(2**64)),
+    "a seed of 60 bits": (*DENSE, "-o", "x.safetensors", "--epochs", "1", "--seed", str(2**60)),
+    "channels as an argument": (
+        *(*DENSE, "-o", "x.safetensors", "--epochs", "1"),
+        *("--model-kwargs", "in_chans=1"),
+    ),
+    "classes as an argument": (
+        *(*DENSE, "-o", "x.safetensors", "--epochs", "1"),
+        *("--model-kwargs", "num_classes=7"),
+    ),
+    "an image of one pixel": (*DENSE, "-o", "x.safetensors", "--epochs", "1", "--img-size", "1"),
+    "no momentum": (*DENSE, "-o", "x.safetensors", "--epochs", "1", "--momentum", "0"),
+    "a folder as the model": ("audit", "."),
+    "a CSV as the model": ("audit", "labels.csv"),
+    "an empty name": ("audit", ""),
+    "an output below a file": (
+        *("prune", "model.safetensors", "--sparsity", "0.5"),
+        *("-o", "labels.csv/x.safetensors"),
+    ),
+    "a report below a file": ("audit", "-o", "labels.csv/x"),
+    "an optimiser that needs more": (
+        *DENSE,
+        "-o",
+        "x.safetensors",
+        "--epochs",
+        "1",
+        "--opt",
+        "lbfgs",
+    ),
+}
+
+
+@pytest.mark.parametrize("command", NOT_INTERNAL.values(), ids=NOT_INTERNAL.keys())
+def test_what_a_user_can_give_never_is_an_internal_error(
+    here: Path, command: tuple[str, ...]
+) -> None:
+    result = ceag(*command)
+    assert result.exit_code in (0, 2), result.stderr
+
+
+@pytest.mark.parametrize("command", ["prune", "mitigate", "audit"])
+def test_a_transformer_is_never_shown_images_of_a_size_it_cannot_take(
+    images: Path, command: str
+) -> None:
+    """Its positions are for 16 pixels."""
+    done(
+        *("dense", "--groups", "labels.csv", "--model", "deit_tiny_distilled_patch16_224"),
+        *("--model-kwargs", "depth=1,embed_dim=12,num_heads=1", "--img-size", "16"),
+        *("--epochs", "1", *FAST),
+    )
+    done("prune", "model.safetensors", "--sparsity", "0.5")
+    arguments = {
+        "prune": ("prune", "model.safetensors", "--sparsity", "0.5", "-o", "x.safetensors"),
+        "mitigate": (*MITIGATE,),
+        "audit": ("audit",),
+    }
+    result = ceag(*arguments[command], "--img-size", "32")
+    assert result.exit_code in (0, 2), result.stderr
+
+
+def test_arguments_of_the_model_are_given_with_commas(images: Path) -> None:
+    kwargs = "channels=8+8+8+8,stem_type=deep,stem_width=8"
+    done(
+        *("dense", "--groups", "labels.csv", "--model", "resnet18", "--img-size", "16", *FAST),
+        *("--epochs", "1", "--model-kwargs", kwargs),
+    )
+    found = json.loads(done("info", "model.safetensors", "--format", "json").stdout)
+    assert found["architecture"] == "resnet18"
+    assert safetensors.torch.load_file("model.safetensors")["conv1.3.weight"].shape[0] == 8
+    done("prune", "model.safetensors", "--sparsity", "0.5")
+
+
+# JSON
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        (*DENSE, "--epochs", "1", "-o", "x.safetensors"),
+        ("prune", "model.safetensors", "--sparsity", "0.5", "-o", "x.safetensors"),
+        (*MITIGATE, "-o", "x.safetensors"),
+        ("audit", "--eps", "1"),
+    ],
+    ids=["dense", "prune", "mitigate", "audit"],
+)
+def test_json_is_one_document_on_stdout(here: Path, command: tuple[str, ...]) -> None:
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    result = done(*command, "--format", "json")
+    document = json.loads(result.stdout, parse_constant=refuse)
+    assert document["schema_version"] == 1
+    assert document["tool"] == "ceag"
+    assert document["command"] == command[0]
+    assert document["seed"] == 42
+    assert document["version"] == version("ceag")
+
+
+def test_the_json_of_a_stage_says_what_it_did(here: Path) -> None:
+    pruned = json.loads(
+        done(
+            *("prune", "model.safetensors", "--sparsity", "0.5", "-o", "x.safetensors"),
+            *("--format", "json"),
+        ).stdout
+    )
+    assert pruned["output"] == "x.safetensors"
+    assert pruned["sparsity"] == 0.5
+    assert pruned["zeros"] * 2 == pruned["weights"]
+    assert pruned["tensors"] == 14
+    assert pruned["bytes"] == (here / "x.safetensors").stat().st_size
+
+
+def test_the_json_of_an_audit_counts_every_image_once(here: Path) -> None:
+    document = json.loads(done("audit", "--eps", "1", "--format", "json").stdout)
+    assert [(split["split"], split["n"]) for split in document["splits"]] == [
+        ("train", 24),
+        ("test", 12),
+    ]
+    assert [(group["split"], group["value"], group["n"]) for group in document["groups"]] == [
+        ("train", "even", 12),
+        ("train", "odd", 12),
+        ("test", "even", 6),
+        ("test", "odd", 6),
+    ]
+    assert document == json.loads((here / "model.mitigated.run/audit.json").read_text())
+
+
+def test_a_finished_run_that_is_resumed_still_gives_one_document_or_says_nothing(
+    here: Path,
+) -> None:
+    command = ("prune", "model.safetensors", "--sparsity", "0.5", "--format", "json")
+    result = done(*command, "--resume")
+    assert result.stdout == "" or json.loads(result.stdout)["schema_version"] == 1
+
+
+# Info
+
+
+def test_info_shows_lineage_architecture_sparsity_eps_groups_and_seed(here: Path) -> None:
+    shown = done("info", "model.mitigated.safetensors").stdout
+    lines = dict(line.split(maxsplit=1) for line in shown.splitlines())
+    assert lines["architecture"] == "test_resnet, 3 classes"
+    assert lines["sparsity"] == "50.0000% of 14 tensors (target 0.5, magnitude, per layer)"
+    assert lines["eps"] == "0.25"
+    assert lines["seed"] == "42"
+    assert lines["groups"] == "labels.csv by group, label label"
+    assert lines["stage"].startswith("mitigated, written by ceag ")
+    assert lines["input"].startswith("parent   model.pruned.safetensors (")
+    assert lines["dense"].startswith("parent   model.safetensors (")
+
+
+def test_info_as_json(here: Path) -> None:
+    found = json.loads(done("info", "model.mitigated.safetensors", "--format", "json").stdout)
+    assert found["schema_version"] == 1
+    assert found["stage"] == "mitigated"
+    assert found["label_names"] == ["blue", "green", "red"]
+    assert found["preprocessing"]["input_size"] == [3, 16, 16]
+    assert found["eps"] == 0.25
+    assert found["sparsity"]["achieved"] == 0.5
+    dense = json.loads(done("info", "model.safetensors", "--format", "json").stdout)
+    assert found["parents"]["dense"] == {"path": "model.safetensors", "sha256": dense["sha256"]}
+    assert dense["sparsity"] is None
+    assert dense["eps"] is None
+    assert dense["parents"] == {}
+
+
+def test_info_of_a_file_of_another_tool_says_so(here: Path) -> None:
+    safetensors.torch.save_file({"w": torch.zeros(1)}, "foreign.safetensors")
+    size = (here / "foreign.safetensors").stat().st_size
+    assert done("info", "foreign.safetensors").stdout == (
+        f"foreign.safetensors: not written by ceag ({size} bytes)\n"
+    )
+
+
+# No model named
+
+
+def test_the_newest_fitting_model_is_taken_and_named(here: Path) -> None:
+    assert "took model.pruned.safetensors, the newest pruned model in this folder" in (
+        done(*MITIGATE, "-o", "x.safetensors").stderr.splitlines()
+    )
+    assert "took x.safetensors, the newest mitigated model in this folder" in (
+        done("audit", "--eps", "1").stderr.splitlines()
+    )
+    Path("x.safetensors").unlink()
+    Path("model.mitigated.safetensors").unlink()
+    assert "took model.pruned.safetensors, the newest pruned model in this folder" in (
+        done("audit", "--eps", "1").stderr.splitlines()
+    )
+    assert "took model.safetensors, the newest dense model in this folder" in (
+        done("prune", "--sparsity", "0.5", "-o", "y.safetensors").stderr.splitlines()
+    )
+
+
+def test_with_a_sparsity_mitigation_takes_the_newest_dense_model(here: Path) -> None:
+    result = done(*MITIGATE, "--sparsity", "0.75", "--prune-epochs", "0", "-o", "x.safetensors")
+    assert "took model.safetensors, the newest dense model in this folder" in result.stderr
+    lineage = lineage_of("x.safetensors")
+    assert lineage.sparsity is not None
+    assert lineage.sparsity.target == 0.75
+    assert lineage.parents["dense"] == lineage.parents["input"]
+
+
+def test_the_project_file_names_the_model(here: Path) -> None:
+    shutil.copy("model.pruned.safetensors", "chosen.safetensors")
+    Path("ceag.yaml").write_text("audit:\n  checkpoint: model.pruned.safetensors\n  eps: 1\n")
+    result = done("audit", "--format", "json")
+    document = json.loads(result.stdout)
+    assert document["models"]["sparse"]["path"] == "model.pruned.safetensors"
+    assert document["overall"]["eps"] == 1.0
+    document = json.loads(done("audit", "chosen.safetensors", "--format", "json").stdout)
+    assert document["models"]["sparse"]["path"] == "chosen.safetensors"
+
+
+def test_two_equally_new_models_are_an_error_that_lists_both(here: Path) -> None:
+    shutil.copy("model.pruned.safetensors", "other.safetensors")
+    for name in ("model.pruned.safetensors", "other.safetensors"):
+        os.utime(name, (2_000_000_000, 2_000_000_000))
+    assert errors(*MITIGATE) == [
+        "ceag mitigate: model.pruned.safetensors, other.safetensors are equally new; name one of "
+        "them"
+    ]
+
+
+def test_in_an_empty_folder_nothing_is_taken(images: Path) -> None:
+    assert errors("audit") == [
+        "ceag audit: there is no mitigated or pruned model in the current folder; name the file"
+    ]
+
+
+# Mitigation
+
+
+def test_an_infeasible_mitigation_is_loud_and_exits_with_1_only_when_strict(here: Path) -> None:
+    forget_red("model.pruned.safetensors")
+    command = (*MITIGATE, "--lr", "1e-8", "--groups-by", "label")
+    result = done(*command, "-o", "a.safetensors")
+    assert "NOT SATISFIED ON TRAIN: " in result.stdout
+    strict = ceag(*command, "-o", "b.safetensors", "--strict")
+    assert strict.exit_code == 1
+    assert "NOT SATISFIED ON TRAIN: " in strict.stdout
+    assert Path("b.safetensors").is_file()
+
+
+def test_a_satisfied_mitigation_exits_with_0_when_strict(here: Path) -> None:
+    result = done(*MITIGATE, "--eps", "1", "--strict", "-o", "a.safetensors")
+    assert "The constraints hold on train" in result.stdout
+
+
+@pytest.mark.parametrize("method", ["ceag", "naive"])
+def test_both_methods_leave_their_name_and_a_log(here: Path, method: str) -> None:
+    result = done(*MITIGATE, "--method", method, "-o", "x.safetensors", "--format", "json")
+    assert json.loads(result.stdout)["method"] == method
+    (line,) = Path("x.run/log.jsonl").read_text().splitlines()
+    entry = json.loads(line)
+    assert entry["epoch"] == 1
+    assert ("max_multiplier" in entry) == (method == "ceag")
+    assert "max_excess_gap" in entry
+    recipe = Path("x.run/recipe.yaml").read_text().splitlines()
+    assert recipe[0] == "command: mitigate"
+    assert f"method: {method}" in recipe
+
+
+def test_the_papers_pipeline_prunes_gradually_and_then_mitigates(here: Path) -> None:
+    done(
+        *("mitigate", "model.safetensors", "--sparsity", "0.9", "--epochs", "3"),
+        *("--prune-epochs", "2", "--paper", "--buffer", "4", "-o", "x.safetensors", *FAST),
+    )
+    lines = [json.loads(line) for line in Path("x.run/log.jsonl").read_text().splitlines()]
+    assert [round(line["sparsity"], 2) for line in lines] == [0.0, 0.79, 0.9]
+
+
+def test_an_eps_of_zero_is_an_eps(here: Path) -> None:
+    done(*MITIGATE, "--eps", "0", "-o", "x.safetensors")
+    assert lineage_of("x.safetensors").eps == 0.0
+    result = ceag("audit", "x.safetensors")
+    assert "eps 0 (from x.safetensors)" in result.stderr.splitlines()
+    assert result.exit_code in (0, 1)
+    # The model is its own reference here, so every psi is exactly zero.
+    done("audit", "x.safetensors", "--dense", "x.safetensors", "--eps", "0")
+
+
+def test_eps_comes_from_the_flag_else_the_model_else_the_default(here: Path) -> None:
+    def said(*arguments: str) -> str:
+        return ceag("audit", *arguments).stderr.splitlines()[-1]
+
+    assert said("--eps", "0.5") == "eps 0.5 (from --eps)"
+    assert said() == "eps 0.25 (from model.mitigated.safetensors)"
+    assert said("model.pruned.safetensors") == "eps 0.02 (from the default)"
+
+
+def test_a_group_of_one_image_works(here: Path) -> None:
+    lines = (here / "labels.csv").read_text().splitlines()
+    for row in (1, 25):  # the first of train and the first of test
+        lines[row] = lines[row].replace("even", "solo")
+    Path("solo.csv").write_text("\n".join(lines))
+    done(*MITIGATE, "--groups", "solo.csv", "--min-count", "1", "-o", "x.safetensors")
+    result = done("audit", "x.safetensors", "--eps", "1", "--format", "json")
+    counts = {
+        (group["split"], group["value"]): group["n"]
+        for group in json.loads(result.stdout)["groups"]
+    }
+    assert counts["train", "solo"] == 1
+    assert counts["test", "solo"] == 1
+    assert counts["test", "even"] == 5
+
+
+# The groups CSV
+
+
+def test_a_bad_csv_reports_all_rows_and_leaves_nothing_behind(images: Path) -> None:
+    rows = [line.split(",") for line in images.read_text().splitlines()[1:]]
+    rows[0][3] = ""  # row 2 of the file
+    rows[4][2] = "training"
+    rows[7][0] = rows[6][0]
+    rows[30][0] = "images/" + "long" * 40 + ".png"
+    rows[31][3] = "purple"
+    write_csv(images, rows)
+    assert errors(*DENSE) == [
+        "labels.csv row 2: the group is empty (column 'group')",
+        "labels.csv row 6: split 'training' is not one of train, val, test",
+        "labels.csv row 9: path 'images/6.png' was given in row 8 already",
+        f"labels.csv row 32: there is no image '{rows[30][0]}' in .",
+        "labels.csv row 33: group 'group=purple' is in split 'test' (1 rows) but not in train, so "
+        "nothing can be promised for it; group more coarsely with --groups-by, or move or remove "
+        "these rows",
+    ]
+    assert sorted(path.name for path in Path().iterdir()) == ["images", "labels.csv"]
+
+
+def test_labels_that_a_model_does_not_know_are_reported_with_everything_else(here: Path) -> None:
+    rows = [line.split(",") for line in Path("labels.csv").read_text().splitlines()[1:]]
+    rows[0][1] = rows[9][1] = "bleu"
+    rows[5][2] = ""
+    write_csv(Path("bad.csv"), rows)
+    assert errors(*MITIGATE, "--groups", "bad.csv", "-o", "x.safetensors") == [
+        "bad.csv row 2: label 'bleu' is not known to model.pruned.safetensors; did you mean "
+        "'blue'? (and 1 more rows); map names to outputs with --class-map, or give a new "
+        "classifier with 'ceag dense --num-classes'",
+        "bad.csv row 7: split '' is not one of train, val, test",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("command", "split"), [(DENSE, "train"), (MITIGATE, "train"), (("audit",), "test")]
+)
+def test_a_split_that_is_needed_must_have_rows(
+    here: Path, command: tuple[str, ...], split: str
+) -> None:
+    rows = [line.split(",") for line in Path("labels.csv").read_text().splitlines()[1:]]
+    write_csv(Path("part.csv"), [row for row in rows if row[2] != split])
+    found = errors(*command, "--groups", "part.csv", "-o", "x.safetensors")
+    assert f"part.csv: no row has split '{split}'" in found
+
+
+def test_unreadable_images_are_reported_together(here: Path) -> None:
+    Path("images/3.png").write_bytes(b"")
+    Path("images/5.png").write_text("text")
+    found = errors(*DENSE, "-o", "x.safetensors")
+    assert [line.split("'")[1] for line in found] == ["images/3.png", "images/5.png"]
+    assert not Path("x.safetensors").exists()
+
+
+def test_equal_images_across_splits_are_counted_and_warned_of(here: Path) -> None:
+    shutil.copy("images/3.png", "images/30.png")
+    result = ceag("audit", "--eps", "1")
+    assert (
+        "warning: 1 image is in val or test and, byte for byte, also in train; accuracies there "
+        "are a little too good"
+    ) in result.stderr.splitlines()
+
+
+def test_the_target_is_the_label_column(images: Path) -> None:
+    """Group and label change places."""
+    done(*DENSE, "--epochs", "1", "--label-column", "group", "--groups-by", "label")
+    found = json.loads(done("info", "model.safetensors", "--format", "json").stdout)
+    assert found["label_names"] == ["even", "odd"]
+    assert found["groups"]["label_column"] == "group"
+    assert found["groups"]["groups_by"] == "label"
+    done("prune", "--sparsity", "0.5")
+    document = json.loads(done("audit", "--eps", "1", "--format", "json").stdout)
+    assert document["data"]["label_column"] == "group"
+    assert {group["value"] for group in document["groups"]} == {"blue", "green", "red"}
+
+
+def test_images_are_read_from_a_zip_by_all_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The CSV is here, the zip elsewhere; only the first command is told."""
+    write_images(tmp_path / "data", archive=True)
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    shutil.move("../data/labels.csv", "labels.csv")
+    result = done(*DENSE, "--epochs", "1", "--data-dir", "../data/images.zip")
+    assert "36 images in ../data/images.zip, target 'label', 2 groups by group" in result.stderr
+    done("prune", "--sparsity", "0.5")
+    done(*MITIGATE)
+    result = done("audit", "--eps", "1")
+    assert "36 images in ../data/images.zip" in result.stderr
+
+
+def test_a_class_map_in_json_gives_each_name_its_output(images: Path) -> None:
+    Path("map.json").write_text('{"red": 1, "blue": 2, "green": 0}')
+    done(*DENSE, "--epochs", "4", "--class-map", "map.json")
+    found = json.loads(done("info", "model.safetensors", "--format", "json").stdout)
+    assert found["label_names"] == ["green", "red", "blue"]
+    done("prune", "--sparsity", "0.1")
+    with_names = json.loads(done("audit", "--eps", "1", "--format", "json").stdout)
+    with_map = json.loads(
+        done("audit", "--eps", "1", "--class-map", "map.json", "--format", "json").stdout
+    )
+    assert with_map["splits"] == with_names["splits"]
+
+
+def test_a_class_map_in_text_gives_names_in_its_order(images: Path) -> None:
+    Path("map.txt").write_text("red\nyellow\nblue\ngreen\n")
+    done(*DENSE, "--epochs", "1", "--class-map", "map.txt")
+    found = json.loads(done("info", "model.safetensors", "--format", "json").stdout)
+    assert found["label_names"] == ["red", "yellow", "blue", "green"]
+    assert found["num_classes"] == 4
+
+
+# Where files come from
+
+
+def test_a_folder_may_be_moved_as_a_whole(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved = here.rename(here.parent / "moved")
+    monkeypatch.chdir(moved)
+    done("audit", "--eps", "1")
+
+
+def test_models_are_found_from_another_folder(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    result = done("audit", "../here/model.mitigated.safetensors", "--eps", "1")
+    assert "groups from ../here/labels.csv, named by" in result.stderr
+    assert list(Path().iterdir()) == []
+
+
+def test_a_dense_model_that_has_changed_is_refused(here: Path) -> None:
+    edit("model.safetensors", **{"fc.bias": torch.zeros(3)})
+    (problem,) = errors("audit")
+    assert problem.startswith(
+        "model.mitigated.safetensors: its dense model 'model.safetensors' has changed since"
+    )
+    done("audit", "--dense", "model.safetensors", "--eps", "1")
+
+
+def test_a_groups_csv_that_has_changed_is_refused(here: Path) -> None:
+    csv = Path("labels.csv")
+    csv.write_text(csv.read_text() + "\n")
+    (problem,) = errors("audit")
+    assert problem.startswith(
+        "model.mitigated.safetensors: its groups CSV 'labels.csv' has changed since"
+    )
+    done("audit", "--groups", "labels.csv", "--eps", "1")
+
+
+@pytest.mark.parametrize("command", [MITIGATE, ("audit",)], ids=["mitigate", "audit"])
+def test_a_model_that_was_changed_after_pruning_is_refused(
+    here: Path, command: tuple[str, ...]
+) -> None:
+    name = "layer1.0.conv1.weight"
+    weight = safetensors.torch.load_file("model.pruned.safetensors")[name]
+    half = weight.numel() // 2
+    weight.view(-1)[(weight.view(-1) == 0).nonzero()[0]] = 1.0
+    edit("model.pruned.safetensors", **{name: weight})
+    assert errors(command[0], "model.pruned.safetensors", *command[1:], "-o", "x.safetensors") == [
+        f"model.pruned.safetensors: tensor '{name}' has {half - 1} zeros, its metadata says "
+        f"{half}; the file was changed after pruning"
+    ]
+
+
+def test_models_that_see_different_inputs_are_not_compared(here: Path) -> None:
+    done(*DENSE, "--epochs", "1", "--mean", "0.25", "-o", "other.safetensors")
+    assert errors("audit", "--dense", "other.safetensors")[0].startswith(
+        "the dense and the sparse model see different inputs"
+    )
+
+
+# Models from elsewhere
+
+
+def test_a_bare_checkpoint_goes_through_all_commands(images: Path) -> None:
+    torch.save(tiny_model("test_resnet").state_dict(), "bare.pth")
+    assert errors("prune", "bare.pth", "--sparsity", "0.5") == [
+        "bare.pth: its architecture is not known; name it with --model, put timm's config.json "
+        "beside the file, or use a file written by ceag"
+    ]
+    Path("map.txt").write_text("blue\ngreen\nred\n")
+    shared = ("--model", "test_resnet", "--img-size", "16")
+    done("prune", "bare.pth", "--sparsity", "0.5", *shared)
+    done(*MITIGATE, "--groups", "labels.csv", "--class-map", "map.txt", *shared)
+    result = ceag("audit", "--class-map", "map.txt", *shared, "--format", "json")
+    assert result.exit_code in (0, 1)
+    assert json.loads(result.stdout)["models"]["dense"]["path"] == "bare.pth"
+
+
+def test_adopting_a_checkpoint_changes_no_weight(images: Path) -> None:
+    model = tiny_model("test_resnet")
+    torch.save(model.state_dict(), "bare.pth")
+    done(
+        *("dense", "--checkpoint", "bare.pth", "--model", "test_resnet", "--epochs", "0"),
+        *("--img-size", "16"),
+    )
+    found = safetensors.torch.load_file("model.safetensors")
+    assert all(torch.equal(found[name], tensor) for name, tensor in model.state_dict().items())
+    done("prune", "--sparsity", "0.5")
+
+
+def test_fine_tuning_keeps_the_classifier_where_the_labels_are_known(here: Path) -> None:
+    done(
+        *("dense", "--groups", "labels.csv", "--checkpoint", "model.safetensors", "--epochs", "1"),
+        *("--lr", "1e-8", "-o", "x.safetensors", *FAST),
+    )
+    before = safetensors.torch.load_file("model.safetensors")["fc.weight"]
+    after = safetensors.torch.load_file("x.safetensors")["fc.weight"]
+    assert torch.allclose(before, after, atol=1e-5)
+    assert lineage_of("x.safetensors").parents["input"].path == "model.safetensors"
+
+
+def test_fine_tuning_on_other_labels_asks_for_a_new_classifier(here: Path) -> None:
+    rows = [line.split(",") for line in Path("labels.csv").read_text().splitlines()[1:]]
+    for row in rows:
+        row[1] = "warm" if row[1] == "red" else "cold"
+    write_csv(Path("other.csv"), rows)
+    command = (
+        *("dense", "--groups", "other.csv", "--checkpoint", "model.safetensors", "--epochs", "1"),
+        *("--lr", "1e-8", "-o", "x.safetensors", *FAST),
+    )
+    assert "give a new classifier with 'ceag dense --num-classes'" in errors(*command)[0]
+    done(*command, "--num-classes", "2")
+    found = json.loads(done("info", "x.safetensors", "--format", "json").stdout)
+    assert found["label_names"] == ["cold", "warm"]
+    before = safetensors.torch.load_file("model.safetensors")
+    after = safetensors.torch.load_file("x.safetensors")
+    assert after["fc.weight"].shape[0] == 2
+    name = "layer1.0.conv1.weight"
+    assert torch.allclose(before[name], after[name], atol=1e-5)
+
+
+# Outputs
+
+
+def test_an_output_folder_is_what_timm_loads(here: Path) -> None:
+    done("prune", "model.safetensors", "--sparsity", "0.5", "-o", "out/")
+    assert sorted(path.name for path in Path("out").iterdir()) == [
+        "config.json",
+        "model.run",
+        "model.safetensors",
+    ]
+    model = timm.create_model(f"local-dir:{here / 'out'}", pretrained=True).eval()
+    inputs = torch.rand(2, 3, 16, 16)
+    twin = timm.create_model("test_resnet", num_classes=3, checkpoint_path="out/model.safetensors")
+    assert torch.equal(model(inputs), twin.eval()(inputs))
+    assert lineage_of("out/model.safetensors").parents["input"].path == "../model.safetensors"
+    done("audit", "out/model.safetensors", "--eps", "1")
+
+
+def test_the_audit_writes_its_report_where_it_is_told(here: Path) -> None:
+    done("audit", "--eps", "1", "-o", "report")
+    assert sorted(path.name for path in Path("report").iterdir()) == ["audit.html", "audit.json"]
+
+
+def test_a_table_is_neither_cut_nor_wrapped(here: Path) -> None:
+    """A log has no width."""
+    name = "a-group-whose-name-is-very-long-" * 3
+    text = Path("labels.csv").read_text().replace("even", name)
+    Path("long.csv").write_text(text)
+    result = done("audit", "--groups", "long.csv", "--eps", "1")
+    assert len([line for line in result.stdout.splitlines() if line.startswith(name)]) == 2
+
+
+def test_a_recipe_gives_the_options(here: Path) -> None:
+    Path("r.yaml").write_text("command: prune\nsparsity: 0.75\noutput: x.safetensors\n")
+    done("prune", "model.safetensors", "--config", "r.yaml")
+    lineage = lineage_of("x.safetensors")
+    assert lineage.sparsity is not None
+    assert lineage.sparsity.target == 0.75
+
+
+def test_the_recipe_of_a_run_repeats_it(here: Path) -> None:
+    done("prune", "model.safetensors", "--sparsity", "0.75", "-o", "a.safetensors")
+    done("prune", "-c", "a.run/recipe.yaml", "-o", "b.safetensors")
+    a, b = (safetensors.torch.load_file(f"{name}.safetensors") for name in "ab")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_recipe_that_cannot_be_used_is_refused_with_every_problem(here: Path) -> None:
+    Path("r.yaml").write_text("sparsty: 0.75\nepochs: -1\n")
+    assert errors("prune", "model.safetensors", "-c", "r.yaml", "--lr", "0") == [
+        "r.yaml: unknown key 'sparsty'; did you mean 'sparsity'?",
+        "r.yaml: --epochs: -1 must be at least 0",
+        "--lr: 0.0 must be more than 0",
+    ]
+
+
+def test_mixed_precision_runs(here: Path) -> None:
+    done(*DENSE, "--epochs", "1", "--amp", "-o", "x.safetensors")
+    state = safetensors.torch.load_file("x.safetensors")
+    assert {tensor.dtype for tensor in state.values()} == {torch.float32, torch.int64}
+
+
+def test_images_of_every_kind_are_trained_on(images: Path) -> None:
+    """Grey, with transparency and with a palette, among coloured ones."""
+    for i, mode in enumerate(["L", "RGBA", "P", "1", "LA", "CMYK"]):
+        path = Path(f"images/{i}.png")
+        with Image.open(path) as image:
+            converted = image.convert(mode)
+        converted.save(path, "JPEG" if mode == "CMYK" else "PNG")
+    assert len(list(Path("images").iterdir())) == ROWS
+    done(*DENSE, "--epochs", "1")

@@ -1,0 +1,477 @@
+import io
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from toys import COLOURS, ROWS, write_images
+
+from ceag_cli import images
+from ceag_cli.errors import ImageError, LabelsError
+from ceag_cli.images import (
+    Folder,
+    Images,
+    Store,
+    Zip,
+    check_files,
+    count_duplicates,
+    decode,
+    flipped,
+    normalized,
+    open_store,
+)
+from ceag_cli.labels import read_labels
+from ceag_cli.models import Preprocessing
+
+RED = (255, 0, 0)
+
+
+def preprocessing(size: int = 16, channels: int = 3, crop_pct: float = 1.0) -> Preprocessing:
+    half = (0.5,) * channels
+    return Preprocessing((channels, size, size), half, half, "bilinear", crop_pct, "center")
+
+
+def read(
+    store: Store, paths: list[str], size: int = 16, channels: int = 3, workers: int = 0
+) -> Images:
+    transform = preprocessing(size, channels).transform()
+    return Images(store, paths, channels, (size, size), transform, workers)
+
+
+def everything(found: Images, count: int, batch_size: int = 5) -> tuple[list[int], Tensor]:
+    """Row numbers in the order in which they came, and the pixels of row 0, 1, ..."""
+    rows, pixels = [], torch.empty(0)
+    for chunk, batch in found.batches(torch.arange(count), batch_size):
+        rows += chunk.tolist()
+        pixels = torch.cat([pixels.to(batch.dtype), batch])
+    return rows, pixels
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def near(pixel: object, colour: tuple[int, ...], tolerance: int = 6) -> bool:
+    assert isinstance(pixel, tuple)
+    return all(abs(a - b) <= tolerance for a, b in zip(pixel, colour, strict=True))
+
+
+@pytest.fixture(params=["kept", "streamed"])
+def memory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Whether decoded pixels fit in memory."""
+    if request.param == "streamed":
+        monkeypatch.setattr(images, "KEPT_IN_MEMORY", 0)
+    return str(request.param)
+
+
+# Where they lie
+
+
+def test_images_are_found_in_the_folder_of_the_csv(tmp_path: Path) -> None:
+    labels = read_labels(write_images(tmp_path))
+    store = open_store(labels.csv, None, labels.paths)
+    assert isinstance(store, Folder)
+    assert store.root == tmp_path
+    assert all(store.has(path) for path in labels.paths)
+
+
+def test_a_zip_beside_the_csv_is_found_by_itself(tmp_path: Path) -> None:
+    labels = read_labels(write_images(tmp_path, archive=True))
+    assert not (tmp_path / "images").exists()
+    store = open_store(labels.csv, None, labels.paths)
+    assert isinstance(store, Zip)
+    assert store.root == tmp_path / "images.zip"
+    assert all(store.has(path) for path in labels.paths)
+
+
+def test_a_zip_beside_the_csv_is_left_alone_where_the_folder_has_the_images(
+    tmp_path: Path,
+) -> None:
+    labels = read_labels(write_images(tmp_path))
+    zipfile.ZipFile(tmp_path / "backup.zip", "w").close()
+    assert isinstance(open_store(labels.csv, None, labels.paths), Folder)
+
+
+def test_of_two_zips_none_is_guessed(tmp_path: Path) -> None:
+    labels = read_labels(write_images(tmp_path, archive=True))
+    zipfile.ZipFile(tmp_path / "other.zip", "w").close()
+    store = open_store(labels.csv, None, labels.paths)
+    with pytest.raises(LabelsError, match=r"name the folder or \.zip .* with --data-dir"):
+        check_files(store, labels.csv, labels.paths, labels.lines)
+
+
+@pytest.mark.parametrize("archive", [False, True], ids=["folder", "zip"])
+def test_data_dir_names_a_folder_or_a_zip(tmp_path: Path, archive: bool) -> None:
+    data = tmp_path / "data"
+    write_images(data, archive=archive)
+    csv = tmp_path / "labels.csv"
+    (data / "labels.csv").rename(csv)
+    where = data / "images.zip" if archive else data
+    paths = read_labels(csv).paths
+    store = open_store(csv, str(where), paths)
+    assert store.root == where
+    assert check_files(store, csv, paths, list(range(ROWS))) == []
+
+
+def test_a_data_dir_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="--data-dir: 'nowhere' does not exist"):
+        open_store(tmp_path / "l.csv", "nowhere", [])
+
+
+def test_a_data_dir_that_is_no_zip_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.zip").write_text("not a zip")
+    with pytest.raises(ImageError, match=r"a\.zip: cannot be read as a \.zip"):
+        open_store(tmp_path / "l.csv", str(tmp_path / "a.zip"), [])
+
+
+# What becomes of them
+
+
+@pytest.mark.parametrize("archive", [False, True], ids=["folder", "zip"])
+def test_pixels_of_each_row_are_those_of_its_image(
+    tmp_path: Path, archive: bool, memory: str
+) -> None:
+    labels = read_labels(write_images(tmp_path, archive=archive))
+    found = read(open_store(labels.csv, None, labels.paths), labels.paths)
+    assert (found.kept is not None) == (memory == "kept")
+    rows, pixels = everything(found, ROWS)
+    assert rows == list(range(ROWS))
+    assert pixels.shape == (36, 3, 16, 16)
+    assert pixels.dtype == torch.uint8
+    for i, label in enumerate(labels.labels):
+        colour = torch.tensor(COLOURS[label])[:, None, None]
+        assert bool((pixels[i, :, :, 8:] == colour).all())
+        assert bool((pixels[i, :, :, :8] == (colour - i).clamp(min=0)).all())
+
+
+def test_batches_follow_the_order_asked_for_each_image_once(tmp_path: Path, memory: str) -> None:
+    labels = read_labels(write_images(tmp_path))
+    found = read(open_store(labels.csv, None, labels.paths), labels.paths)
+    order = torch.arange(ROWS).flip(0)
+    batches = list(found.batches(order, 10))
+    assert [len(rows) for rows, _ in batches] == [10, 10, 10, 6]
+    assert torch.cat([rows for rows, _ in batches]).tolist() == list(range(35, -1, -1))
+    red = torch.cat([pixels for _, pixels in batches])[:, 0, 0, 0].tolist()
+    # Row i is red where i modulo 3 is 2; row 35 comes first and is 255 - 35 bright.
+    assert red == [255 - i if i % 3 == 2 else 0 for i in range(35, -1, -1)]
+
+
+@pytest.mark.parametrize("archive", [False, True], ids=["folder", "zip"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_streamed_batches_equal_those_kept_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, archive: bool
+) -> None:
+    labels = read_labels(write_images(tmp_path, archive=archive))
+    store = open_store(labels.csv, None, labels.paths)
+    kept = read(store, labels.paths)
+    monkeypatch.setattr(images, "KEPT_IN_MEMORY", 0)
+    streamed = read(store, labels.paths, workers=workers)
+    assert kept.kept is not None
+    assert streamed.kept is None
+    order = torch.randperm(ROWS, generator=torch.Generator().manual_seed(1))
+    pairs = zip(kept.batches(order, 7), streamed.batches(order, 7), strict=True)
+    seen: list[int] = []
+    for (rows, pixels), (same_rows, same_pixels) in pairs:
+        assert torch.equal(rows, same_rows)
+        assert torch.equal(pixels, same_pixels)
+        seen += same_rows.tolist()
+    assert sorted(seen) == list(range(ROWS))
+
+
+def test_what_is_kept_is_bounded_to_the_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """36 images of 3 times 16 times 16 bytes are 27,648 bytes."""
+    labels = read_labels(write_images(tmp_path))
+    store = open_store(labels.csv, None, labels.paths)
+    monkeypatch.setattr(images, "KEPT_IN_MEMORY", 27_648)
+    assert read(store, labels.paths).kept is not None
+    monkeypatch.setattr(images, "KEPT_IN_MEMORY", 27_647)
+    assert read(store, labels.paths).kept is None
+
+
+def test_grey_input_has_one_channel(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8), (255, 255, 255)).save(tmp_path / "white.png")
+    Image.new("L", (8, 8), 100).save(tmp_path / "grey.png")
+    found = read(Folder(tmp_path), ["white.png", "grey.png"], size=8, channels=1)
+    _, pixels = everything(found, 2)
+    assert pixels.shape == (2, 1, 8, 8)
+    assert pixels[:, 0, 0, 0].tolist() == [255, 100]
+
+
+def test_images_of_other_sizes_are_resized_and_cropped(tmp_path: Path) -> None:
+    """40 x 20 pixels, left half black, right half white, at 10 x 10: the middle 20 columns."""
+    image = Image.new("L", (40, 20), 0)
+    image.paste(255, (20, 0, 40, 20))
+    image.save(tmp_path / "wide.png")
+    _, pixels = everything(read(Folder(tmp_path), ["wide.png"], size=10, channels=1), 1)
+    assert pixels.shape == (1, 1, 10, 10)
+    assert pixels[0, 0, 0, [0, 1, 8, 9]].tolist() == [0, 0, 255, 255]
+
+
+def test_normalisation_is_by_channel() -> None:
+    pixels = torch.tensor([[[[0]], [[255]], [[51]]]], dtype=torch.uint8)
+    mean = torch.tensor([0.5, 0.5, 0.2])[:, None, None]
+    std = torch.tensor([0.5, 0.25, 1.0])[:, None, None]
+    assert normalized(pixels, mean, std).flatten().tolist() == [-1.0, 2.0, 0.0]
+
+
+def test_flipping_mirrors_whole_images_left_to_right() -> None:
+    pixels = torch.arange(8, dtype=torch.uint8).reshape(2, 1, 2, 2)
+    mirrored = [[[[1, 0], [3, 2]]], [[[5, 4], [7, 6]]]]
+    generator = torch.Generator().manual_seed(0)
+    assert torch.equal(flipped(pixels, 0.0, generator), pixels)
+    assert flipped(pixels, 1.0, generator).tolist() == mirrored
+    many = torch.tensor([[[[0, 1]]]], dtype=torch.uint8).expand(1000, 1, 1, 2)
+    assert 400 < int(flipped(many, 0.5, generator)[:, 0, 0, 0].sum()) < 600
+
+
+# Formats
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("PNG", {}),
+        ("JPEG", {"quality": 95}),
+        ("WEBP", {"lossless": True}),
+        ("BMP", {}),
+        ("GIF", {}),
+        ("TIFF", {}),
+    ],
+)
+def test_common_formats(kind: str, options: dict[str, object]) -> None:
+    image = decode(encoded(Image.new("RGB", (8, 8), RED), kind, **options), 3)
+    assert image.mode == "RGB"
+    assert near(image.getpixel((4, 4)), RED)
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "kind", "expected"),
+    [
+        ("1", 1, "PNG", (255, 255, 255)),
+        ("L", 100, "PNG", (100, 100, 100)),
+        ("LA", (100, 255), "PNG", (100, 100, 100)),
+        ("RGBA", (255, 0, 0, 255), "PNG", RED),
+        ("RGBA", (255, 0, 0, 255), "WEBP", RED),
+        ("P", 0, "PNG", (0, 0, 0)),
+        ("CMYK", (0, 255, 255, 0), "JPEG", RED),
+        ("CMYK", (0, 255, 255, 0), "TIFF", RED),
+    ],
+)
+def test_every_mode_becomes_the_colour_that_a_person_sees(
+    mode: str, colour: int | tuple[int, ...], kind: str, expected: tuple[int, ...]
+) -> None:
+    image = decode(encoded(Image.new(mode, (8, 8), colour), kind), 3)
+    assert image.mode == "RGB"
+    assert near(image.getpixel((4, 4)), expected)
+
+
+def test_a_palette_becomes_its_colours() -> None:
+    image = Image.new("P", (8, 8), 1)
+    image.putpalette([0, 0, 0, 255, 0, 0])
+    assert decode(encoded(image), 3).getpixel((4, 4)) == RED
+
+
+def test_a_palette_with_transparency_becomes_its_colours_without_a_warning() -> None:
+    image = Image.new("P", (8, 8), 1)
+    image.putpalette([0, 0, 0, 255, 0, 0])
+    content = encoded(image, transparency=bytes([0, 255]))
+    assert decode(content, 3).getpixel((4, 4)) == RED
+
+
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])
+def test_sixteen_bit_grey_is_scaled_not_clipped(channels: int, mode: str) -> None:
+    """0, a quarter, a half and all of 65,535."""
+    values = [0, 16384, 32768, 65535]
+    image = Image.frombytes("I;16", (4, 1), struct.pack("<4H", *values))
+    decoded = decode(encoded(image), channels)
+    assert decoded.mode == mode
+    assert [decoded.convert("L").getpixel((x, 0)) for x in range(4)] == [0, 64, 128, 255]
+
+
+def test_an_image_is_turned_as_its_exif_says() -> None:
+    """Orientation 6: the camera was held upright, the picture is stored on its side."""
+    image = Image.new("RGB", (16, 8), (0, 0, 0))
+    image.paste((255, 255, 255), (0, 0, 8, 8))  # the stored left is the top of the scene
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = decode(encoded(image, "JPEG", exif=exif, quality=95), 1)
+    assert turned.size == (8, 16)
+    top, bottom = turned.getpixel((4, 2)), turned.getpixel((4, 13))
+    assert isinstance(top, int)
+    assert isinstance(bottom, int)
+    assert top > 200
+    assert bottom < 50
+
+
+# Images that cannot be read
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    checksum = struct.pack(">I", zlib.crc32(kind + content))
+    return struct.pack(">I", len(content)) + kind + content + checksum
+
+
+def png_cut_between_chunks() -> bytes:
+    """A PNG whose pixels are in two chunks, the head of the second of which is damaged."""
+    pixels = zlib.compress(bytes(range(256)) * 8 + b"\0" * 8)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 256, 8, 8, 0, 0, 0, 0))
+    half = len(pixels) // 2
+    second = b"\0\0\0\1\0\0\0\0" + chunk(b"IDAT", pixels[half:])[8:]
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", pixels[:half]) + second
+
+
+def jpeg_with_damaged_exif() -> bytes:
+    whole = encoded(Image.new("RGB", (8, 8), RED), "JPEG")
+    exif = b"Exif\0\0this is not a TIFF header"
+    return whole[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + whole[2:]
+
+
+BROKEN: dict[str, Callable[[], bytes]] = {
+    "zero bytes": lambda: b"",
+    "text": lambda: b"this is text, not an image",
+    "truncated PNG": lambda: encoded(Image.effect_noise((64, 64), 50))[:1500],
+    "truncated JPEG": lambda: encoded(Image.effect_noise((64, 64), 50), "JPEG")[:1500],
+    "PNG header alone": lambda: encoded(Image.new("L", (8, 8)))[:40],
+    "PNG with a damaged chunk": png_cut_between_chunks,
+}
+
+
+@pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN.keys())
+def test_a_broken_image_is_named(tmp_path: Path, memory: str, content: Callable[[], bytes]) -> None:
+    Image.new("RGB", (8, 8), RED).save(tmp_path / "good.png")
+    (tmp_path / "bad.png").write_bytes(content())
+    with pytest.raises(ImageError) as caught:
+        everything(read(Folder(tmp_path), ["good.png", "bad.png"]), 2)
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"{tmp_path}: image 'bad.png' cannot be read: ")
+    assert len(problem) > len(f"{tmp_path}: image 'bad.png' cannot be read: ")
+
+
+def test_the_reason_is_in_words_that_a_user_understands(tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_text("text")
+    with pytest.raises(ImageError) as caught:
+        read(Folder(tmp_path), ["bad.png"])
+    assert "BytesIO object at" not in str(caught.value)
+
+
+def test_an_image_with_damaged_exif_is_read_or_named(tmp_path: Path) -> None:
+    """Its pixels are whole; what must not happen is a crash."""
+    (tmp_path / "a.jpg").write_bytes(jpeg_with_damaged_exif())
+    try:
+        _, pixels = everything(read(Folder(tmp_path), ["a.jpg"]), 1)
+    except ImageError:
+        return
+    assert int(pixels[0, 0].min()) > 200
+
+
+def test_all_broken_images_are_named_together(tmp_path: Path) -> None:
+    for i in range(4):
+        Image.new("RGB", (8, 8), RED).save(tmp_path / f"{i}.png")
+    (tmp_path / "1.png").write_bytes(b"")
+    (tmp_path / "3.png").write_text("text")
+    with pytest.raises(ImageError) as caught:
+        read(Folder(tmp_path), [f"{i}.png" for i in range(4)])
+    assert [problem.split("'")[1] for problem in caught.value.problems] == ["1.png", "3.png"]
+
+
+def test_at_most_twenty_broken_images_are_shown_and_the_rest_is_counted(tmp_path: Path) -> None:
+    for i in range(23):
+        (tmp_path / f"{i}.png").touch()
+    with pytest.raises(ImageError) as caught:
+        read(Folder(tmp_path), [f"{i}.png" for i in range(23)])
+    assert len(caught.value.problems) == 21
+    assert caught.value.problems[20] == "and 3 more images that cannot be read"
+
+
+def test_a_broken_image_does_not_shift_the_others(tmp_path: Path, memory: str) -> None:
+    """timm's loader would put a neighbour in its place."""
+    for i in range(3):
+        Image.new("L", (8, 8), 10 * i).save(tmp_path / f"{i}.png")
+    (tmp_path / "1.png").write_bytes(b"")
+    paths = ["0.png", "1.png", "2.png"]
+    with pytest.raises(ImageError):
+        everything(read(Folder(tmp_path), paths, channels=1), 3)
+    Image.new("L", (8, 8), 10).save(tmp_path / "1.png")
+    _, pixels = everything(read(Folder(tmp_path), paths, channels=1), 3)
+    assert pixels[:, 0, 0, 0].tolist() == [0, 10, 20]
+
+
+def test_an_image_that_vanishes_after_the_check_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"image 'gone\.png' cannot be read: .*No such file"):
+        read(Folder(tmp_path), ["gone.png"])
+
+
+def damaged_zip(path: Path, compression: int) -> Path:
+    """A zip whose entry ``a.bmp`` begins with bytes that are neither BMP nor deflated data."""
+    with zipfile.ZipFile(path, "w", compression) as file:
+        file.writestr("a.bmp", encoded(Image.new("L", (32, 32)), "BMP"))
+    whole = bytearray(path.read_bytes())
+    start = 30 + len("a.bmp")  # of the entry's data, after its head
+    whole[start : start + 4] = b"\xff" * 4
+    path.write_bytes(whole)
+    return path
+
+
+@pytest.mark.parametrize(
+    "compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED], ids=["stored", "deflated"]
+)
+def test_a_damaged_entry_of_a_zip_is_named(tmp_path: Path, compression: int, memory: str) -> None:
+    store = Zip(damaged_zip(tmp_path / "i.zip", compression))
+    with pytest.raises(ImageError, match=r"i\.zip: image 'a\.bmp' cannot be read: "):
+        everything(read(store, ["a.bmp"]), 1)
+
+
+def test_an_encrypted_entry_of_a_zip_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "i.zip"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("a.png", encoded(Image.new("L", (8, 8))))
+    whole = bytearray(path.read_bytes())
+    whole[6] |= 1  # the flag "encrypted", in the entry's head
+    whole[whole.rindex(b"PK\x01\x02") + 8] |= 1  # and in the directory
+    path.write_bytes(whole)
+    with pytest.raises(ImageError, match=r"image 'a\.png' cannot be read: "):
+        read(Zip(path), ["a.png"])
+
+
+# Duplicates
+
+
+@pytest.fixture(params=["folder", "zip"])
+def store_of(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Store]:
+    def make(**contents: bytes) -> Store:
+        if request.param == "zip":
+            with zipfile.ZipFile(tmp_path / "i.zip", "w") as file:
+                for name, content in contents.items():
+                    file.writestr(name, content)
+            return Zip(tmp_path / "i.zip")
+        for name, content in contents.items():
+            (tmp_path / name).write_bytes(content)
+        return Folder(tmp_path)
+
+    return make
+
+
+def test_images_of_test_or_val_that_are_also_in_train_are_counted(
+    store_of: Callable[..., Store],
+) -> None:
+    store = store_of(a=b"11", b=b"11", c=b"11", d=b"22", e=b"33", f=b"22", g=b"55")
+    splits = ["train", "test", "val", "train", "test", "train", "test"]
+    assert count_duplicates(store, list("abcdefg"), splits) == 2
+
+
+def test_equal_images_within_train_do_not_count(store_of: Callable[..., Store]) -> None:
+    store = store_of(a=b"11", b=b"11", c=b"22")
+    assert count_duplicates(store, list("abc"), ["train", "train", "test"]) == 0
+
+
+def test_images_of_equal_size_that_differ_do_not_count(store_of: Callable[..., Store]) -> None:
+    assert count_duplicates(store_of(a=b"11", b=b"12"), list("ab"), ["train", "test"]) == 0

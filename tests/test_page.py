@@ -1,0 +1,281 @@
+from __future__ import annotations
+
+import dataclasses
+import re
+from html.parser import HTMLParser
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ceag_cli.audit import AuditResult, Paired, Subject, audit
+from ceag_cli.groups import Grouping
+from ceag_cli.page import LABELS, WIDTH, page, plot
+from ceag_cli.report import CAVEAT
+
+SUBJECT = Subject(
+    dense="model.safetensors",
+    dense_sha256="d" * 64,
+    sparse="model.pruned.safetensors",
+    sparse_sha256="e" * 64,
+    architecture="resnet18",
+    sparsity=0.9,
+    method="ceag",
+    groups="labels.csv",
+    groups_sha256="f" * 64,
+    label_column="label",
+    groups_by="letter",
+)
+
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+
+
+class Reader(HTMLParser):
+    """Elements, attributes and text of a page, as a browser would see them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.text: list[str] = []
+        self.scripts: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "script" in self.open:
+            self.scripts.append(data)
+        elif "style" not in self.open and data.strip():
+            self.text.append(data.strip())
+
+    def all(self, tag: str, name: str | None = None) -> list[dict[str, str]]:
+        """Attributes of the elements of a tag, and of a class."""
+        return [
+            attributes
+            for found, attributes in self.elements
+            if found == tag and (name is None or name in attributes.get("class", "").split())
+        ]
+
+
+def read(html: str) -> Reader:
+    reader = Reader()
+    reader.feed(html)
+    reader.close()
+    assert reader.open == []
+    return reader
+
+
+def audited(
+    names: tuple[str, ...] = ("a", "b"),
+    lost: tuple[int, ...] = (10, 0),
+    eps: float = 0.02,
+    split: str = "test",
+    feature: str = "letter",
+) -> AuditResult:
+    """Groups of 100 images each, all of them right in the dense model, ``lost`` in the sparse.
+
+    Names beyond ``lost`` are of groups without images.
+    """
+    ids = torch.arange(len(lost)).repeat_interleave(100)
+    sparse = torch.arange(100).repeat(len(lost)) >= torch.tensor(lost).repeat_interleave(100)
+    pair = Paired(split, torch.ones_like(sparse), sparse, ids[:, None])
+    return audit([pair], Grouping((feature,), (names,)), eps)
+
+
+CASES = {
+    "FAIL": audited(),
+    "PASS": audited(lost=(2, 0)),
+    "NO_DATA": audited(names=("a",), lost=(10,)),
+}
+
+
+@pytest.mark.parametrize("verdict", CASES)
+def test_a_page_of_each_verdict(verdict: str) -> None:
+    html = page(CASES[verdict], SUBJECT, "1.2.3")
+    reader = read(html)
+    assert html.startswith("<!doctype html>")
+    assert f"ceag audit: {verdict}" in reader.text  # the title
+    (box,) = reader.all("div", "verdict")
+    assert box["class"].split() == ["verdict", verdict]
+    headings = [text for text in reader.text if text.startswith(f"{verdict}: ")]
+    assert len(headings) == 1
+    assert CAVEAT in reader.text
+    assert "Written by ceag 1.2.3." in " ".join(reader.text)
+
+
+def test_what_was_audited_is_named() -> None:
+    text = " ".join(read(page(CASES["FAIL"], SUBJECT, "1")).text)
+    for value in (
+        "model.safetensors (sha256 dddddddddddd…)",
+        "model.pruned.safetensors (sha256 eeeeeeeeeeee…)",
+        "resnet18, 90.0 % of the prunable weights removed, fine-tuned with ceag",
+        "labels.csv by letter, label label (sha256 ffffffffffff…)",
+    ):
+        assert value in text
+
+
+def test_a_subject_that_says_little() -> None:
+    subject = dataclasses.replace(SUBJECT, sparsity=None, method=None)
+    text = " ".join(read(page(CASES["FAIL"], subject, "1")).text)
+    assert "removed" not in text
+    assert "fine-tuned" not in text
+    assert "None" not in text
+
+
+def test_every_group_is_in_the_table_and_in_the_plot() -> None:
+    reader = read(page(audited(("a", "b", "c"), (6, 9, 0), eps=0.02), SUBJECT, "1"))
+    # psi: a 6 - 5 = 1, b 9 - 5 = 4, c 0 - 5 = -5; worst first. Only b is beyond eps = 2.
+    assert [row["class"] for row in reader.all("tr", None)[1:]] == ["FAIL", "PASS", "PASS"]
+    dots = reader.all("circle")
+    assert [dot["class"] for dot in dots] == ["dot bad", "dot", "dot"]
+    xs = [float(dot["cx"]) for dot in dots]
+    assert xs == sorted(xs, reverse=True)
+    (zero,), (eps,) = reader.all("line", "zero"), reader.all("line", "eps")
+    assert xs[2] < float(zero["x1"]) < xs[1] < float(eps["x1"]) < xs[0]
+    for cell in ("letter=b", "100", "9", "+9.0", "+4.0", "FAIL"):
+        assert cell in reader.text
+
+
+def test_a_group_without_images_has_a_row_and_no_dot() -> None:
+    reader = read(page(audited(("a", "b", "c"), (10, 0)), SUBJECT, "1"))
+    assert len(reader.all("circle")) == 2
+    assert len(reader.all("tr", "NO_DATA")) == 1
+    at = reader.text.index("letter=c")
+    assert reader.text[at : at + 9] == ["letter=c", "0", "0", "0", "–", "–", "–", "–", "NO_DATA"]
+    assert "None" not in " ".join(reader.text)
+
+
+def test_without_any_images_in_a_split_there_is_no_plot() -> None:
+    result = audited()
+    nothing = dataclasses.replace(
+        result,
+        verdict="NO_DATA",
+        groups=tuple(
+            dataclasses.replace(group, n=0, excess_gap=None, verdict="NO_DATA")
+            for group in result.groups
+        ),
+        splits=(
+            dataclasses.replace(
+                result.splits[0], max_excess_gap=None, worst_group=None, pairwise_disparity=None
+            ),
+        ),
+    )
+    reader = read(page(nothing, SUBJECT, "1"))
+    assert reader.all("svg") == []
+    assert len(reader.all("tr", "NO_DATA")) == 2
+
+
+def test_the_gated_split_comes_first() -> None:
+    grouping = Grouping(("letter",), (("a", "b"),))
+    flags = torch.tensor([True, True])
+    groups = torch.tensor([[0], [1]])
+    pairs = [Paired(name, flags, flags, groups) for name in ("train", "test")]
+    reader = read(page(audit(pairs, grouping, 0.02), SUBJECT, "1"))
+    headings = [text for text in reader.text if text.split(" ")[0] in ("train", "test")]
+    assert headings[0] == "test"
+    assert any(text.startswith("train (described only") for text in headings)
+    assert len(reader.all("svg")) == len(reader.all("table")) == 2
+
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "</title><script>alert(1)</script>",
+    "</script><script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "' onmouseover='alert(1)",
+    "&lt;b&gt; & <b>",
+    "{{ 7 * 7 }}{% raw %}",
+    "]]><!--",
+]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_names_from_the_csv_stay_text(name: str) -> None:
+    plain = read(page(audited(), SUBJECT, "1"))
+    subject = dataclasses.replace(
+        SUBJECT, groups=name, groups_by=name, label_column=name, dense=name, architecture=name
+    )
+    html = page(audited((name, "b"), feature=name), subject, "1")
+    reader = read(html)
+    assert [tag for tag, _ in reader.elements] == [tag for tag, _ in plain.elements]
+    assert [set(attributes) for _, attributes in reader.elements] == [
+        set(attributes) for _, attributes in plain.elements
+    ]
+    assert reader.scripts == plain.scripts
+    assert f"{name}={name}" in reader.text  # the cell of the table, to the letter
+    assert any(f"{name}={name}: psi +5.0" in text for text in reader.text)  # the dot's title
+
+
+@pytest.mark.parametrize("verdict", CASES)
+def test_nothing_is_loaded_from_anywhere(verdict: str) -> None:
+    html = page(CASES[verdict], SUBJECT, "1")
+    assert re.findall(r"(?i)https?:|//[a-z]|url\(|@import|<link|<iframe|<img|fetch\(", html) == []
+    loading = {"src", "href", "srcset", "data", "action", "xlink:href", "background", "poster"}
+    for tag, attributes in read(html).elements:
+        assert not loading & set(attributes), tag
+        assert not any(name.startswith("on") for name in attributes), tag
+
+
+def test_the_psi_shown_has_enough_digits_to_see_the_verdict() -> None:
+    # a 401 of 10000 lost, b none: psi 2.005, which is more than 2.
+    ids = torch.arange(2).repeat_interleave(10_000)
+    sparse = torch.arange(20_000) >= 401
+    pair = Paired("test", torch.ones_like(sparse), sparse, ids[:, None])
+    result = audit([pair], Grouping(("letter",), (("a", "b"),)), 0.02)
+    text = read(page(result, SUBJECT, "1")).text
+    assert "+2.005" in text or "+2.01" in text
+
+
+def test_eps_is_not_rounded() -> None:
+    text = " ".join(read(page(audited(eps=0.0206), SUBJECT, "1")).text)
+    assert re.findall(r"eps \+?([\d.]+) points", text) == ["2.06", "2.06"]  # headline and list
+
+
+def test_hundreds_of_groups_and_long_names() -> None:
+    names = tuple(f"{'long name ' * 8}{g}" for g in range(300))
+    result = audited(names, tuple(g % 9 for g in range(300)))
+    reader = read(page(result, SUBJECT, "1"))
+    (svg,) = reader.all("svg")
+    height = float(svg["viewbox"].split()[3])
+    ys = [float(dot["cy"]) for dot in reader.all("circle")]
+    assert len(ys) == 300
+    assert len(set(ys)) == 300
+    assert 0 < min(ys) < max(ys) < height
+    # Names in the plot are cut to fit the column; the table has them whole.
+    labels = [dot.name for dot in plot(result, "test").dots]
+    assert max(map(len, labels)) <= 32
+    assert all(f"letter={name}" in reader.text for name in names)
+
+
+@pytest.mark.parametrize("eps", [0.0, 0.02, 0.5, 1.0, 2.0, 20.0])
+def test_any_eps_that_the_options_allow_can_be_drawn(eps: float) -> None:
+    reader = read(page(audited(eps=eps), SUBJECT, "1"))
+    assert len(reader.all("line", "eps")) == 1
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.lists(st.integers(0, 100), min_size=1, max_size=6),
+    st.sampled_from([0.0, 0.001, 0.02, 0.3, 1.0]),
+)
+def test_everything_in_the_plot_lies_inside_it(lost: list[int], eps: float) -> None:
+    names = tuple("abcdef"[: len(lost)])
+    drawn = plot(audited(names, tuple(lost), eps), "test")
+    xs = [drawn.zero, drawn.eps, *(dot.x for dot in drawn.dots), *(x for x, _ in drawn.ticks)]
+    assert min(xs) >= LABELS
+    assert max(xs) <= WIDTH
+    assert drawn.zero <= drawn.eps
+    assert "0" in [text for _, text in drawn.ticks]
+    assert len(drawn.ticks) <= 14
+    assert all(0 < dot.y < drawn.height for dot in drawn.dots)

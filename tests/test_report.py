@@ -1,0 +1,523 @@
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import re
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from ceag_cli.audit import AuditResult, GroupResult, Paired, SplitResult, Subject, audit
+from ceag_cli.groups import Grouping
+from ceag_cli.report import (
+    CAVEAT,
+    MEANING,
+    audit_document,
+    audit_headline,
+    audit_table,
+    dense_lines,
+    megabytes,
+    mitigate_lines,
+    percent,
+    points,
+    prune_lines,
+    result_document,
+    split_line,
+)
+
+SUBJECT = Subject(
+    dense="model.safetensors",
+    dense_sha256="d" * 64,
+    sparse="model.pruned.safetensors",
+    sparse_sha256="e" * 64,
+    architecture="resnet18",
+    sparsity=0.9,
+    method=None,
+    groups="labels.csv",
+    groups_sha256="f" * 64,
+    label_column="label",
+    groups_by="letter",
+)
+
+HOSTILE = [
+    "\x1b[31mred\x1b[0m",
+    "\x1b]0;title\x07",
+    "back\rFAIL",
+    "two\nlines",
+    "bell\x07 and \x9b31m",
+    "\u202etxt.exe",
+    "tab\there",
+    "\u2028line",
+]
+"""Names that a terminal would act upon."""
+
+
+def audited(
+    names: Sequence[str],
+    lost: Sequence[int],
+    n: int = 100,
+    eps: float = 0.02,
+    split: str = "test",
+) -> AuditResult:
+    """Groups of ``n`` images each, all of them right in the dense model, ``lost`` in the sparse."""
+    ids = torch.arange(len(names)).repeat_interleave(n)
+    rank = torch.arange(n).repeat(len(names))
+    sparse = rank >= torch.tensor(lost).repeat_interleave(n)
+    pair = Paired(split, torch.ones_like(sparse), sparse, ids[:, None])
+    return audit([pair], Grouping(("letter",), (tuple(names),)), eps)
+
+
+def rendered(result: AuditResult, split: str = "test", most: int | None = 25) -> list[str]:
+    """The table as ``ceag audit`` prints it on a terminal of 80 columns."""
+    console = Console(file=io.StringIO(), width=80, highlight=False, markup=False, soft_wrap=True)
+    console.print(audit_table(result, split, most))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().splitlines()
+
+
+# ---------------------------------------------------------------------------------------------
+# Numbers
+# ---------------------------------------------------------------------------------------------
+
+
+def test_percent() -> None:
+    assert [percent(x) for x in (0.0, 0.1234, 0.1236, 1.0)] == ["0.0", "12.3", "12.4", "100.0"]
+    assert percent(None) == "–"
+
+
+def test_points() -> None:
+    assert [points(x) for x in (0.0312, -0.0312, 0.0, 1.5)] == ["+3.1", "-3.1", "+0.0", "+150.0"]
+    assert points(None) == points(None, 0.02) == "–"
+
+
+@pytest.mark.parametrize(
+    ("gap", "eps", "expected"),
+    [
+        (0.02, 0.02, "+2.0"),  # equal: nothing to be shown
+        (0.05, 0.02, "+5.0"),  # far away
+        (0.0204, 0.02, "+2.04"),
+        (0.0196, 0.02, "+1.96"),
+        (0.020004, 0.02, "+2.0004"),
+        (0.0199996, 0.02, "+1.99996"),
+        (-0.0004, 0.0, "-0.04"),
+        (0.07004, 0.07, "+7.004"),  # 100 * 0.07 is 7.000000000000001 in float64
+        (0.14004, 0.14, "+14.004"),
+        (0.02144, 0.0214, "+2.144"),  # +2.1 would look like less than 2.14
+        (0.02136, 0.0214, "+2.1"),
+        (0.020000004, 0.02, "+2.0000004"),
+    ],
+)
+def test_points_shows_on_which_side_of_eps_a_gap_lies(
+    gap: float, eps: float, expected: str
+) -> None:
+    assert points(gap, eps) == expected
+
+
+@settings(max_examples=300)
+@given(
+    st.integers(0, 3000).map(lambda x: x / 10_000),
+    st.integers(1, 500),
+    st.integers(501, 60_000),
+    st.integers(-40, 40),
+)
+def test_the_psi_printed_is_on_the_same_side_of_eps_as_the_psi_measured(
+    eps: float, n: int, total: int, offset: int
+) -> None:
+    # A possible psi, a / n - b / total, near eps.
+    limit = Fraction(repr(eps))
+    a = -(-(limit.numerator * n) // limit.denominator)
+    b = round((Fraction(a, n) - limit) * total) + offset
+    psi = float(Fraction(a, n) - Fraction(b, total))
+    shown = Fraction(points(psi, eps))
+    assert (shown > 100 * limit) == (psi > eps)
+    assert (shown < 100 * limit) == (psi < eps)
+
+
+def test_megabytes() -> None:
+    assert megabytes(46_837_000) == "46.8 MB"
+    assert megabytes(1_000_000) == "1.0 MB"
+    assert megabytes(12_340) == "12.3 kB"
+
+
+# ---------------------------------------------------------------------------------------------
+# Sentences
+# ---------------------------------------------------------------------------------------------
+
+
+def test_the_headline_of_a_violation() -> None:
+    # a loses 10 of 100, b 0 of 100: psi 5 points.
+    headline = audit_headline(audited("ab", [10, 0]))
+    assert re.sub(r"eps \+?2(\.0)? points", "eps 2 points", headline) == (
+        "FAIL: at least one group of the gated split loses more than eps beyond the rest "
+        "(split test, eps 2 points; largest psi +5.0, letter=a)."
+    )
+
+
+def test_the_headline_of_a_pass_at_the_limit() -> None:
+    headline = audit_headline(audited("ab", [4, 0]))
+    assert headline.startswith("PASS: every audited group of the gated split has psi <= eps")
+    assert "largest psi +2.0, letter=a" in headline
+
+
+def test_the_headline_says_when_nothing_was_audited() -> None:
+    headline = audit_headline(audited(["a"], [10]))
+    assert headline.startswith("NO_DATA: no group could be audited, so nothing is shown")
+    assert "test" in headline
+
+
+def test_the_headline_without_a_gated_split() -> None:
+    headline = audit_headline(audited("ab", [10, 0], split="train"))
+    assert headline.startswith("NO_DATA: ")
+    assert "()" not in headline
+
+
+def test_the_headline_takes_the_worst_of_the_gated_splits_only() -> None:
+    train, val, test = (
+        Paired(
+            name,
+            torch.ones(20, dtype=torch.bool),
+            torch.arange(20) >= lost,
+            (torch.arange(20) >= 10).long()[:, None],
+        )
+        for name, lost in (("train", 10), ("val", 5), ("test", 2))
+    )
+    grouping = Grouping(("letter",), (("a", "b"),))
+    headline = audit_headline(audit([train, val, test], grouping, 0.02, gated=("val", "test")))
+    assert "split val, test" in headline
+    assert "largest psi +25.0, letter=a" in headline
+
+
+@pytest.mark.parametrize(
+    ("eps", "shown"), [(0.02, "2"), (0.0206, "2.06"), (0.0005, "0.05"), (0.0125, "1.25")]
+)
+def test_eps_itself_is_never_rounded(eps: float, shown: str) -> None:
+    # With eps 2.06 points and psi 2.08 a headline "eps +2.1, largest psi +2.1: FAIL" says nothing.
+    text = audit_headline(audited("ab", [10, 0], eps=eps))
+    number = text.split("eps ")[-1].split(" points")[0]
+    assert Fraction(number) == Fraction(shown)
+
+
+def test_no_sentence_calls_a_model_fair() -> None:
+    for text in (*MEANING.values(), CAVEAT.replace("is fair", "")):
+        assert "fair" not in text
+    assert "says nothing about whether the dense model itself is fair" in CAVEAT
+    assert "no confidence interval" in CAVEAT
+
+
+def test_the_line_of_a_split() -> None:
+    split = audited("ab", [10, 0]).splits[0]
+    assert split_line(split) == (
+        "test (gated): 200 images, accuracy 100.0 % dense, 95.0 % sparse, gap +5.0; "
+        "max psi +5.0, pairwise disparity 10.0"
+    )
+    assert split_line(dataclasses.replace(split, gated=False)).startswith("test (described only)")
+
+
+# ---------------------------------------------------------------------------------------------
+# The table
+# ---------------------------------------------------------------------------------------------
+
+
+def test_a_small_table() -> None:
+    lines = rendered(audited(["a", "b"], [10, 4], n=100))
+    assert [line.split() for line in lines] == [
+        ["group", "n", "dense", "%", "sparse", "%", "gap", "psi"],
+        ["a", "100", "100.0", "90.0", "+10.0", "+3.0", "FAIL"],
+        ["b", "100", "100.0", "96.0", "+4.0", "-3.0", "PASS"],
+    ]
+
+
+def test_the_feature_is_named_where_there_are_several() -> None:
+    pair = Paired(
+        "test",
+        torch.ones(2, dtype=torch.bool),
+        torch.tensor([True, False]),
+        torch.tensor([[0, 2], [1, 3]]),
+    )
+    result = audit([pair], Grouping(("race", "age"), (("x", "y"), ("old", "young"))), 0.02)
+    assert [line.split()[0] for line in rendered(result)[1:]] == [
+        "age=young",
+        "race=y",
+        "age=old",
+        "race=x",
+    ]
+
+
+def test_a_group_without_images_has_dashes() -> None:
+    grouping = Grouping(("letter",), (("a", "b", "c"),))
+    pair = Paired(
+        "test",
+        torch.ones(2, dtype=torch.bool),
+        torch.ones(2, dtype=torch.bool),
+        torch.tensor([[0], [1]]),
+    )
+    lines = rendered(audit([pair], grouping, 0.02))
+    assert lines[-1].split() == ["c", "0", "–", "–", "–", "–", "NO_DATA"]
+
+
+def test_a_described_split_has_no_verdicts() -> None:
+    lines = rendered(audited("ab", [10, 0], split="train"), "train")
+    assert [line.split()[-1] for line in lines[1:]] == ["+5.0", "-5.0"]
+
+
+def test_three_hundred_groups_at_a_width_of_eighty() -> None:
+    names = [f"group number {g:03}" for g in range(300)]
+    result = audited(names, [g % 7 for g in range(300)], n=10)
+    lines = rendered(result)
+    assert len(lines) == 1 + 25 + 1
+    assert lines[-1].strip() == "and 275 more groups"
+    assert max(len(line) for line in lines) <= 80
+    # The worst come first: those that lose 6 of 10, in order of their names.
+    assert [line[:16] for line in lines[1:4]] == [
+        "group number 006",
+        "group number 013",
+        "group number 020",
+    ]
+
+    lines = rendered(result, most=None)
+    assert len(lines) == 301
+    assert [line[:16] for line in lines[1:]] == [group.value for group in result.by_split("test")]
+    for line in lines[1:]:
+        assert len(line) <= 80
+        n, dense, sparse, gap, psi, verdict = line[16:].split()
+        assert (n, dense) == ("10", "100.0")
+        assert float(sparse) == pytest.approx(100 - float(gap))
+        assert verdict == ("FAIL" if float(psi) > 2 else "PASS")
+    assert "…" not in "".join(lines)
+
+
+def test_exactly_as_many_groups_as_are_shown() -> None:
+    lines = rendered(audited([str(g) for g in range(25)], [0] * 25, n=2))
+    assert len(lines) == 26
+    assert "more" not in lines[-1]
+
+
+@pytest.mark.parametrize("width", [80, 55])
+def test_long_names_are_folded_and_numbers_stay_whole(width: int) -> None:
+    name = "x" * 100
+    console = Console(file=io.StringIO(), width=width, highlight=False, markup=False)
+    console.print(audit_table(audited([name, "b"], [10, 0]), "test"))
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    assert max(len(line) for line in lines) <= width
+    assert sum(line.count("x") for line in lines) == 100
+    (numbers,) = [line for line in lines if "FAIL" in line]
+    assert numbers.replace("x", "").split() == ["100", "100.0", "90.0", "+10.0", "+5.0", "FAIL"]
+
+
+@pytest.mark.parametrize("name", [*HOSTILE, "[red]not red[/red]", "[/]", ":smile:"])
+def test_names_in_the_table_are_inert(name: str) -> None:
+    lines = rendered(audited([name, "b"], [10, 0]))
+    assert len(lines) == 3
+    assert all(line.isprintable() for line in lines)
+    if name.isprintable():
+        assert lines[1].startswith(name)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_names_in_sentences_are_inert(name: str) -> None:
+    result = audited([name, "b"], [10, 0])
+    assert audit_headline(result).isprintable()
+    assert split_line(result.splits[0]).isprintable()
+    for line in mitigate_lines(mitigated(result, satisfied=False)):
+        assert line.isprintable()
+
+
+# ---------------------------------------------------------------------------------------------
+# Documents
+# ---------------------------------------------------------------------------------------------
+
+
+def test_the_audit_document() -> None:
+    document = audit_document(audited("ab", [10, 0]), SUBJECT, version="1.2.3", seed=7)
+    assert list(document) == [
+        "schema_version",
+        "tool",
+        "version",
+        "command",
+        "seed",
+        "models",
+        "data",
+        "overall",
+        "splits",
+        "groups",
+    ]
+    assert [document[key] for key in list(document)[:5]] == [1, "ceag", "1.2.3", "audit", 7]
+    assert document["models"] == {
+        "architecture": "resnet18",
+        "dense": {"path": "model.safetensors", "sha256": "d" * 64},
+        "sparse": {
+            "path": "model.pruned.safetensors",
+            "sha256": "e" * 64,
+            "sparsity": 0.9,
+            "method": None,
+        },
+    }
+    assert document["data"] == {
+        "groups_file": "labels.csv",
+        "groups_file_sha256": "f" * 64,
+        "label_column": "label",
+        "groups_by": "letter",
+    }
+    assert document["overall"] == {
+        "verdict": "FAIL",
+        "exit_code": 1,
+        "gate": "point",
+        "eps": 0.02,
+    }
+    assert document["splits"] == [
+        {
+            "split": "test",
+            "gated": True,
+            "n": 200,
+            "lost": 10,
+            "gained": 0,
+            "acc_dense": 1.0,
+            "acc_sparse": 0.95,
+            "gap": 0.05,
+            "max_excess_gap": 0.05,
+            "worst_group": "letter=a",
+            "pairwise_disparity": 0.1,
+        }
+    ]
+    assert document["groups"][0] == {
+        "split": "test",
+        "feature": "letter",
+        "value": "a",
+        "n": 100,
+        "lost": 10,
+        "gained": 0,
+        "acc_dense": 1.0,
+        "acc_sparse": 0.9,
+        "gap": 0.1,
+        "excess_gap": 0.05,
+        "lower": None,
+        "upper": None,
+        "verdict": "FAIL",
+    }
+
+
+def test_the_audit_document_is_strict_json_also_without_values() -> None:
+    grouping = Grouping(("letter",), (("a", "b\n\x1b[31m"),))
+    flags = torch.tensor([True, False])
+    result = audit([Paired("test", flags, flags, torch.tensor([[0], [0]]))], grouping, 0.02)
+    document = audit_document(result, SUBJECT, "1", 0)
+    again = json.loads(json.dumps(document, allow_nan=False))
+    assert again == document
+    assert again["overall"]["verdict"] == "NO_DATA"
+    assert again["groups"][1]["excess_gap"] is None
+    # Data keep their names as they are; JSON escapes them.
+    assert again["groups"][1]["value"] == "b\n\x1b[31m"
+
+
+def test_field_names_are_those_of_the_results() -> None:
+    document = audit_document(audited("ab", [1, 0]), SUBJECT, "1", 0)
+    assert set(document["groups"][0]) == {f.name for f in dataclasses.fields(GroupResult)}
+    assert set(document["splits"][0]) == {f.name for f in dataclasses.fields(SplitResult)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Pruned:
+    output: Path
+    sparsity: float
+    bytes_compressed: int | None
+
+
+def test_the_document_of_a_stage() -> None:
+    result = Pruned(Path("a") / "model.pruned.safetensors", 0.5, None)
+    document = result_document("prune", "1.2.3", 7, result)
+    assert document == {
+        "schema_version": 1,
+        "tool": "ceag",
+        "version": "1.2.3",
+        "command": "prune",
+        "seed": 7,
+        "output": str(Path("a") / "model.pruned.safetensors"),
+        "sparsity": 0.5,
+        "bytes_compressed": None,
+    }
+    json.dumps(document)
+
+
+# ---------------------------------------------------------------------------------------------
+# What the stages say
+# ---------------------------------------------------------------------------------------------
+
+
+def mitigated(result: AuditResult, satisfied: bool) -> SimpleNamespace:
+    return SimpleNamespace(
+        output="model.mitigated.safetensors",
+        method="ceag",
+        sparsity=0.9,
+        eps=result.eps,
+        train=result.splits[0],
+        satisfied=satisfied,
+    )
+
+
+def test_mitigate_says_loudly_when_the_constraints_do_not_hold() -> None:
+    lines = mitigate_lines(mitigated(audited("ab", [10, 0]), satisfied=False))
+    assert lines[0] == "wrote model.mitigated.safetensors (ceag, sparsity 90.00%)"
+    assert lines[1] == "train accuracy 100.0 % dense, 95.0 % sparse"
+    assert lines[2].startswith("NOT SATISFIED ON TRAIN: the largest psi is +5.0 points (letter=a)")
+    assert len(lines) == 3
+
+
+@pytest.mark.parametrize("satisfied", [True, False])
+def test_mitigate_does_not_round_eps(satisfied: bool) -> None:
+    line = mitigate_lines(mitigated(audited("ab", [10, 0], eps=0.0206), satisfied))[2]
+    assert "2.06" in line
+
+
+def test_mitigate_says_when_they_hold() -> None:
+    lines = mitigate_lines(mitigated(audited("ab", [2, 0]), satisfied=True))
+    assert lines[2].startswith(
+        "The constraints hold on train: the largest psi is +1.0 points (letter=a)"
+    )
+    assert "NOT" not in lines[2]
+
+
+def test_prune_promises_no_speed() -> None:
+    result = SimpleNamespace(
+        output="model.pruned.safetensors",
+        bytes=46_837_000,
+        bytes_compressed=9_000_000,
+        sparsity=0.9,
+        zeros=900,
+        weights=1000,
+        tensors=20,
+        sparsity_of_all=0.856,
+    )
+    lines = prune_lines(result)
+    assert lines == [
+        "wrote model.pruned.safetensors",
+        "sparsity 90.0000% of the prunable weights (900 of 1000 in 20 tensors), 85.6% of all "
+        "parameters",
+        "size 46.8 MB, as before; 9.0 MB when compressed (zlib). Zeros do not make the model "
+        "faster in PyTorch.",
+    ]
+    result.bytes_compressed = None
+    assert "compressed" not in prune_lines(result)[2]
+
+
+def test_dense_names_what_it_measured() -> None:
+    result = SimpleNamespace(
+        output="model.safetensors",
+        architecture="resnet18",
+        num_classes=10,
+        accuracy={"train": 0.987, "test": 0.9},
+    )
+    assert dense_lines(result) == [
+        "wrote model.safetensors: resnet18, 10 classes",
+        "accuracy: train 98.7 %, test 90.0 %",
+    ]
+    result.accuracy = {}
+    assert dense_lines(result) == ["wrote model.safetensors: resnet18, 10 classes"]

@@ -1,0 +1,112 @@
+"""Small things that the tests are made of: a coloured image folder, tiny timm models, the CLI."""
+
+from __future__ import annotations
+
+import csv
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from PIL import Image
+from torch import nn
+from typer.testing import CliRunner, Result
+
+from ceag_cli.cli import app
+from ceag_cli.progress import Update
+
+COLOURS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
+"""Classes in the order of the model's outputs."""
+
+ROWS = 36
+TRAIN = 24
+"""The first rows are train, the others test."""
+
+HEADER = ("path", "label", "split", "group")
+
+TINY = ("--model", "test_resnet", "--img-size", "16", "--batch-size", "8", "--workers", "0")
+"""Flags with which ``ceag dense`` trains in a second."""
+
+
+def write_images(folder: Path, *, size: int = 16, archive: bool = False) -> Path:
+    """Write 36 images whose colour tells their class, and ``labels.csv``; returns the CSV.
+
+    Row i (from 0) is ``images/i.png``: class number i modulo 3, split train for i < 24 and test
+    for the others, group ``odd`` or ``even`` by i. So train has 8 images of each class and 12 of
+    each group; test has 4 and 6. The right half is the pure colour, the left half i darker, so no
+    two images are equal and none is its own mirror image (but the first). With ``archive`` the
+    images are in ``images.zip``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    names = list(COLOURS)
+    rows = []
+    for i in range(ROWS):
+        label = names[i % 3]
+        image = Image.new("RGB", (size, size), COLOURS[label])
+        darker = tuple(max(channel - i, 0) for channel in COLOURS[label])
+        image.paste(darker, (0, 0, size // 2, size))
+        path = folder / "images" / f"{i}.png"
+        path.parent.mkdir(exist_ok=True)
+        image.save(path)
+        split = "train" if i < TRAIN else "test"
+        rows.append((f"images/{i}.png", label, split, "odd" if i % 2 else "even"))
+    write_csv(folder / "labels.csv", rows)
+    if archive:
+        with zipfile.ZipFile(folder / "images.zip", "w") as file:
+            for path in sorted((folder / "images").iterdir()):
+                file.write(path, f"images/{path.name}")
+                path.unlink()
+        (folder / "images").rmdir()
+    return folder / "labels.csv"
+
+
+def write_csv(path: Path, rows: Iterable[Sequence[str]], header: Sequence[str] = HEADER) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+    return path
+
+
+def tiny_model(name: str = "test_resnet", seed: int = 0, **arguments: Any) -> nn.Module:
+    """A timm model with random weights, in evaluation mode; three classes unless told otherwise."""
+    torch.manual_seed(seed)
+    model: nn.Module = timm.create_model(name, pretrained=False, **({"num_classes": 3} | arguments))
+    return model.eval()
+
+
+def ceag(*arguments: str | Path) -> Result:
+    """Run a command in this process, as a user would type it."""
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def done(*arguments: str | Path) -> Result:
+    """The same for a command that has to succeed."""
+    result = ceag(*arguments)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+class Interrupting:
+    """A reporter that presses Ctrl-C when a bar has come to a number of steps."""
+
+    def __init__(self, title: str, step: int) -> None:
+        self.title, self.step = title, step
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def warn(self, text: str) -> None:
+        self.said.append(text)
+
+    @contextmanager
+    def bar(self, title: str, total: int) -> Iterator[Update]:
+        def update(done: int, words: str) -> None:
+            if title == self.title and done >= self.step:
+                raise KeyboardInterrupt
+
+        yield update
