@@ -87,11 +87,17 @@ def read_recipe(path: Path, command: str) -> dict[str, Any]:
 
 
 def read_project_file(command: str, folder: Path = Path()) -> dict[str, Any]:
-    """The command's section of ``ceag.yaml`` in a folder; empty where there is none."""
+    """The command's section of ``ceag.yaml`` in a folder; empty where there is none.
+
+    Raises:
+        OptionError: With every problem of the file.
+    """
     path = folder / PROJECT_FILE
     if not path.is_file():
         return {}
     content = read_yaml(path)
+    if "command" in content:  # a recipe that happens to have this name, not a project file
+        return {}
     unknown = [
         f"{path}: '{name}' is not a section{nearest(name, COMMANDS)} "
         f"(sections: {', '.join(COMMANDS)})"
