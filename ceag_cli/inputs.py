@@ -154,6 +154,19 @@ def read_class_map(path: Path) -> dict[str, int]:
     return mapping
 
 
+def ordered_names(path: Path) -> list[str]:
+    """Names of all outputs of a class map, in order.
+
+    Raises:
+        OptionError: The map does not name every output from 0 on exactly once.
+    """
+    mapping = read_class_map(path)
+    names = sorted(mapping, key=lambda name: mapping[name])
+    if [mapping[name] for name in names] != list(range(len(names))):
+        raise OptionError(f"--class-map {path}: must name every output from 0 on exactly once")
+    return names
+
+
 def class_index(
     label_names: Sequence[str] | None, class_map: str | None, num_classes: int
 ) -> dict[str, int]:

@@ -37,6 +37,7 @@ from ceag_cli.inputs import (
     masks_of,
     open_checkpoint,
     open_data,
+    ordered_names,
     parents_of,
 )
 from ceag_cli.labels import SPLITS, class_order
@@ -421,6 +422,12 @@ def _check_dense(options: DenseOptions) -> None:
         raise OptionError("--epochs 0 adopts existing weights; name them with --checkpoint")
     if options.groups is None and options.epochs > 0:
         raise OptionError("ceag dense needs --groups, a CSV with one row per image")
+    adopts_hub_weights = options.pretrained and options.epochs == 0
+    if adopts_hub_weights and options.groups is not None and options.class_map is None:
+        raise OptionError(
+            "--pretrained --epochs 0 keeps a classifier whose class names are not known; name its "
+            "outputs with --class-map"
+        )
     if options.checkpoint is not None and options.pretrained:
         raise OptionError("--checkpoint and --pretrained both name weights to start from")
 
@@ -450,7 +457,7 @@ def _classes(
             raise OptionError("--num-classes makes a new classifier, which --epochs 0 cannot train")
     names = class_order(data.labels.labels)
     if options.class_map is not None and given is None:
-        names = list(class_index(None, options.class_map, 10**9))
+        names = ordered_names(Path(options.class_map))
     if options.num_classes not in (None, len(names)):
         raise OptionError(
             f"--num-classes {options.num_classes}: column '{data.labels.label_column}' has "

@@ -255,6 +255,10 @@ def test_a_defect_exits_with_4_and_shows_where(
             "model.pruned.safetensors: is the input; write elsewhere with -o",
         ),
         (
+            ("dense", "--checkpoint", "model.safetensors", "--epochs", "0", "--overwrite"),
+            "model.safetensors: is the input; write elsewhere with -o",
+        ),
+        (
             ("prune", "model.pruned.safetensors", "--sparsity", "0.1", "-o", "q.safetensors"),
             None,
         ),

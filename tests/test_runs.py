@@ -443,6 +443,15 @@ def test_resume_of_a_finished_run_with_other_options_is_refused(here: Path, comm
     assert files(here) == before
 
 
+def test_resume_of_a_run_that_finished_with_another_input_is_refused(here: Path) -> None:
+    """Nothing to do would be wrong: the output is not what the command would write now."""
+    done(*COMMANDS["prune"])
+    done(*COMMANDS["dense"], "--overwrite", "-o", "model.safetensors", "--seed", "7")
+    result = ceag(*COMMANDS["prune"], "--resume")
+    assert result.exit_code == 2
+    assert "finished already" not in result.stderr
+
+
 def test_resume_with_other_options_is_refused(here: Path) -> None:
     with stopping_after(1):
         ceag(*MITIGATE)
