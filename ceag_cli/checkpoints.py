@@ -133,12 +133,16 @@ def read_state(
         # timm's training checkpoints store their command line as a Namespace: harmless.
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
+    except pickle.UnpicklingError as error:
+        if "nsupported" not in str(error) and "GLOBAL" not in str(error):
+            raise CheckpointError(
+                f"{path}: not a PyTorch checkpoint or .safetensors file"
+            ) from None
         raise CheckpointError(
             f"{path}: holds Python objects other than tensors, which are never executed; save the "
             "state dict alone, best as .safetensors"
         ) from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{path}: not a whole PyTorch checkpoint: {reason}") from None
     if not isinstance(content, dict):
@@ -170,7 +174,7 @@ def _configuration(
         found["the file's metadata"] = _parsed(metadata["ceag.timm"], f"{path}, metadata")
     beside = path.parent / CONFIG_NAME
     if beside.is_file():
-        config = _parsed(beside.read_text(encoding="utf-8"), str(beside))
+        config = _parsed(beside.read_bytes(), str(beside))
         if "architecture" in config:
             found[str(beside)] = config
     if stored_name:
@@ -198,7 +202,7 @@ def _configuration(
     return found[place], place, []
 
 
-def _parsed(text: str, place: str) -> TimmConfig:
+def _parsed(text: str | bytes, place: str) -> TimmConfig:
     try:
         config = json.loads(text)
     except ValueError as error:
@@ -313,13 +317,13 @@ def save(
     metadata = {"format": "pt", "ceag.timm": json.dumps(config)} | lineage.to_metadata()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if with_config:
-            write_text(path.parent / CONFIG_NAME, json.dumps(config, indent=2) + "\n")
         temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
         try:
             safetensors.torch.save_file(tensors, temporary, metadata=metadata)
             temporary.chmod(0o666 & ~_umask())  # safetensors leaves it readable by the owner alone
             os.replace(temporary, path)
+            if with_config:
+                write_text(path.parent / CONFIG_NAME, json.dumps(config, indent=2) + "\n")
         finally:
             temporary.unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:

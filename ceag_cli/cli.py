@@ -121,6 +121,8 @@ def _parameter(command: type[Command], name: str) -> inspect.Parameter:
         if default is not None:
             help_text += f" [default: {default}]"
         names = [flag(name), *limits["flags"]]
+        if kind is bool:  # so that a flag can also take back what a recipe says
+            names = [f"{flag(name)}/--no-{flag(name)[2:]}"]
         info = typer.Option(
             *names,
             help=help_text,
@@ -250,6 +252,8 @@ def _info(
     with exit_codes():
         from ceag_cli import info
 
+        if output_format not in ("text", "json"):
+            raise CeagError(f"--format: '{output_format}' is not one of text, json")
         found = info.describe_file(file)
         _show(info.lines(found), found, output_format == "json")
 

@@ -61,7 +61,7 @@ class Predictions:
         return GroupStats.of(BatchOutcome(self.loss, self.correct, groups), num_groups)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def evaluate(
     model: nn.Module,
     split: Split,

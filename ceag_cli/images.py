@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -53,7 +53,7 @@ class Folder:
 
     def has(self, path: str) -> bool:
         """Whether the image exists."""
-        return (self.root / path).is_file()
+        return os.path.isfile(self.root / path)
 
     def read(self, path: str) -> bytes:
         """The bytes of the image."""
@@ -118,13 +118,13 @@ def open_store(csv: Path, data_dir: str | None, paths: Sequence[str]) -> Store:
     folder = csv.parent
     tops = {path.split("/", 1)[0] for path in paths}
     archives = sorted(folder.glob("*.zip"))
-    if len(archives) == 1 and not any((folder / top).exists() for top in tops):
+    if len(archives) == 1 and not any(os.path.exists(folder / top) for top in tops):
         return Zip(archives[0])
     return Folder(folder)
 
 
 def count_duplicates(store: Store, paths: Sequence[str], splits: Sequence[str]) -> int:
-    """Images of val or test that are byte for byte equal to one of train."""
+    """Images that are byte for byte equal to one of an earlier split (train, val, test)."""
     alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for row, path in enumerate(paths):
         alike[store.mark(path)].append(row)
@@ -135,9 +135,9 @@ def count_duplicates(store: Store, paths: Sequence[str], splits: Sequence[str]) 
         by_hash: dict[str, list[str]] = defaultdict(list)
         for row in rows:
             by_hash[hashlib.sha256(store.read(paths[row])).hexdigest()].append(splits[row])
-        found += sum(
-            sum(split != "train" for split in same) for same in by_hash.values() if "train" in same
-        )
+        for same in by_hash.values():
+            earliest = min(same, key=("train", "val", "test").index)
+            found += sum(split != earliest for split in same)
     return found
 
 
@@ -177,8 +177,10 @@ class _Decoded(Dataset[Tensor | str]):
         path = self.paths[row]
         try:
             return self.transform(decode(self.store.read(path), self.channels))
-        except (OSError, ValueError, zipfile.BadZipFile, Image.DecompressionBombError) as error:
+        except Exception as error:  # Pillow and zipfile raise many kinds for damaged bytes
             reason = " ".join(str(error).replace(str(self.store.root / path), "it").split())
+            if isinstance(error, UnidentifiedImageError):
+                reason = "not an image of a known format"
             return f"{self.store.root}: image '{path}' cannot be read: {reason}"
 
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ceag_cli.errors import CheckpointError
 from ceag_cli.lineage import Lineage, read_metadata, sha256_of
 
 
@@ -17,8 +18,11 @@ def describe_file(path: Path) -> dict[str, Any]:
     """
     metadata = read_metadata(path)
     lineage = Lineage.from_metadata(metadata, path)
-    config = json.loads(metadata.get("ceag.timm", "{}"))
-    preprocessing = config.get("pretrained_cfg", {})
+    try:
+        config = json.loads(metadata.get("ceag.timm", "{}"))
+        preprocessing = dict(config.get("pretrained_cfg", {}))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: its ceag metadata is damaged: {error!r}") from None
     return {
         "schema_version": 1,
         "file": str(path),

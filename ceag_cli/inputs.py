@@ -15,13 +15,13 @@ from pathlib import Path
 from torch import Tensor
 
 from ceag_cli.checkpoints import Checkpoint, load
-from ceag_cli.errors import CheckpointError, LineageError, OptionError, PruningError
+from ceag_cli.errors import CheckpointError, LabelsError, LineageError, OptionError, PruningError
 from ceag_cli.images import Images, Split, Store, check_files, count_duplicates, open_store
 from ceag_cli.labels import Labels, read_labels
 from ceag_cli.lineage import GroupsReference, Lineage, Reference, newest
 from ceag_cli.masks import Masks
 from ceag_cli.models import Preprocessing, architecture_of, check_runs, prunable_parameters
-from ceag_cli.options import ArchitectureOptions, DataOptions
+from ceag_cli.options import ArchitectureOptions, DataOptions, DenseOptions
 from ceag_cli.progress import Reporter
 
 
@@ -49,10 +49,10 @@ class Data:
         """Say how many held-out images are also in train."""
         count = count_duplicates(self.store, self.labels.paths, self.labels.splits)
         if count:
-            plural = "s are" if count > 1 else " is"
+            which = "1 image is" if count == 1 else f"{count} images are"
             reporter.warn(
-                f"{count} image{plural} in val or test and, byte for byte, also in train; "
-                "accuracies there are a little too good"
+                f"{which} byte for byte in more than one split; accuracies on val or test are a "
+                "little too good"
             )
 
     def split(
@@ -121,8 +121,14 @@ def open_data(
     if not labels.paths:
         labels.raise_problems()
     store = open_store(labels.csv, data_dir, labels.paths)
-    for line, text in check_files(store, labels.csv, labels.paths, labels.lines):
-        labels.problem(line, text)
+    try:
+        for line, text in check_files(store, labels.csv, labels.paths, labels.lines):
+            labels.problem(line, text)
+    except LabelsError as error:
+        if not labels.problems:
+            raise
+        labels.problem(0, error.problems[0].removeprefix(f"{labels.csv}: "))
+        labels.raise_problems()
     count = labels.grouping.num_groups
     reporter.say(
         f"{len(labels.paths)} images in {store.root}, target '{labels.label_column}', "
@@ -214,6 +220,9 @@ def choose(given: str | None, stages: tuple[str, ...], command: str, reporter: R
 def open_checkpoint(path: Path, options: ArchitectureOptions, reporter: Reporter) -> Checkpoint:
     """Read a model and say what it is."""
     checkpoint = load(path, options)
+    classes = checkpoint.model.num_classes
+    if not isinstance(options, DenseOptions) and options.num_classes not in (None, classes):
+        raise CheckpointError(f"{path}: has {classes} classes, --num-classes {options.num_classes}")
     for warning in checkpoint.warnings:
         reporter.warn(warning)
     reporter.say(

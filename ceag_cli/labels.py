@@ -9,6 +9,7 @@ from __future__ import annotations
 import _csv
 import csv
 import hashlib
+import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -111,7 +112,7 @@ class Labels:
             rest = len(messages) - SHOWN_PROBLEMS
             messages = [*messages[:SHOWN_PROBLEMS], f"{self.csv}: and {rest} more problems"]
         if messages:
-            raise LabelsError(messages)
+            raise LabelsError([" ".join(message.splitlines()) for message in messages])
 
 
 def read_labels(path: Path, label_column: str = "label", groups_by: str | None = None) -> Labels:
@@ -139,7 +140,7 @@ def read_labels(path: Path, label_column: str = "label", groups_by: str | None =
             f"{path} row {line}: byte {content[error.start]:#04x} is not UTF-8; "
             "save the file as UTF-8"
         ) from None
-    reader = csv.reader(text.splitlines(keepends=True))
+    reader = csv.reader(io.StringIO(text, newline=""))
     try:
         header = [name.strip() for name in next(reader)]
     except StopIteration:
@@ -299,10 +300,10 @@ def _read_row(
         wrong.append("the path is empty")
     elif outside(image):
         wrong.append(f"path '{image}' lies outside the data folder")
-    elif image in first_line:
-        wrong.append(f"path '{image}' was given in row {first_line[image]} already")
+    elif (same := str(PurePosixPath(image))) in first_line:
+        wrong.append(f"path '{image}' was given in row {first_line[same]} already")
     else:
-        first_line[image] = line
+        first_line[same] = line
     if not label:
         wrong.append(f"the label is empty (column '{header[columns.label]}')")
     if split not in SPLITS:
@@ -336,6 +337,6 @@ def class_order(labels: Iterable[str]) -> list[str]:
     """
     names = set(labels)
     try:
-        return sorted(names, key=int)
+        return sorted(names, key=lambda name: (int(name), name))
     except ValueError:
         return sorted(names)

@@ -164,6 +164,9 @@ class Lineage:
                 f"format {FORMAT}; install a newer ceag"
             )
         try:
+            recipe = json.loads(metadata["ceag.recipe"])
+            if not isinstance(recipe, dict):
+                raise ValueError("recipe is not a mapping")
             groups = json.loads(metadata.get("ceag.groups", "null"))
             sparsity = json.loads(metadata.get("ceag.sparsity", "null"))
             if metadata["ceag.stage"] not in STAGES:
@@ -172,7 +175,7 @@ class Lineage:
                 stage=metadata["ceag.stage"],
                 version=metadata["ceag.version"],
                 seed=int(metadata["ceag.seed"]),
-                recipe=json.loads(metadata["ceag.recipe"]),
+                recipe=recipe,
                 parents={
                     role: Reference(item["path"], item["sha256"])
                     for role, item in json.loads(metadata["ceag.parents"]).items()

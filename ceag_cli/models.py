@@ -77,7 +77,10 @@ def model_kwargs(options: ArchitectureOptions) -> dict[str, Any]:
         name, equals, value = item.partition("=")
         if not equals or not name:
             raise OptionError(f"--model-kwargs: '{item}' is not of the form name=value")
-        parts = [yaml.safe_load(part) for part in value.split("+")]
+        try:
+            parts = [yaml.safe_load(part) for part in value.split("+")]
+        except (yaml.YAMLError, ValueError) as error:
+            raise OptionError(f"--model-kwargs: '{item}': {' '.join(str(error).split())}") from None
         arguments[name.strip()] = parts if len(parts) > 1 else parts[0]
     return arguments
 

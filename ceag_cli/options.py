@@ -84,7 +84,7 @@ class RunOptions:
     )
     device: str | None = option(None, "cpu, cuda or cuda:N.", RUN, shown="cuda where there is one")
     amp: bool = option(False, "Forward passes in bfloat16 autocast.", RUN)
-    seed: int = option(42, "Seed of everything random.", RUN, low=0)
+    seed: int = option(42, "Seed of everything random.", RUN, low=0, high=2**39 - 1)
     resume: bool = option(
         False, "Continue the interrupted run that would write the same output.", OUTPUT
     )
@@ -189,7 +189,6 @@ class TrainingOptions:
     decay_rate: float = option(0.1, "Factor of multistep.", TRAINING, above=0, high=1)
     smoothing: float = option(0.0, "Label smoothing.", TRAINING, low=0, below=1)
     hflip: float = option(0.5, "Probability of a horizontal flip.", TRAINING, low=0, high=1)
-    drop: float = option(0.0, "Dropout of the classifier.", TRAINING, low=0, below=1)
     clip_grad: float | None = option(
         None, "Largest norm of the gradient.", TRAINING, above=0, shown="no bound"
     )
@@ -353,10 +352,12 @@ def parse(options: type[Command], name: str, raw: Any) -> Any:
     Raises:
         OptionError: The value cannot be used; the message names value, option and remedy.
     """
-    if raw is None:
-        return None
     wanted = value_type(options, name)
     field = options.__dataclass_fields__[name]
+    if raw is None:
+        if typing.get_type_hints(options)[name] == wanted:
+            raise OptionError(f"{flag(name)}: needs a value")
+        return None
     if typing.get_origin(wanted) is tuple:
         items = raw.split(",") if isinstance(raw, str) else raw
         items = items if isinstance(items, (list, tuple)) else [items]
@@ -376,6 +377,8 @@ def _convert(name: str, raw: Any, wanted: type) -> Any:
         raise wrong
     if wanted is str:
         return str(raw).strip()
+    if wanted is int and isinstance(raw, int):
+        return raw
     try:
         number = float(raw)
         if wanted is int:

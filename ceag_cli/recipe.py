@@ -62,7 +62,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise OptionError(f"{path}: there is no such file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError(f"{path}: cannot be read: {error}") from None
-    except (yaml.YAMLError, TypeError) as error:
+    except (yaml.YAMLError, TypeError, ValueError) as error:
         raise OptionError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if content is None:
         return {}
@@ -168,7 +168,8 @@ def as_recipe(options: Command) -> dict[str, Any]:
     values = {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in dataclasses.asdict(options).items()
-        if name not in _NOT_IN_RECIPE and value is not None
+        if name not in _NOT_IN_RECIPE
+        and (value is not None or options.__dataclass_fields__[name].default is not None)
     }
     return {"command": command} | values
 

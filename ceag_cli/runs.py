@@ -56,12 +56,11 @@ class Run:
         if resume and self.state_path.is_file():
             return self._read_state()
         if resume and self.output.is_file():
-            lineage = Lineage.from_metadata(read_metadata(self.output), self.output)
-            changed = differences(dict(lineage.recipe) if lineage else {}, self.recipe)
+            changed = self._differs_from_output()
             if not changed:
                 raise AlreadyFinished(str(self.output))
             raise OutputError(
-                [f"{self.output}: was written by a finished run with other options:"]
+                [f"{self.output}: was written by a finished run with other options or inputs:"]
                 + [f"  {line}" for line in changed]
                 + ["replace it with --overwrite, or write elsewhere with -o"]
             )
@@ -73,6 +72,20 @@ class Run:
             raise OutputError(f"{self.state_path}: cannot be removed: {error.strerror}") from None
         write_text(self.folder / "recipe.yaml", dump(self.recipe))
         return None
+
+    def _differs_from_output(self) -> list[str]:
+        """How this run differs from the one that wrote the output, by what its lineage says."""
+        lineage = Lineage.from_metadata(read_metadata(self.output), self.output)
+        if lineage is None:
+            return ["the file was not written by ceag"]
+        had = {role: parent.sha256 for role, parent in lineage.parents.items()}
+        if lineage.groups is not None:
+            had["groups CSV"] = lineage.groups.csv.sha256
+        return differences(lineage.recipe, self.recipe) + [
+            f"the {role} is another file"
+            for role, digest in self.inputs.items()
+            if had.get(role) != digest
+        ]
 
     def refuse_existing(self) -> None:
         """Refuse to replace an output or an interrupted run silently.
@@ -94,11 +107,11 @@ class Run:
     def _read_state(self) -> dict[str, Any]:
         try:
             state: dict[str, Any] = torch.load(self.state_path, weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        except (OSError, RuntimeError, EOFError, IndexError, pickle.UnpicklingError) as error:
             raise TrainingError(
                 f"{self.state_path}: cannot be read ({error}); start over with --overwrite"
             ) from None
-        if state["format"] != STATE_FORMAT:
+        if not isinstance(state, dict) or state.get("format") != STATE_FORMAT:
             raise TrainingError(
                 f"{self.state_path}: was written by another version of ceag; start over with "
                 "--overwrite"

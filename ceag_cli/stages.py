@@ -152,7 +152,9 @@ def dense(options: DenseOptions, reporter: Reporter | None = None) -> DenseResul
     if data is not None:
         data.require(["train"] if options.epochs else [], seen_in_train=True)
         data.warn_of_duplicates(reporter)
-    run = Run(output, as_recipe(options), _inputs(data, checkpoint=given))
+    if given is not None:
+        _refuse_same(given.path, output)
+    run = Run(output, as_recipe(options), _inputs(data, input=given))
     state = _open_run(run, options, reporter)
 
     torch.manual_seed(options.seed)
@@ -223,13 +225,14 @@ def prune(options: PruneOptions, reporter: Reporter | None = None) -> PruneResul
         data = open_data(options, [source], reporter, "prune")
         check_targets(data, source, options.class_map)
         data.require(["train"] if options.epochs else [], seen_in_train=True)
-    run = Run(output, as_recipe(options), _inputs(data, model=source))
+    run = Run(output, as_recipe(options), _inputs(data, input=source))
     state = _open_run(run, options, reporter)
     if options.epochs > 0:
         assert data is not None
         masks = _prune_gradually(options, source, data, run, state, reporter)
     else:
         masks = _magnitude_uniform(source.model, names, options.sparsity)
+    _warn_of_empty(masks, reporter)
     lineage = Lineage(
         stage="pruned",
         version=_version(),
@@ -273,7 +276,7 @@ def mitigate(options: MitigateOptions, reporter: Reporter | None = None) -> Miti
     check_targets(data, source, options.class_map)
     data.require(["train"], seen_in_train=True)
     data.warn_of_duplicates(reporter)
-    run = Run(output, as_recipe(options), _inputs(data, model=source, dense=reference))
+    run = Run(output, as_recipe(options), _inputs(data, input=source, dense=reference))
     state = _open_run(run, options, reporter)
 
     compute = _compute(options)
@@ -343,7 +346,6 @@ def run_audit(options: AuditOptions, reporter: Reporter | None = None) -> Audit:
 
     Raises:
         CeagError: Something given cannot be used.
-        AlreadyFinished: ``resume``, and this audit's report is there.
     """
     reporter = reporter or Quiet()
     path = choose(options.checkpoint, ("mitigated", "pruned"), "audit", reporter)
@@ -353,7 +355,7 @@ def run_audit(options: AuditOptions, reporter: Reporter | None = None) -> Audit:
     reference = find_dense(sparse, options.dense, options, reporter)
     data = open_data(options, [sparse, reference], reporter, "audit")
     check_targets(data, sparse, options.class_map)
-    data.require(["test"], seen_in_train=False)
+    data.require(["test"], seen_in_train=True)
     data.warn_of_duplicates(reporter)
     folder = Path(options.output) if options.output is not None else folder_of(path)
     eps, eps_from = _eps(options, sparse)
@@ -538,6 +540,14 @@ def _prune_gradually(
     training.fit(state)
     assert training.masks is not None
     return training.masks
+
+
+def _warn_of_empty(masks: Masks, reporter: Reporter) -> None:
+    """A layer without a single weight passes nothing on; the model may be dead behind it."""
+    empty = [name for name, mask in masks.pruned.items() if bool(mask.all())]
+    if empty:
+        more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
+        reporter.warn(f"no weight is left in {', '.join(empty[:5])}{more}")
 
 
 def _record(target: float, masks: Masks) -> SparsityRecord:

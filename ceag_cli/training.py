@@ -90,10 +90,12 @@ class Training:
         if len(self.split) < 2:
             raise TrainingError("training needs at least two images with split 'train'")
         self.compute.place(self.model)
+        # timm's "sgd" has Nesterov momentum, which does not exist without momentum.
+        plain = self.options.opt == "sgd" and self.options.momentum == 0
         try:
             self.optimizer: torch.optim.Optimizer = create_optimizer_v2(
                 self.model,
-                opt=self.options.opt,
+                opt="momentum" if plain else self.options.opt,
                 lr=self.options.lr,
                 momentum=self.options.momentum,
                 weight_decay=self.options.weight_decay,
@@ -113,7 +115,7 @@ class Training:
             )
         milestones = self.options.decay_milestones
         if self.options.sched == "constant":
-            milestones = (self.epochs,)
+            milestones = (self.epochs + 1,)
         scheduler, _ = create_scheduler_v2(
             self.optimizer,
             sched="cosine" if self.options.sched == "cosine" else "multistep",
@@ -186,7 +188,10 @@ class Training:
         targets = self.split.targets[rows].to(device, non_blocking=True)
         groups = self.split.groups[rows].to(device, non_blocking=True)
         inputs = self.compute.to_inputs(pixels, self.preprocessing)
-        logits = self.compute.forward(self.model, inputs)
+        try:
+            logits = self.compute.forward(self.model, inputs)
+        except ValueError as error:
+            raise TrainingError(f"{error}; try a larger --batch-size or --img-size") from None
         losses = functional.cross_entropy(
             logits, targets, reduction="none", label_smoothing=self.options.smoothing
         )

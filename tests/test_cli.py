@@ -642,7 +642,7 @@ def test_equal_images_across_splits_are_counted_and_warned_of(here: Path) -> Non
     shutil.copy("images/3.png", "images/30.png")
     result = ceag("audit", "--eps", "1")
     assert (
-        "warning: 1 image is in val or test and, byte for byte, also in train; accuracies there "
+        "warning: 1 image is byte for byte in more than one split; accuracies on val or test "
         "are a little too good"
     ) in result.stderr.splitlines()
 

@@ -119,7 +119,7 @@ def test_what_was_audited_is_named() -> None:
     for value in (
         "model.safetensors (sha256 dddddddddddd…)",
         "model.pruned.safetensors (sha256 eeeeeeeeeeee…)",
-        "resnet18, 90.0 % of the prunable weights removed, fine-tuned with ceag",
+        "resnet18, 90.0 % of the prunable weights removed, fine-tuned by CEAG",
         "labels.csv by letter, label label (sha256 ffffffffffff…)",
     ):
         assert value in text

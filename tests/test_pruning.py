@@ -3,6 +3,7 @@ from __future__ import annotations
 import doctest
 import math
 from collections.abc import Mapping
+from fractions import Fraction
 from itertools import pairwise
 from types import ModuleType
 
@@ -294,7 +295,7 @@ def test_masks_of_a_ramp_are_nested(first: list[float], end: int, final: float, 
         with torch.no_grad():  # an epoch of training moves every weight
             toy.first.weight.add_(torch.randn(2, 3, generator=generator))
         masks.apply_()
-    assert int(previous.sum()) == math.ceil(round(6 * final, 12))
+    assert int(previous.sum()) == math.ceil(6 * Fraction(repr(final)))
 
 
 def test_a_tensor_that_is_sparser_than_the_target_is_named() -> None:

@@ -436,7 +436,7 @@ def test_resume_of_a_finished_run_with_other_options_is_refused(here: Path, comm
     result = ceag(*COMMANDS[command], "--resume", "--seed", "7")
     assert result.exit_code == 2
     assert result.stderr.splitlines()[-3:] == [
-        "error: x.safetensors: was written by a finished run with other options:",
+        "error: x.safetensors: was written by a finished run with other options or inputs:",
         "error:   --seed was 42 and is 7",
         "error: replace it with --overwrite, or write elsewhere with -o",
     ]
