@@ -6,7 +6,6 @@ newest fitting file in the current folder, and is always said.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ceag_cli.checkpoints import Checkpoint, load
+from ceag_cli.classes import class_index
 from ceag_cli.errors import CheckpointError, LabelsError, LineageError, OptionError, PruningError
 from ceag_cli.images import Images, Split, Store, check_files, count_duplicates, open_store
 from ceag_cli.labels import Labels, read_labels
@@ -135,67 +135,6 @@ def open_data(
         f"{count} group{'s' if count != 1 else ''} by {labels.groups_by}"
     )
     return Data(labels, store, data_dir)
-
-
-def read_class_map(path: Path) -> dict[str, int]:
-    """Names of a model's outputs: a .txt with one name a line, or a .json of name to index.
-
-    Raises:
-        OptionError: The file cannot be read as either.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(f"--class-map {path}: cannot be read: {error}") from None
-    if path.suffix != ".json":
-        names = [line.strip() for line in text.splitlines() if line.strip()]
-        if len(set(names)) < len(names):
-            raise OptionError(f"--class-map {path}: a name is given twice")
-        return {name: index for index, name in enumerate(names)}
-    try:
-        content = json.loads(text)
-        mapping = {str(name): int(index) for name, index in content.items()}
-    except (ValueError, TypeError, AttributeError):
-        raise OptionError(f"--class-map {path}: expected JSON {{name: index}}") from None
-    return mapping
-
-
-def ordered_names(path: Path) -> list[str]:
-    """Names of all outputs of a class map, in order.
-
-    Raises:
-        OptionError: The map does not name every output from 0 on exactly once.
-    """
-    mapping = read_class_map(path)
-    names = sorted(mapping, key=lambda name: mapping[name])
-    if [mapping[name] for name in names] != list(range(len(names))):
-        raise OptionError(f"--class-map {path}: must name every output from 0 on exactly once")
-    return names
-
-
-def class_index(
-    label_names: Sequence[str] | None, class_map: str | None, num_classes: int
-) -> dict[str, int]:
-    """Output of the model for each label of the CSV.
-
-    From ``--class-map``, else the model's own label names; a model without names takes the whole
-    numbers from 0 to its number of outputs less one.
-
-    Raises:
-        OptionError: The class map names an output that the model has not.
-    """
-    if class_map is not None:
-        mapping = read_class_map(Path(class_map))
-        beyond = {name: i for name, i in mapping.items() if not 0 <= i < num_classes}
-        if beyond:
-            name, index = next(iter(beyond.items()))
-            raise OptionError(
-                f"--class-map {class_map}: '{name}' is output {index}, the model has outputs 0 to "
-                f"{num_classes - 1}"
-            )
-        return mapping
-    names = label_names if label_names is not None else [str(i) for i in range(num_classes)]
-    return {name: index for index, name in enumerate(names)}
 
 
 def check_targets(data: Data, checkpoint: Checkpoint, class_map: str | None) -> None:

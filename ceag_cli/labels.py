@@ -328,15 +328,3 @@ def outside(path: str) -> bool:
         or ".." in PurePosixPath(path).parts
         or ".." in windows.parts
     )
-
-
-def class_order(labels: Iterable[str]) -> list[str]:
-    """Names of the classes in the order of the model's outputs.
-
-    Whole numbers are sorted as numbers (2 before 10), everything else as text.
-    """
-    names = set(labels)
-    try:
-        return sorted(names, key=lambda name: (int(name), name))
-    except ValueError:
-        return sorted(names)

@@ -8,7 +8,7 @@ after every optimiser step, because momentum and weight decay would otherwise re
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -100,60 +100,3 @@ class Masks:
             digest.update(name.encode())
             digest.update(self.pruned[name].cpu().numpy().tobytes())
         return digest.hexdigest()
-
-
-def prune(
-    model: nn.Module,
-    names: Iterable[str],
-    sparsity: float,
-    score: Callable[[Tensor], Tensor],
-    budget: Callable[[Mapping[str, int], float], Mapping[str, int]],
-    *,
-    on_the_way: bool = False,
-) -> Masks:
-    """Prune a model in place to a sparsity; weights that are zero already stay pruned.
-
-    Args:
-        model: Modified in place.
-        names: The parameters that may be pruned.
-        sparsity: Target fraction removed over those parameters, in [0, 1).
-        score: Importance of each weight of a tensor (``scores``).
-        budget: How many weights each tensor gives up (``budgets``).
-        on_the_way: The sparsity is a step of a schedule: a tensor that has more zeros already
-            keeps them and waits for the schedule, instead of being an error.
-
-    Returns:
-        The masks, already applied.
-
-    Raises:
-        PruningError: Nothing to prune; a weight is NaN or infinite; or a tensor has more zeros
-            already than the target asks for.
-    """
-    parameters = dict(model.named_parameters())
-    chosen = {name: parameters[name] for name in names}
-    if not chosen:
-        raise PruningError("this model has no tensor that may be pruned")
-    bad = [name for name, weight in chosen.items() if not bool(weight.isfinite().all())]
-    if bad:
-        raise PruningError([f"tensor '{name}' holds NaN or infinite weights" for name in bad])
-    counts = budget({name: weight.numel() for name, weight in chosen.items()}, sparsity)
-    pruned, denser = {}, []
-    for name, weight in chosen.items():
-        already = weight.detach() == 0
-        count = counts[name]
-        if on_the_way:
-            count = max(count, int(already.sum()))
-        if int(already.sum()) > count:
-            denser.append(
-                f"tensor '{name}' is {float(already.double().mean()):.2%} zero already, more than "
-                f"the sparsity {sparsity:g} asks for; pruned weights do not come back, so ask for "
-                "more or start from the dense model"
-            )
-            continue
-        # Zeros rank below every score, so that a new mask contains the old one.
-        pruned[name] = smallest(score(weight).masked_fill(already, -torch.inf), count)
-    if denser:
-        raise PruningError(denser)
-    masks = Masks(model, pruned)
-    masks.apply_()
-    return masks

@@ -259,7 +259,13 @@ class MitigateOptions(DataOptions, ArchitectureOptions, TrainingOptions, RunOpti
         high=1,
     )
     method: str = option("ceag", "Fine-tuning method.", METHOD, choices=("ceag", "naive"))
-    dual_lr: float = option(0.01, "Step size of the multipliers.", METHOD, above=0)
+    dual_lr: float | None = option(
+        None,
+        "Step size of the multipliers.",
+        METHOD,
+        above=0,
+        shown="0.1 / number of groups",
+    )
     buffer: int = option(40, "Outcomes remembered per group (k).", METHOD, low=1)
     min_count: int | None = option(
         None,

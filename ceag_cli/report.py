@@ -23,6 +23,7 @@ from ceag_cli.audit import (
     SplitResult,
     Subject,
 )
+from ceag_cli.results import DenseResult, MitigateResult, PruneResult
 
 MEANING = {
     PASS: "every audited group of the gated split has psi <= eps",
@@ -167,7 +168,9 @@ def audit_document(
     }
 
 
-def result_document(command: str, version: str, seed: int, result: Any) -> dict[str, Any]:
+def result_document(
+    command: str, version: str, seed: int, result: DenseResult | PruneResult | MitigateResult
+) -> dict[str, Any]:
     """The result of ``dense``, ``prune`` or ``mitigate`` as one JSON document."""
     values = {
         name: str(value) if isinstance(value, Path) else value
@@ -187,14 +190,14 @@ def megabytes(size: int) -> str:
     return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
 
 
-def dense_lines(result: Any) -> list[str]:
+def dense_lines(result: DenseResult) -> list[str]:
     """What ``dense`` prints."""
     accuracy = ", ".join(f"{name} {percent(a)} %" for name, a in result.accuracy.items())
     lines = [f"wrote {result.output}: {result.architecture}, {result.num_classes} classes"]
     return lines + ([f"accuracy: {accuracy}"] if accuracy else [])
 
 
-def prune_lines(result: Any) -> list[str]:
+def prune_lines(result: PruneResult) -> list[str]:
     """What ``prune`` prints."""
     size = f"{megabytes(result.bytes)}, as before"
     if result.bytes_compressed is not None:
@@ -208,7 +211,7 @@ def prune_lines(result: Any) -> list[str]:
     ]
 
 
-def mitigate_lines(result: Any) -> list[str]:
+def mitigate_lines(result: MitigateResult) -> list[str]:
     """What ``mitigate`` prints: whether the constraints hold on train, and by how much."""
     split: SplitResult = result.train
     worst = (

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,32 +15,27 @@ from typing import Any
 import torch
 from torch import nn
 
-from ceag_cli import budgets, schedules, scores
-from ceag_cli import masks as pruning
-from ceag_cli.audit import FAIL, AuditResult, Paired, SplitResult, Subject, audit
-from ceag_cli.baselines import NaiveFineTuning
-from ceag_cli.ceag import ConstrainedExcessAccuracyGap
+from ceag_cli.audit import FAIL, Paired, Subject, audit
 from ceag_cli.checkpoints import Checkpoint, load_adapted, place, save, write_text, writes_config
+from ceag_cli.classes import class_index, class_order, ordered_names
 from ceag_cli.errors import OptionError, OutputError
 from ceag_cli.evaluation import Compute, Predictions, evaluate
-from ceag_cli.groups import Grouping, GroupStats
 from ceag_cli.images import Split
 from ceag_cli.inputs import (
     Data,
     check_targets,
     choose,
-    class_index,
     find_dense,
     inherited_groups,
     masks_of,
     open_checkpoint,
     open_data,
-    ordered_names,
     parents_of,
 )
-from ceag_cli.labels import SPLITS, class_order
+from ceag_cli.labels import SPLITS
 from ceag_cli.lineage import Lineage, Reference, SparsityRecord, derived
 from ceag_cli.masks import Masks
+from ceag_cli.methods import check_options, objective
 from ceag_cli.models import (
     Preprocessing,
     architecture_of,
@@ -54,7 +47,6 @@ from ceag_cli.models import (
     preprocessing_of,
     prunable_parameters,
 )
-from ceag_cli.multipliers import Multipliers
 from ceag_cli.options import (
     AuditOptions,
     Command,
@@ -65,68 +57,17 @@ from ceag_cli.options import (
 )
 from ceag_cli.page import page
 from ceag_cli.progress import Quiet, Reporter
+from ceag_cli.pruning import GradualPruning, magnitude_uniform
 from ceag_cli.recipe import as_recipe
-from ceag_cli.replay import GroupReplay
 from ceag_cli.report import audit_document
+from ceag_cli.results import Audit, DenseResult, MitigateResult, PruneResult
 from ceag_cli.runs import Run, folder_of
-from ceag_cli.training import GradualPruning, Objective, Training
+from ceag_cli.training import Training
 
 DEFAULT_EPS = 0.02
 
 COMPRESSED_UP_TO = 200 * 1024**2
 """Bytes of a file up to which its compressed size is measured."""
-
-
-@dataclass(frozen=True)
-class DenseResult:
-    """What ``dense`` made."""
-
-    output: Path
-    architecture: str
-    num_classes: int
-    accuracy: dict[str, float]
-    """By split; empty when no groups CSV was given."""
-
-
-@dataclass(frozen=True)
-class PruneResult:
-    """What ``prune`` made."""
-
-    output: Path
-    sparsity: float
-    """Fraction removed over the prunable weights."""
-    sparsity_of_all: float
-    """Pruned weights over all parameters."""
-    zeros: int
-    weights: int
-    tensors: int
-    bytes: int
-    bytes_compressed: int | None
-    """Size after zlib; ``None`` for a file too large to measure in passing."""
-
-
-@dataclass(frozen=True)
-class MitigateResult:
-    """What ``mitigate`` made, measured on train in evaluation mode."""
-
-    output: Path
-    method: str
-    eps: float
-    train: SplitResult
-    satisfied: bool
-    """Whether ``psi_g <= eps`` for every group on train."""
-    sparsity: float
-
-
-@dataclass(frozen=True)
-class Audit:
-    """What ``audit`` found, about which files, and where the page is."""
-
-    result: AuditResult
-    subject: Subject
-    document: dict[str, Any]
-    """The JSON document."""
-    page: Path
 
 
 def dense(options: DenseOptions, reporter: Reporter | None = None) -> DenseResult:
@@ -231,7 +172,7 @@ def prune(options: PruneOptions, reporter: Reporter | None = None) -> PruneResul
         assert data is not None
         masks = _prune_gradually(options, source, data, run, state, reporter)
     else:
-        masks = _magnitude_uniform(source.model, names, options.sparsity)
+        masks = magnitude_uniform(source.model, names, options.sparsity)
     _warn_of_empty(masks, reporter)
     lineage = Lineage(
         stage="pruned",
@@ -262,7 +203,7 @@ def mitigate(options: MitigateOptions, reporter: Reporter | None = None) -> Miti
         AlreadyFinished: ``resume``, and the output is there.
     """
     reporter = reporter or Quiet()
-    _check_mitigate(options)
+    check_options(options)
     stages = ("pruned",) if options.sparsity is None else ("dense",)
     path = choose(options.checkpoint, stages, "mitigate", reporter)
     source = open_checkpoint(path, options, reporter)
@@ -284,7 +225,11 @@ def mitigate(options: MitigateOptions, reporter: Reporter | None = None) -> Miti
     train = data.split("train", source.preprocessing, options.workers, reporter)
     dense_says = _evaluate(reference, train, compute, reporter, "dense")
     stats = dense_says.stats(train.groups, grouping.num_groups).to(compute.device)
-    objective, status = _objective(options, grouping, stats)
+    method, status = objective(options, grouping, stats)
+    gradual = None
+    if options.sparsity is not None:
+        names = prunable_parameters(source.model)
+        gradual = GradualPruning.of(source.model, names, options.sparsity, options.prune_epochs)
     training = Training(
         model=source.model,
         split=train,
@@ -297,9 +242,9 @@ def mitigate(options: MitigateOptions, reporter: Reporter | None = None) -> Miti
         run=run,
         reporter=reporter,
         title=options.method,
-        objective=objective,
+        objective=method,
         masks=masks,
-        gradual=_gradual(source, options.sparsity, options.prune_epochs),
+        gradual=gradual,
         dense=stats,
         status=status,
     )
@@ -488,30 +433,6 @@ def _dense_model(
     return load_adapted(given.path, len(names), options)
 
 
-def _magnitude_uniform(
-    model: nn.Module, names: list[str], sparsity: float, on_the_way: bool = False
-) -> Masks:
-    return pruning.prune(
-        model, names, sparsity, scores.magnitude, budgets.uniform, on_the_way=on_the_way
-    )
-
-
-def _gradual(source: Checkpoint, sparsity: float | None, end: int) -> GradualPruning | None:
-    """Gradual magnitude pruning from where the model is to a sparsity."""
-    if sparsity is None:
-        return None
-    final = sparsity
-    names = prunable_parameters(source.model)
-    initial = Masks.from_zeros(source.model, names).sparsity
-    return GradualPruning(
-        sparsity_at=lambda epoch: schedules.cubic(epoch, end, final, initial),
-        end=end,
-        prune=lambda model, target: _magnitude_uniform(
-            model, names, target, on_the_way=target < final
-        ),
-    )
-
-
 def _prune_gradually(
     options: PruneOptions,
     source: Checkpoint,
@@ -535,7 +456,9 @@ def _prune_gradually(
         run=run,
         reporter=reporter,
         title="prune",
-        gradual=_gradual(source, options.sparsity, end),
+        gradual=GradualPruning.of(
+            source.model, prunable_parameters(source.model), options.sparsity or 0.0, end
+        ),
     )
     training.fit(state)
     assert training.masks is not None
@@ -576,52 +499,6 @@ def _prune_result(output: Path, model: nn.Module, masks: Masks) -> PruneResult:
             len(zlib.compress(output.read_bytes(), 6)) if size <= COMPRESSED_UP_TO else None
         ),
     )
-
-
-def _check_mitigate(options: MitigateOptions) -> None:
-    if options.sparsity is not None and options.prune_epochs >= options.epochs:
-        raise OptionError(
-            f"--prune-epochs {options.prune_epochs} must be less than --epochs {options.epochs}, "
-            "or mitigation never starts"
-        )
-    if options.min_count is not None and options.min_count > options.buffer:
-        raise OptionError(
-            f"--min-count {options.min_count} must be at most --buffer {options.buffer}, "
-            "or no group is ever constrained"
-        )
-
-
-def _objective(
-    options: MitigateOptions, grouping: Grouping, dense: GroupStats
-) -> tuple[Objective, Callable[[], dict[str, float]]]:
-    """The method asked for, and what it adds to the log."""
-    if options.method == "naive":
-        return NaiveFineTuning(), dict
-    device = dense.count.device
-    full = options.buffer
-    min_count = full if options.paper else options.min_count or (full + 1) // 2
-    multipliers = Multipliers(
-        grouping.num_groups,
-        options.dual_lr,
-        max_sum=None if options.paper else options.max_multiplier_sum,
-        device=device,
-    )
-    objective = ConstrainedExcessAccuracyGap(
-        grouping,
-        dense,
-        options.eps,
-        GroupReplay(grouping.num_groups, full, min_count, device),
-        multipliers,
-        macro_overall=options.paper,
-    )
-
-    def status() -> dict[str, float]:
-        return {
-            "max_multiplier": float(multipliers.values.max()),
-            "sum_multipliers": float(multipliers.values.sum()),
-        }
-
-    return objective, status
 
 
 def _eps(options: AuditOptions, sparse: Checkpoint) -> tuple[float, str]:

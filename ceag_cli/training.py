@@ -29,6 +29,7 @@ from ceag_cli.masks import Masks
 from ceag_cli.models import Preprocessing
 from ceag_cli.options import TrainingOptions
 from ceag_cli.progress import Reporter, Update
+from ceag_cli.pruning import GradualPruning
 from ceag_cli.runs import Run
 
 
@@ -43,17 +44,6 @@ class Objective(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore it."""
-
-
-@dataclass(frozen=True)
-class GradualPruning:
-    """Pruning at the start of each of the first epochs; the objective sets in after the last."""
-
-    sparsity_at: Callable[[int], float]
-    """Fraction removed from the start of an epoch on."""
-    end: int
-    """The epoch that reaches the final sparsity, counted from 0."""
-    prune: Callable[[nn.Module, float], Masks]
 
 
 @dataclass
@@ -159,7 +149,7 @@ class Training:
         generator = torch.Generator().manual_seed((self.seed << 24) + epoch + 1)
         objective: Objective = self.objective
         if self.gradual is not None and epoch <= self.gradual.end:
-            self.masks = self.gradual.prune(self.model, self.gradual.sparsity_at(epoch))
+            self.masks = self.gradual.prune(self.model, epoch)
             if epoch < self.gradual.end:
                 objective = NaiveFineTuning()
         self.model.train()

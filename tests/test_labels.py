@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from ceag_cli.classes import class_index, class_order
 from ceag_cli.errors import LabelsError
-from ceag_cli.inputs import class_index, open_data
-from ceag_cli.labels import Labels, class_order, outside, read_labels
+from ceag_cli.inputs import open_data
+from ceag_cli.labels import Labels, outside, read_labels
 from ceag_cli.options import DataOptions
 from ceag_cli.progress import Quiet
 

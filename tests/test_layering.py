@@ -20,13 +20,17 @@ PACKAGE = "ceag_cli"
 LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "package": ({"__init__"}, set()),
     "numbers": ({"errors", "groups", "gaps", "replay", "multipliers"}, {"torch"}),
-    "method": ({"ceag", "baselines", "scores", "budgets", "schedules", "masks"}, set()),
+    "method": (
+        {"ceag", "baselines", "scores", "budgets", "schedules", "masks", "pruning"},
+        set(),
+    ),
     "world": (
         {
             "progress",
             "options",
             "recipe",
             "labels",
+            "classes",
             "images",
             "models",
             "lineage",
@@ -36,10 +40,11 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
             "inputs",
             "info",
             "training",
+            "methods",
         },
         {"timm", "torchvision", "safetensors", "yaml", "PIL"},
     ),
-    "product": ({"audit", "report", "page", "stages"}, {"rich", "jinja2"}),
+    "product": ({"audit", "results", "report", "page", "stages"}, {"rich", "jinja2"}),
     "shell": ({"cli", "__main__"}, {"typer"}),
 }
 

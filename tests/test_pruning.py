@@ -18,7 +18,8 @@ from ceag_cli import masks as masks_module
 from ceag_cli import schedules as schedules_module
 from ceag_cli.budgets import uniform
 from ceag_cli.errors import PruningError
-from ceag_cli.masks import Masks, prune, smallest
+from ceag_cli.masks import Masks, smallest
+from ceag_cli.pruning import prune
 from ceag_cli.schedules import cubic
 from ceag_cli.scores import magnitude
 

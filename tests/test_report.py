@@ -7,7 +7,6 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -32,6 +31,7 @@ from ceag_cli.report import (
     result_document,
     split_line,
 )
+from ceag_cli.results import DenseResult, MitigateResult, PruneResult
 
 SUBJECT = Subject(
     dense="model.safetensors",
@@ -424,25 +424,19 @@ def test_field_names_are_those_of_the_results() -> None:
     assert set(document["splits"][0]) == {f.name for f in dataclasses.fields(SplitResult)}
 
 
-@dataclasses.dataclass(frozen=True)
-class Pruned:
-    output: Path
-    sparsity: float
-    bytes_compressed: int | None
-
-
 def test_the_document_of_a_stage() -> None:
-    result = Pruned(Path("a") / "model.pruned.safetensors", 0.5, None)
-    document = result_document("prune", "1.2.3", 7, result)
+    result = DenseResult(Path("a") / "model.safetensors", "resnet18", 2, {"train": 0.5})
+    document = result_document("dense", "1.2.3", 7, result)
     assert document == {
         "schema_version": 1,
         "tool": "ceag",
         "version": "1.2.3",
-        "command": "prune",
+        "command": "dense",
         "seed": 7,
-        "output": str(Path("a") / "model.pruned.safetensors"),
-        "sparsity": 0.5,
-        "bytes_compressed": None,
+        "output": str(Path("a") / "model.safetensors"),
+        "architecture": "resnet18",
+        "num_classes": 2,
+        "accuracy": {"train": 0.5},
     }
     json.dumps(document)
 
@@ -452,9 +446,9 @@ def test_the_document_of_a_stage() -> None:
 # ---------------------------------------------------------------------------------------------
 
 
-def mitigated(result: AuditResult, satisfied: bool) -> SimpleNamespace:
-    return SimpleNamespace(
-        output="model.mitigated.safetensors",
+def mitigated(result: AuditResult, satisfied: bool) -> MitigateResult:
+    return MitigateResult(
+        output=Path("model.mitigated.safetensors"),
         method="ceag",
         sparsity=0.9,
         eps=result.eps,
@@ -486,8 +480,8 @@ def test_mitigate_says_when_they_hold() -> None:
 
 
 def test_prune_promises_no_speed() -> None:
-    result = SimpleNamespace(
-        output="model.pruned.safetensors",
+    result = PruneResult(
+        output=Path("model.pruned.safetensors"),
         bytes=46_837_000,
         bytes_compressed=9_000_000,
         sparsity=0.9,
@@ -504,13 +498,13 @@ def test_prune_promises_no_speed() -> None:
         "size 46.8 MB, as before; 9.0 MB when compressed (zlib). Zeros do not make the model "
         "faster in PyTorch.",
     ]
-    result.bytes_compressed = None
-    assert "compressed" not in prune_lines(result)[2]
+    unmeasured = dataclasses.replace(result, bytes_compressed=None)
+    assert "compressed" not in prune_lines(unmeasured)[2]
 
 
 def test_dense_names_what_it_measured() -> None:
-    result = SimpleNamespace(
-        output="model.safetensors",
+    result = DenseResult(
+        output=Path("model.safetensors"),
         architecture="resnet18",
         num_classes=10,
         accuracy={"train": 0.987, "test": 0.9},
@@ -519,5 +513,6 @@ def test_dense_names_what_it_measured() -> None:
         "wrote model.safetensors: resnet18, 10 classes",
         "accuracy: train 98.7 %, test 90.0 %",
     ]
-    result.accuracy = {}
-    assert dense_lines(result) == ["wrote model.safetensors: resnet18, 10 classes"]
+    assert dense_lines(dataclasses.replace(result, accuracy={})) == [
+        "wrote model.safetensors: resnet18, 10 classes"
+    ]

@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from toys import tiny_model, write_images
 
-from ceag_cli import budgets, scores
-from ceag_cli import masks as pruning
 from ceag_cli.baselines import NaiveFineTuning
 from ceag_cli.errors import EvaluationError, OptionError, TrainingError
 from ceag_cli.evaluation import Compute, evaluate
@@ -25,10 +23,10 @@ from ceag_cli.masks import Masks
 from ceag_cli.models import Preprocessing, prunable_parameters
 from ceag_cli.options import DenseOptions, MitigateOptions, PruneOptions, TrainingOptions
 from ceag_cli.progress import Quiet
+from ceag_cli.pruning import GradualPruning, magnitude_uniform
 from ceag_cli.runs import Run
-from ceag_cli.schedules import cubic
 from ceag_cli.stages import dense, mitigate, prune
-from ceag_cli.training import GradualPruning, Training
+from ceag_cli.training import Training
 
 HALF = Preprocessing((3, 16, 16), (0.5,) * 3, (0.5,) * 3, "bilinear", 1.0, "center")
 CPU = torch.device("cpu")
@@ -104,8 +102,11 @@ OPTIONS = {field.name for field in dataclasses.fields(TrainingOptions)}
 
 
 def pruned(model: nn.Module, sparsity: float) -> Masks:
-    names = prunable_parameters(model)
-    return pruning.prune(model, names, sparsity, scores.magnitude, budgets.uniform)
+    return magnitude_uniform(model, prunable_parameters(model), sparsity)
+
+
+def gradual(model: nn.Module, final: float, end: int) -> GradualPruning:
+    return GradualPruning.of(model, prunable_parameters(model), final, end)
 
 
 # What a method sees
@@ -247,12 +248,13 @@ def test_masks_of_gradual_pruning_are_nested_and_follow_the_schedule(tmp_path: P
     model = tiny_model("test_resnet")
     masks: list[Masks] = []
 
-    def prune_and_keep(model: nn.Module, sparsity: float) -> Masks:
-        masks.append(pruned(model, sparsity))
-        return masks[-1]
+    class Kept(GradualPruning):
+        def prune(self, model: nn.Module, epoch: int) -> Masks:
+            masks.append(super().prune(model, epoch))
+            return masks[-1]
 
-    gradual = GradualPruning(lambda epoch: cubic(epoch, 3, 0.9), 3, prune_and_keep)
-    one = training(tmp_path, model, epochs=5, gradual=gradual)
+    schedule = Kept.of(model, prunable_parameters(model), 0.9, 3)
+    one = training(tmp_path, model, epochs=5, gradual=schedule)
     one.fit(None)
     assert len(masks) == 4
     assert [round(line["sparsity"], 3) for line in one.log] == [0.0, 0.633, 0.867, 0.9, 0.9]
@@ -267,8 +269,9 @@ def test_masks_of_gradual_pruning_are_nested_and_follow_the_schedule(tmp_path: P
 def test_the_method_sets_in_with_the_last_pruning(tmp_path: Path, end: int, calls: int) -> None:
     """Three steps in each of the four epochs from ``end`` on."""
     watching = Watching()
-    gradual = GradualPruning(lambda epoch: cubic(epoch, end, 0.9), end, pruned)
-    training(tmp_path, epochs=4, gradual=gradual, objective=watching).fit(None)
+    model = tiny_model("test_resnet")
+    schedule = gradual(model, 0.9, end)
+    training(tmp_path, model, epochs=4, gradual=schedule, objective=watching).fit(None)
     assert len(watching.seen) == calls
 
 
