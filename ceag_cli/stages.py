@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ def dense(options: DenseOptions, reporter: Reporter | None = None) -> DenseResul
     compute = _compute(options)
     given = None
     if options.checkpoint is not None:
-        given = open_checkpoint(Path(options.checkpoint), options, reporter)
+        given = open_checkpoint(Path(options.checkpoint), _as_it_is(options), reporter)
     data = open_data(options, [], reporter, "dense") if options.groups is not None else None
     names, new_classifier = _classes(options, data, given)
     if data is not None:
@@ -100,9 +101,7 @@ def dense(options: DenseOptions, reporter: Reporter | None = None) -> DenseResul
 
     torch.manual_seed(options.seed)
     model = _dense_model(options, given, names, new_classifier)
-    preprocessing = preprocessing_of(model, options)
-    if given is not None and not new_classifier:
-        preprocessing = given.preprocessing
+    preprocessing = preprocessing_of(model if given is None else given.config, options)
     reporter.say(f"model {architecture_of(model)}, {preprocessing}")
     check_runs(model, preprocessing)
     splits = _splits(data, preprocessing, options, reporter)
@@ -427,10 +426,25 @@ def _dense_model(
             arguments=model_kwargs(options),
             pretrained=options.pretrained,
         )
-    if not new_classifier:
+    channels, height, _ = given.preprocessing.input_size
+    other_input = (options.in_chans or channels, options.img_size or height) != (channels, height)
+    if not new_classifier and not other_input:
         return given.model
-    assert names is not None
-    return load_adapted(given.path, len(names), options)
+    classes = len(names) if new_classifier and names else int(given.model.num_classes)  # type: ignore[arg-type]
+    return load_adapted(given.path, classes, options)
+
+
+def _as_it_is(options: DenseOptions) -> DenseOptions:
+    """The options without what changes the input of a checkpoint that is to be fine-tuned."""
+    return replace(
+        options,
+        img_size=None,
+        in_chans=None,
+        mean=None,
+        std=None,
+        interpolation=None,
+        crop_pct=None,
+    )
 
 
 def _prune_gradually(

@@ -889,3 +889,37 @@ def test_images_of_every_kind_are_trained_on(images: Path) -> None:
         converted.save(path, "JPEG" if mode == "CMYK" else "PNG")
     assert len(list(Path("images").iterdir())) == ROWS
     done(*DENSE, "--epochs", "1")
+
+
+def test_a_checkpoint_is_adapted_to_another_input(images: Path) -> None:
+    """Timm resizes position embeddings and adapts the first convolution."""
+    vit = ("dense", "--groups", "labels.csv", "--model", "test_vit", "--img-size", "32", *FAST)
+    done(*vit, "--epochs", "1")
+    again = ("dense", "--groups", "labels.csv", "--checkpoint", "model.safetensors", *FAST)
+    done(*again, "--epochs", "1", "--img-size", "48", "-o", "larger/")
+    done(*again, "--epochs", "1", "--in-chans", "1", "-o", "grey/")
+    larger = timm.create_model("local-dir:larger", pretrained=True)
+    assert larger(torch.zeros(1, 3, 48, 48)).shape == (1, larger.num_classes)
+    assert larger.pos_embed.shape[1] == 1 + (48 // 16) ** 2
+    grey = timm.create_model("local-dir:grey", pretrained=True)
+    assert grey(torch.zeros(1, 1, 32, 32)).shape == (1, grey.num_classes)
+    assert lineage_of("grey/model.safetensors").parents["input"].path == "../model.safetensors"
+
+
+def test_an_input_that_the_model_cannot_take_is_refused_before_training(images: Path) -> None:
+    done(
+        "dense",
+        "--groups",
+        "labels.csv",
+        "--model",
+        "test_vit",
+        "--img-size",
+        "32",
+        *FAST,
+        "--epochs",
+        "1",
+    )
+    (message,) = errors("prune", "model.safetensors", "--sparsity", "0.5", "--img-size", "40")
+    assert message.startswith("test_vit does not take inputs of 40x40, 3 channels")
+    assert "--img-size" in message
+    assert not Path("model.pruned.safetensors").exists()
