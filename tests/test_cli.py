@@ -900,7 +900,7 @@ def test_a_checkpoint_is_adapted_to_another_input(images: Path) -> None:
     done(*again, "--epochs", "1", "--in-chans", "1", "-o", "grey/")
     larger = timm.create_model("local-dir:larger", pretrained=True)
     assert larger(torch.zeros(1, 3, 48, 48)).shape == (1, larger.num_classes)
-    assert larger.pos_embed.shape[1] == 1 + (48 // 16) ** 2
+    assert larger.get_parameter("pos_embed").shape[1] == 1 + (48 // 16) ** 2
     grey = timm.create_model("local-dir:grey", pretrained=True)
     assert grey(torch.zeros(1, 1, 32, 32)).shape == (1, grey.num_classes)
     assert lineage_of("grey/model.safetensors").parents["input"].path == "../model.safetensors"
