@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install test lint demo bench-data clean
+.PHONY: install test lint demo demo-seeds bench-tasks clean
 
 install: .venv/installed
 
@@ -22,6 +22,14 @@ lint: install
 
 demo: install
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash recipes/digits/demo.sh
+
+# Longer checks; their results are in docs/benchmarks.md.
+
+demo-seeds: install
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash recipes/digits/seeds.sh demo/seeds
+
+bench-tasks: install
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash recipes/benchmarks/two_tasks.sh demo/two-tasks
 
 clean:
 	rm -rf demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
