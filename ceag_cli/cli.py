@@ -115,7 +115,7 @@ def _parameter(command: type[Command], name: str) -> inspect.Parameter:
     if limits["choices"]:
         help_text += f" One of {', '.join(limits['choices'])}."
     if limits["positional"]:
-        info = typer.Argument(help=help_text, show_default=False, metavar="[FILE]")
+        info = typer.Argument(help=help_text, show_default=False, metavar="FILE")
     else:
         default = limits["shown"] or (None if field.default in (None, False) else field.default)
         if default is not None:

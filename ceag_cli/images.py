@@ -22,7 +22,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ceag_cli.errors import ImageError, LabelsError
+from ceag_cli.errors import ImageError
 
 KEPT_IN_MEMORY = 2 * 1024**3
 """Bytes of decoded pixels up to which a data set is decoded once and kept."""
@@ -277,23 +277,6 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.targets)
-
-
-def check_files(
-    store: Store, csv: Path, paths: Sequence[str], lines: Sequence[int]
-) -> list[tuple[int, str]]:
-    """Line and text of the problem for every image that does not exist."""
-    missing = [
-        (line, f"there is no image '{path}' in {store.root}")
-        for path, line in zip(paths, lines, strict=True)
-        if not store.has(path)
-    ]
-    if missing and len(missing) == len(paths):
-        raise LabelsError(
-            f"{csv}: none of its {len(paths)} images is in {store.root} (first: '{paths[0]}'); "
-            "name the folder or .zip that the paths are relative to with --data-dir"
-        )
-    return missing
 
 
 def _shortened(problems: list[str]) -> list[str]:

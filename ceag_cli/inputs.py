@@ -7,7 +7,7 @@ newest fitting file in the current folder, and is always said.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ceag_cli.checkpoints import Checkpoint, load
 from ceag_cli.classes import class_index
-from ceag_cli.errors import CheckpointError, LabelsError, LineageError, OptionError, PruningError
-from ceag_cli.images import Images, Split, Store, check_files, count_duplicates, open_store
+from ceag_cli.errors import CheckpointError, LineageError, OptionError, PruningError
+from ceag_cli.images import Images, Split, Store, count_duplicates, open_store
 from ceag_cli.labels import Labels, read_labels
 from ceag_cli.lineage import GroupsReference, Lineage, Reference, newest
 from ceag_cli.masks import Masks
@@ -118,23 +118,32 @@ def open_data(
     if csv is None:
         raise OptionError(f"ceag {command} needs --groups, a CSV with one row per image")
     labels = read_labels(Path(csv), label_column, groups_by)
-    if not labels.paths:
+    images = dict(zip(labels.lines, labels.paths, strict=True)) | labels.set_aside
+    if not images:
         labels.raise_problems()
-    store = open_store(labels.csv, data_dir, labels.paths)
-    try:
-        for line, text in check_files(store, labels.csv, labels.paths, labels.lines):
-            labels.problem(line, text)
-    except LabelsError as error:
-        if not labels.problems:
-            raise
-        labels.problem(0, error.problems[0].removeprefix(f"{labels.csv}: "))
-        labels.raise_problems()
+    store = open_store(labels.csv, data_dir, list(images.values()))
+    _look_for_images(labels, images, store)
     count = labels.grouping.num_groups
     reporter.say(
         f"{len(labels.paths)} images in {store.root}, target '{labels.label_column}', "
         f"{count} group{'s' if count != 1 else ''} by {labels.groups_by}"
     )
     return Data(labels, store, data_dir)
+
+
+def _look_for_images(labels: Labels, images: Mapping[int, str], store: Store) -> None:
+    """Note every image that does not exist; stop when none does, since the folder is wrong then."""
+    missing = [line for line, path in images.items() if not store.has(path)]
+    if len(missing) == len(images):
+        labels.problem(
+            0,
+            f"none of its {len(images)} images is in {store.root} "
+            f"(first: '{next(iter(images.values()))}'); name the folder or .zip that the paths are "
+            "relative to with --data-dir",
+        )
+        labels.raise_problems()
+    for line in missing:
+        labels.problem(line, f"there is no image '{images[line]}' in {store.root}")
 
 
 def check_targets(data: Data, checkpoint: Checkpoint, class_map: str | None) -> None:

@@ -45,6 +45,9 @@ class Labels:
     """Group ids of each row, int64, shape ``(N, F)``."""
     problems: dict[int, list[str]] = field(default_factory=dict)
     """What is wrong, by line; line 0 holds what concerns the whole file."""
+    set_aside: dict[int, str] = field(default_factory=dict)
+    """Path of each row that has a problem elsewhere, by line: its image is looked for all the same,
+    so that one reading finds everything."""
 
     def rows(self, split: str) -> Tensor:
         """Row numbers of a split, int64, in file order."""
@@ -167,6 +170,7 @@ def read_labels(path: Path, label_column: str = "label", groups_by: str | None =
         splits=table.splits,
         groups=torch.tensor(ids, dtype=torch.int64).reshape(len(ids), len(values)),
         problems=table.problems,
+        set_aside=table.set_aside,
     )
 
 
@@ -255,6 +259,7 @@ class _Rows:
     splits: list[str] = field(default_factory=list)
     groups: list[list[str]] = field(default_factory=list)
     problems: dict[int, list[str]] = field(default_factory=dict)
+    set_aside: dict[int, str] = field(default_factory=dict)
 
 
 def _read_rows(path: Path, reader: _csv.Reader, header: list[str], columns: _Columns) -> _Rows:
@@ -295,12 +300,13 @@ def _read_row(
         return [f"has {len(cells)} cells, the header has {len(header)}"]
     cells = [cell.strip() for cell in cells]
     image, label, split = cells[columns.path], cells[columns.label], cells[columns.split]
+    same = str(PurePosixPath(image))
     wrong = []
     if not image:
         wrong.append("the path is empty")
     elif outside(image):
         wrong.append(f"path '{image}' lies outside the data folder")
-    elif (same := str(PurePosixPath(image))) in first_line:
+    elif same in first_line:
         wrong.append(f"path '{image}' was given in row {first_line[same]} already")
     else:
         first_line[same] = line
@@ -310,6 +316,8 @@ def _read_row(
         wrong.append(f"split '{split}' is not one of {', '.join(SPLITS)}")
     empty = [header[place] for parts in places for place in parts if not cells[place]]
     wrong += [f"the group is empty (column '{name}')" for name in dict.fromkeys(empty)]
+    if wrong and first_line.get(same) == line:
+        rows.set_aside[line] = image
     if not wrong:
         rows.lines.append(line)
         rows.paths.append(image)

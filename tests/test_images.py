@@ -18,15 +18,17 @@ from ceag_cli.images import (
     Images,
     Store,
     Zip,
-    check_files,
     count_duplicates,
     decode,
     flipped,
     normalized,
     open_store,
 )
+from ceag_cli.inputs import open_data
 from ceag_cli.labels import read_labels
 from ceag_cli.models import Preprocessing
+from ceag_cli.options import DataOptions
+from ceag_cli.progress import Quiet
 
 RED = (255, 0, 0)
 
@@ -102,9 +104,9 @@ def test_a_zip_beside_the_csv_is_left_alone_where_the_folder_has_the_images(
 def test_of_two_zips_none_is_guessed(tmp_path: Path) -> None:
     labels = read_labels(write_images(tmp_path, archive=True))
     zipfile.ZipFile(tmp_path / "other.zip", "w").close()
-    store = open_store(labels.csv, None, labels.paths)
+    options = DataOptions(groups=str(labels.csv))
     with pytest.raises(LabelsError, match=r"name the folder or \.zip .* with --data-dir"):
-        check_files(store, labels.csv, labels.paths, labels.lines)
+        open_data(options, [], Quiet(), "dense")
 
 
 @pytest.mark.parametrize("archive", [False, True], ids=["folder", "zip"])
@@ -117,7 +119,7 @@ def test_data_dir_names_a_folder_or_a_zip(tmp_path: Path, archive: bool) -> None
     paths = read_labels(csv).paths
     store = open_store(csv, str(where), paths)
     assert store.root == where
-    assert check_files(store, csv, paths, list(range(ROWS))) == []
+    assert all(store.has(path) for path in paths)
 
 
 def test_a_data_dir_that_does_not_exist_is_named(tmp_path: Path) -> None:

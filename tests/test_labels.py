@@ -482,6 +482,7 @@ def test_missing_images_are_reported_with_everything_else(tmp_path: Path) -> Non
         ": no row has split 'train'",
         f" row 3: there is no image 'b.png' in {tmp_path}",
         " row 4: split 'nope' is not one of train, val, test",
+        f" row 4: there is no image 'c.png' in {tmp_path}",
         f" row 5: there is no image 'd.png' in {tmp_path}",
     ]
 
@@ -521,3 +522,22 @@ def test_a_path_with_a_zero_byte_is_a_missing_image(tmp_path: Path) -> None:
     found = opened(tmp_path, HEADER + "a\0.png,cat,train,x\nb.png,cat,train,x\n")
     assert len(found) == 1
     assert found[0].startswith(" row 2: ")
+
+
+def test_a_row_with_another_problem_is_also_searched_for_its_image(tmp_path: Path) -> None:
+    csv = tmp_path / "labels.csv"
+    csv.write_text(
+        "path,label,split,g\n"
+        "here.png,cat,train,a\n"
+        "gone.png,cat,tset,a\n"  # two problems
+        "gone.png,cat,test,a\n"  # a duplicate is not looked for twice
+    )
+    (tmp_path / "here.png").write_bytes(b"")
+    data = open_data(DataOptions(groups=str(csv)), [], Quiet(), "dense")
+    with pytest.raises(LabelsError) as error:
+        data.require([], seen_in_train=False)
+    assert error.value.problems == [
+        f"{csv} row 3: split 'tset' is not one of train, val, test",
+        f"{csv} row 3: there is no image 'gone.png' in {tmp_path}",
+        f"{csv} row 4: path 'gone.png' was given in row 3 already",
+    ]
