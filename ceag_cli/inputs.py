@@ -18,7 +18,7 @@ from ceag_cli.classes import class_index
 from ceag_cli.errors import CheckpointError, LineageError, OptionError, PruningError
 from ceag_cli.images import Images, Split, Store, count_duplicates, open_store
 from ceag_cli.labels import Labels, read_labels
-from ceag_cli.lineage import GroupsReference, Lineage, Reference, newest
+from ceag_cli.lineage import GroupsReference, Lineage, Reference, newest, sha256_of
 from ceag_cli.masks import Masks
 from ceag_cli.models import Preprocessing, architecture_of, check_runs, prunable_parameters
 from ceag_cli.options import ArchitectureOptions, DataOptions, DenseOptions
@@ -95,6 +95,9 @@ def open_data(
 ) -> Data:
     """Read the groups CSV given, or the one that a model names.
 
+    How it is read (columns, folder of the images) is what the options say, else, when it is the
+    very CSV that the model names, what was said then.
+
     Raises:
         OptionError: None was given and no model names one.
         LabelsError, LineageError, ImageError: It cannot be read, has changed, or its images
@@ -102,22 +105,23 @@ def open_data(
     """
     csv, data_dir = options.groups, options.data_dir
     label_column, groups_by = options.label_column, options.groups_by
-    if csv is None:
-        for checkpoint in named_by:
-            reference = checkpoint.lineage and checkpoint.lineage.groups
-            if not reference:
-                continue
+    for checkpoint in named_by:
+        reference = checkpoint.lineage and checkpoint.lineage.groups
+        if not reference:
+            continue
+        if csv is None:
             csv = str(reference.csv.find(checkpoint.path, "groups CSV", "--groups"))
-            if data_dir is None and reference.data_dir is not None:
-                data_dir = os.path.relpath(checkpoint.path.parent / reference.data_dir)
-            if label_column == DataOptions().label_column:
-                label_column = reference.label_column
-            groups_by = groups_by or reference.groups_by
             reporter.say(f"groups from {csv}, named by {checkpoint.path}")
-            break
+        elif not Path(csv).is_file() or sha256_of(Path(csv)) != reference.csv.sha256:
+            continue
+        if data_dir is None and reference.data_dir is not None:
+            data_dir = os.path.relpath(checkpoint.path.parent / reference.data_dir)
+        label_column = label_column or reference.label_column
+        groups_by = groups_by or reference.groups_by
+        break
     if csv is None:
         raise OptionError(f"ceag {command} needs --groups, a CSV with one row per image")
-    labels = read_labels(Path(csv), label_column, groups_by)
+    labels = read_labels(Path(csv), label_column or "label", groups_by)
     images = dict(zip(labels.lines, labels.paths, strict=True)) | labels.set_aside
     if not images:
         labels.raise_problems()

@@ -109,12 +109,14 @@ class DataOptions:
     data_dir: str | None = option(
         None, "Folder or .zip that the CSV's paths are relative to.", DATA, shown="the CSV's folder"
     )
-    label_column: str = option("label", "Column with the target class.", DATA)
+    label_column: str | None = option(
+        None, "Column with the target class.", DATA, shown="the model's, else label"
+    )
     groups_by: str | None = option(
         None,
         "Columns that make the groups: 'race,gender' one by one, 'race*gender' crossed.",
         DATA,
-        shown="every column that is not path, label or split",
+        shown="the model's, else every column that is not path, label or split",
     )
     class_map: str | None = option(
         None, "Names of the model's outputs: .txt, one a line, or .json, name to index.", DATA

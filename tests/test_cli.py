@@ -923,3 +923,22 @@ def test_an_input_that_the_model_cannot_take_is_refused_before_training(images: 
     assert message.startswith("test_vit does not take inputs of 40x40, 3 channels")
     assert "--img-size" in message
     assert not Path("model.pruned.safetensors").exists()
+
+
+def test_the_same_csv_is_read_as_it_was_for_the_model(images: Path) -> None:
+    """--label-column, --groups-by and --data-dir need not be said again."""
+    text = images.read_text().replace("path,label,", "path,colour,", 1)
+    Path("elsewhere").mkdir()
+    csv = Path("elsewhere/labels.csv")
+    csv.write_text(text)
+    read = ("--groups", str(csv), "--data-dir", ".", "--label-column", "colour")
+    done("dense", *read, "--groups-by", "colour", *DENSE[3:], "--epochs", "1")
+    done("prune", "model.safetensors", "--sparsity", "0.5")
+    result = done(*MITIGATE, "--groups", str(csv))
+    assert "target 'colour', " in result.stderr
+    assert (
+        lineage_of("model.mitigated.safetensors").groups == lineage_of("model.safetensors").groups
+    )
+    csv.write_text(text + "\n")  # another file: read as the flags say
+    (message, *_) = errors(*MITIGATE, "--groups", str(csv), "--overwrite")
+    assert "there is no label column 'label'" in message
