@@ -17,8 +17,8 @@ out=$(cd "$out" && pwd)
 net="--model resnet18 --model-kwargs layers=1+1+1+1,channels=32+64+128+256,stem_type=deep,stem_width=16"
 input="--img-size 32 --crop-pct 1 --hflip 0"
 
-task() { # name, images, column of the target, groups, sparsity, eps, dual step
-    local name=$1 images=$2 target=$3 groups=$4 sparsity=$5 eps=$6 dual_lr=$7 seed
+task() { # name, images, column of the target, groups, sparsity, eps, dual step, epochs
+    local name=$1 images=$2 target=$3 groups=$4 sparsity=$5 eps=$6 dual_lr=$7 epochs=$8 seed
     local read="--groups ../../$name.csv --data-dir $images --label-column $target --groups-by $groups"
     for seed in ${seeds:-0 1 2}; do
         mkdir -p "$out/$name/$seed" && cd "$out/$name/$seed"
@@ -28,7 +28,7 @@ task() { # name, images, column of the target, groups, sparsity, eps, dual step
             ceag prune model.safetensors --sparsity "$sparsity" --resume
             for method in naive ceag; do
                 ceag mitigate model.pruned.safetensors $read --hflip 0 --eps "$eps" --method "$method" \
-                    --dual-lr "$dual_lr" --epochs 20 --lr 0.05 --weight-decay 5e-4 --seed "$seed" \
+                    --dual-lr "$dual_lr" --epochs "$epochs" --lr 0.05 --weight-decay 5e-4 --seed "$seed" \
                     --resume -o "$method.safetensors"
                 ceag audit "$method.safetensors" --format json >"$method.json" || [ $? -eq 1 ]
             done
@@ -41,12 +41,12 @@ for name in $tasks; do
     cifar100)
         [ -e "$out/cifar100.csv" ] ||
             python "$here/subset.py" "$data/cifar100/labels.csv" "$out/cifar100.csv" label 100
-        task cifar100 "$data/cifar100/images.zip" superclass label 0.95 0.1 0.005
+        task cifar100 "$data/cifar100/images.zip" superclass label 0.98 0.1 0.005 15
         ;;
     fairface)
         [ -e "$out/fairface.csv" ] ||
             python "$here/subset.py" "$data/fairface64/labels.csv" "$out/fairface.csv" 'race*gender' 715
-        task fairface "$data/fairface64/images.zip" gender 'race*gender' 0.99 0.02 0.02
+        task fairface "$data/fairface64/images.zip" gender 'race*gender' 0.99 0.02 0.02 20
         ;;
     *) echo "no task $name" >&2 && exit 2 ;;
     esac
