@@ -13,7 +13,7 @@ from ceag_cli.options import MitigateOptions
 from ceag_cli.replay import GroupReplay
 from ceag_cli.training import Objective
 
-DUAL_LR_OF_ALL_GROUPS = 0.3
+DUAL_LR_OF_ALL_GROUPS = 0.1
 """Default dual step size times the number of groups."""
 
 

@@ -266,7 +266,7 @@ class MitigateOptions(DataOptions, ArchitectureOptions, TrainingOptions, RunOpti
         "Step size of the multipliers.",
         METHOD,
         above=0,
-        shown="0.3 / number of groups",
+        shown="0.1 / number of groups",
     )
     buffer: int = option(40, "Outcomes remembered per group (k).", METHOD, low=1)
     min_count: int | None = option(

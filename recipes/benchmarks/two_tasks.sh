@@ -46,7 +46,7 @@ for name in $tasks; do
     fairface)
         [ -e "$out/fairface.csv" ] ||
             python "$here/subset.py" "$data/fairface64/labels.csv" "$out/fairface.csv" 'race*gender' 715
-        task fairface "$data/fairface64/images.zip" gender 'race*gender' 0.99 0.02 0.02 20
+        task fairface "$data/fairface64/images.zip" gender 'race*gender' 0.99 0.02 0.007 20
         ;;
     *) echo "no task $name" >&2 && exit 2 ;;
     esac
