@@ -61,19 +61,19 @@ class Checkpoint:
         return describe(self.model, self.preprocessing, self.label_names)
 
 
-def load(path: Path, options: ArchitectureOptions) -> Checkpoint:
+def load(path: Path, options: ArchitectureOptions, child: TimmConfig | None = None) -> Checkpoint:
     """Read a model from a timm checkpoint.
 
     The architecture comes from ``--model``, else the file's metadata, else ``config.json`` beside
-    it, else the name stored in a .pth. Two sources that disagree are an error unless the flag
-    decides.
+    it, else the name stored in a .pth, else the configuration of a ``child``, a model that was
+    made of this one. Two sources that disagree are an error unless the flag decides.
 
     Raises:
         CheckpointError: The file cannot be read, its architecture is not known, or its tensors do
             not fit it.
     """
     state, stored_name, metadata = read_state(path, use_ema=options.use_ema)
-    config, source, warnings = _configuration(path, metadata, stored_name, options)
+    config, source, warnings = _configuration(path, metadata, stored_name, options, child)
     kwargs = model_kwargs(options)
     if "num_classes" in config:  # a whole configuration
         model = from_config(config | {"model_args": (config.get("model_args") or {}) | kwargs})
@@ -166,7 +166,11 @@ def _plain(key: str) -> str:
 
 
 def _configuration(
-    path: Path, metadata: Mapping[str, str], stored_name: str | None, options: ArchitectureOptions
+    path: Path,
+    metadata: Mapping[str, str],
+    stored_name: str | None,
+    options: ArchitectureOptions,
+    child: TimmConfig | None = None,
 ) -> tuple[TimmConfig, str, list[str]]:
     """Timm's configuration (whole, or with the architecture alone), its source, and warnings."""
     found: dict[str, TimmConfig] = {}
@@ -189,6 +193,8 @@ def _configuration(
             if names[place] == options.model.split(".")[0]:
                 return config, f"{place}, as --model says", warnings
         return {"architecture": options.model}, "--model", warnings
+    if child is not None and all(place == "the name stored in the file" for place in found):
+        return child, "the model made of it", []
     if not found:
         raise CheckpointError(
             f"{path}: its architecture is not known; name it with --model, put timm's "

@@ -13,14 +13,20 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ceag_cli.checkpoints import Checkpoint, load
+from ceag_cli.checkpoints import WEIGHTS_NAME, Checkpoint, load
 from ceag_cli.classes import class_index
 from ceag_cli.errors import CheckpointError, LineageError, OptionError, PruningError
 from ceag_cli.images import Images, Split, Store, count_duplicates, open_store
 from ceag_cli.labels import Labels, read_labels
 from ceag_cli.lineage import GroupsReference, Lineage, Reference, newest, sha256_of
 from ceag_cli.masks import Masks
-from ceag_cli.models import Preprocessing, architecture_of, check_runs, prunable_parameters
+from ceag_cli.models import (
+    Preprocessing,
+    TimmConfig,
+    architecture_of,
+    check_runs,
+    prunable_parameters,
+)
 from ceag_cli.options import ArchitectureOptions, DataOptions, DenseOptions
 from ceag_cli.progress import Reporter
 
@@ -115,7 +121,8 @@ def open_data(
         elif not Path(csv).is_file() or sha256_of(Path(csv)) != reference.csv.sha256:
             continue
         if data_dir is None and reference.data_dir is not None:
-            data_dir = os.path.relpath(checkpoint.path.parent / reference.data_dir)
+            data_dir = _find_images(checkpoint, reference.data_dir, Path(csv))
+            reporter.say(f"images from {data_dir}, named by {checkpoint.path}")
         label_column = label_column or reference.label_column
         groups_by = groups_by or reference.groups_by
         break
@@ -133,6 +140,18 @@ def open_data(
         f"{count} group{'s' if count != 1 else ''} by {labels.groups_by}"
     )
     return Data(labels, store, data_dir)
+
+
+def _find_images(checkpoint: Checkpoint, data_dir: str, csv: Path) -> str:
+    """The folder or .zip of images that a model names, or one of that name beside the CSV."""
+    named = checkpoint.path.parent / data_dir
+    for candidate in (named, csv.parent / named.name):
+        if candidate.exists():
+            return os.path.relpath(candidate)
+    raise LineageError(
+        f"{checkpoint.path}: its images '{data_dir}' are not there, nor '{named.name}' beside "
+        f"{csv}; name them with --data-dir"
+    )
 
 
 def _look_for_images(labels: Labels, images: Mapping[int, str], store: Store) -> None:
@@ -163,15 +182,21 @@ def check_targets(data: Data, checkpoint: Checkpoint, class_map: str | None) -> 
 def choose(given: str | None, stages: tuple[str, ...], command: str, reporter: Reporter) -> Path:
     """The input file: the one given, else the newest fitting one in the current folder."""
     if given is not None:
-        return Path(given)
+        path = Path(given)
+        return path / WEIGHTS_NAME if (path / WEIGHTS_NAME).is_file() else path
     path, stage = newest(stages, Path(), command)
     reporter.say(f"took {path}, the newest {stage} model in this folder")
     return path
 
 
-def open_checkpoint(path: Path, options: ArchitectureOptions, reporter: Reporter) -> Checkpoint:
-    """Read a model and say what it is."""
-    checkpoint = load(path, options)
+def open_checkpoint(
+    path: Path,
+    options: ArchitectureOptions,
+    reporter: Reporter,
+    child: TimmConfig | None = None,
+) -> Checkpoint:
+    """Read a model and say what it is; ``child`` is the configuration of one made of it."""
+    checkpoint = load(path, options, child)
     classes = checkpoint.model.num_classes
     if not isinstance(options, DenseOptions) and options.num_classes not in (None, classes):
         raise CheckpointError(f"{path}: has {classes} classes, --num-classes {options.num_classes}")
@@ -201,7 +226,7 @@ def find_dense(
         if not reference:
             raise LineageError(f"{sparse.path}: names no dense model; name it with --dense")
         path = reference.find(sparse.path, "dense model", "--dense")
-    dense = open_checkpoint(path, options, reporter)
+    dense = open_checkpoint(path, options, reporter, sparse.config if given is None else None)
     if dense.preprocessing != sparse.preprocessing:
         raise CheckpointError(
             [

@@ -94,7 +94,7 @@ class RunOptions:
         "File to write, or a folder ending in / for model.safetensors with timm's config.json.",
         OUTPUT,
         flags=("-o",),
-        shown="beside the input",
+        shown="model.safetensors for dense, else beside the input; for audit the run folder",
     )
     format: str = option("text", "What is printed.", OUTPUT, choices=("text", "json"))
 
@@ -107,7 +107,10 @@ class DataOptions:
         None, "CSV with one row per image: path, label, split and sensitive features.", DATA
     )
     data_dir: str | None = option(
-        None, "Folder or .zip that the CSV's paths are relative to.", DATA, shown="the CSV's folder"
+        None,
+        "Folder or .zip that the CSV's paths are relative to.",
+        DATA,
+        shown="the model's for the same CSV, else the CSV's folder",
     )
     label_column: str | None = option(
         None, "Column with the target class.", DATA, shown="the model's, else label"

@@ -100,7 +100,7 @@ def read_project_file(command: str, folder: Path = Path()) -> dict[str, Any]:
         return {}
     unknown = [
         f"{path}: '{name}' is not a section{nearest(name, COMMANDS)} "
-        f"(sections: {', '.join(COMMANDS)})"
+        f"(one section per command: {', '.join(COMMANDS)}; e.g. 'mitigate: {{eps: 0.02}}')"
         for name in content
         if name not in COMMANDS
     ]

@@ -210,7 +210,8 @@ def mitigate(options: MitigateOptions, reporter: Reporter | None = None) -> Miti
     _refuse_same(path, output)
     masks = masks_of(source) if options.sparsity is None else None
     reference = source
-    if options.sparsity is None or options.dense is not None:
+    from_dense = source.lineage is None or "dense" not in source.lineage.parents
+    if options.sparsity is None or options.dense is not None or not from_dense:
         reference = find_dense(source, options.dense, options, reporter)
     data = open_data(options, [source, reference], reporter, "mitigate")
     check_targets(data, source, options.class_map)

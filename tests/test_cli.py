@@ -13,7 +13,10 @@ from PIL import Image
 from toys import ROWS, ceag, done, tiny_model, write_csv, write_images
 
 from ceag_cli import stages
+from ceag_cli.inputs import open_checkpoint
 from ceag_cli.lineage import Lineage, read_metadata
+from ceag_cli.options import AuditOptions
+from ceag_cli.progress import Quiet
 
 FAST = ("--batch-size", "8", "--workers", "0")
 
@@ -942,3 +945,45 @@ def test_the_same_csv_is_read_as_it_was_for_the_model(images: Path) -> None:
     csv.write_text(text + "\n")  # another file: read as the flags say
     (message, *_) = errors(*MITIGATE, "--groups", str(csv), "--overwrite")
     assert "there is no label column 'label'" in message
+
+
+def test_pruning_further_inside_mitigation_keeps_the_dense_reference(here: Path) -> None:
+    """The harm of the first pruning must not vanish from the audit."""
+    more = ("model.pruned.safetensors", "--sparsity", "0.75", "--prune-epochs", "0")
+    done(*MITIGATE, *more, "-o", "further.safetensors")
+    of_pruned = lineage_of("model.pruned.safetensors").parents["dense"]
+    assert lineage_of("further.safetensors").parents["dense"] == of_pruned
+
+
+def test_a_bare_file_that_was_pruned_can_be_mitigated_and_audited(here: Path) -> None:
+    torch.save(safetensors.torch.load_file("model.safetensors"), "bare.pth")
+    shape = ("--model", "test_resnet", "--img-size", "16")
+    done("prune", "bare.pth", "--sparsity", "0.5", *shape)
+    names = Path("names.txt")
+    labels = open_checkpoint(Path("model.safetensors"), AuditOptions(), Quiet()).label_names
+    names.write_text("\n".join(labels or []))
+    read = ("--groups", "labels.csv", "--class-map", str(names))
+    done(*MITIGATE, "bare.pruned.safetensors", *read)
+    assert ceag("audit", "bare.mitigated.safetensors", *read).exit_code in (0, 1)
+
+
+def test_images_that_moved_along_are_found_beside_the_csv(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "apart").mkdir()
+    (tmp_path / "images").rename(tmp_path / "apart/images")
+    done(*DENSE, "--data-dir", "apart", "--epochs", "1")
+    (tmp_path / "moved").mkdir()
+    for name in ("model.safetensors", "labels.csv", "apart"):
+        (tmp_path / name).rename(tmp_path / "moved" / name)
+    os.chdir(tmp_path / "moved")
+    done("prune", "model.safetensors", "--sparsity", "0.5")
+    assert "images from apart, named by" in ceag("audit").stderr
+    Path("apart").rename(tmp_path / "gone")
+    (message,) = errors("audit")
+    assert "its images 'apart' are not there" in message
+    assert message.endswith("name them with --data-dir")
+
+
+def test_a_folder_written_with_o_can_be_given_back(here: Path) -> None:
+    done("prune", "model.safetensors", "--sparsity", "0.5", "-o", "folder/")
+    result = done(*MITIGATE, "folder", "--groups", "labels.csv")
+    assert "folder/model.safetensors: test_resnet" in result.stderr
