@@ -16,7 +16,8 @@ by the weights, sum, differentiate. One forward and one backward pass per step s
 training loop can use this class with two added lines.
 
 Source: Hashemizadeh, Ramirez et al., *Balancing Act: Constraining Disparate Impact in Sparse
-Models* (ICLR 2024), algorithm 1. docs/method.md maps its symbols to the names used here.
+Models* (ICLR 2024), algorithm 1. docs/method.md maps its symbols to the names used here, and
+docs/choices.md says where the defaults differ from the paper and why.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ceag_cli.gaps import weighted_mean
+from ceag_cli.gaps import excess_gap, weighted_mean
 from ceag_cli.groups import BatchOutcome, Grouping, GroupStats
 from ceag_cli.multipliers import Multipliers
 from ceag_cli.replay import GroupReplay
@@ -37,12 +38,18 @@ class ConstrainedExcessAccuracyGap:
         grouping: The sensitive features and their groups.
         dense: Statistics of the dense model on the training split, measured once.
         eps: Largest psi_g allowed, as a fraction (0.02 is two points of accuracy).
-        replay: Recent correctness of every group.
+        replay: Recent correctness of every group; ``None`` measures psi on each batch alone.
         multipliers: One non-negative multiplier per group.
         macro_overall: Take the sparse model's overall accuracy as the plain mean over buffers,
             as the paper's released code does, so that a group of ten images weighs as much as one
             of ten thousand. By default both overall accuracies are weighted by prevalence over
             the same groups, which is what the definition of psi says.
+        batch_means: Take L_g as the mean over the group's samples *in the batch*, as the paper
+            does. By default a sample counts by the group's share of the training images, which
+            estimates the same L_g without bias; see :func:`lagrangian_weights`.
+        detach_overall: Leave the overall loss out of the proxy's gradient (an option of the
+            paper's code): a violated group then pulls the weights towards itself without pushing
+            them away from everybody else.
     """
 
     def __init__(
@@ -50,10 +57,12 @@ class ConstrainedExcessAccuracyGap:
         grouping: Grouping,
         dense: GroupStats,
         eps: float,
-        replay: GroupReplay,
+        replay: GroupReplay | None,
         multipliers: Multipliers,
         *,
         macro_overall: bool = False,
+        batch_means: bool = False,
+        detach_overall: bool = False,
     ) -> None:
         self.features = len(grouping.features)
         self.feature_of = grouping.feature_of.to(dense.count.device)
@@ -62,21 +71,34 @@ class ConstrainedExcessAccuracyGap:
         self.replay = replay
         self.multipliers = multipliers
         self.macro_overall = macro_overall
+        self.prevalence = None if batch_means else dense.prevalence
+        self.detach_overall = detach_overall
 
     def weights(self, batch: BatchOutcome) -> Tensor:
         """One step of the algorithm: dual first, then the weights for the primal step.
 
         Returns:
-            Float64 weights of shape ``(B,)``, to be multiplied with the per-sample losses and
-            summed. They add up to one whatever the multipliers are.
+            Shape ``(B,)``, dtype of the losses, to be multiplied with the per-sample losses and
+            summed; see :func:`lagrangian_weights`.
         """
-        self.replay.push(batch.correct, batch.groups)
-        self.multipliers.ascend_(self.recent_excess_gap() - self.eps)
-        return lagrangian_weights(batch.groups, self.multipliers.values)
+        if self.replay is None:
+            psi = self.excess_gap_of(batch)
+        else:
+            self.replay.push(batch.correct, batch.groups)
+            psi = self.recent_excess_gap()
+        self.multipliers.ascend_(psi - self.eps)
+        weights = lagrangian_weights(
+            batch.groups,
+            self.multipliers.values,
+            self.prevalence,
+            detach_overall=self.detach_overall,
+        )
+        return weights.to(batch.loss.dtype)
 
     def recent_excess_gap(self) -> Tensor:
         """psi_g measured on the replay buffers, shape ``(G,)``; NaN where not yet known."""
-        recent = self.replay.accuracy()
+        assert self.replay is not None
+        recent = self.replay.mean()
         if self.macro_overall:
             sparse = self._mean(recent, torch.ones_like(recent))
             overall_gap = self.dense.overall_accuracy - sparse
@@ -84,41 +106,74 @@ class ConstrainedExcessAccuracyGap:
             overall_gap = self._mean(self.dense.accuracy - recent, self.dense.prevalence)
         return self.dense.accuracy - recent - overall_gap[self.feature_of]
 
+    def excess_gap_of(self, batch: BatchOutcome) -> Tensor:
+        """psi_g measured on one batch, shape ``(G,)``; NaN for groups that it lacks."""
+        return excess_gap(self.dense, GroupStats.of(batch, len(self.feature_of)))
+
     def _mean(self, values: Tensor, weights: Tensor) -> Tensor:
         return weighted_mean(values, weights, self.feature_of, self.features)
 
+    def status(self) -> dict[str, float]:
+        """The largest multiplier and their sum."""
+        return self.multipliers.status()
+
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """Everything that outlives a step: buffers and multipliers."""
-        return {"replay": self.replay.state_dict(), "multipliers": self.multipliers.state_dict()}
+        replay = {} if self.replay is None else {"replay": self.replay.state_dict()}
+        return replay | {"multipliers": self.multipliers.state_dict()}
 
     def load_state_dict(self, state: dict[str, dict[str, Tensor]]) -> None:
         """Restore what :meth:`state_dict` returned."""
-        self.replay.load_state_dict(state["replay"])
+        if self.replay is not None:
+            self.replay.load_state_dict(state["replay"])
         self.multipliers.load_state_dict(state["multipliers"])
 
 
-def lagrangian_weights(groups: Tensor, multipliers: Tensor) -> Tensor:
+def lagrangian_weights(
+    groups: Tensor,
+    multipliers: Tensor,
+    prevalence: Tensor | None = None,
+    *,
+    detach_overall: bool = False,
+) -> Tensor:
     """Sample weights whose weighted loss has the gradient of the Lagrangian.
 
-    With B samples in the batch, n_g of them in group g, and sums over the groups in the batch,
+    With B samples in the batch, n_g of them in group g,
 
-        L + sum_g lambda_g (L_g - L)  =  sum_i w_i loss_i,
-        w_i = (1 - sum_g lambda_g) / B  +  sum_{g of i} lambda_g / n_g.
+        L + sum_g lambda_g (L_g - L)  =  sum_i w_i loss_i
+        w_i = (1 - sum_g lambda_g) / B  +  sum_{g of i} lambda_g / m_g
 
-    The weights add up to one. They are all positive while the multipliers sum to less than one;
-    beyond that, samples of groups with small multipliers get negative weights and the loss is
-    increased on them (see ``Multipliers.max_sum``). A group that is absent from the batch has no
-    part in the step.
+    where m_g is either of
+
+    - ``n_g``, when no prevalence is given: L_g is the mean over the group's samples in the batch,
+      both sums run over the groups in the batch, and the weights add up to one. This is the
+      paper's step. A group that most batches lack is left out of most steps, so its multiplier
+      counts for less than it says.
+    - ``B p_g`` with p_g the group's prevalence in training: the sums run over all groups, and the
+      weights add up to one *on average*. Over the batches of an epoch this is an unbiased
+      estimate of the Lagrangian's gradient, for rare groups too.
+
+    All weights are positive while the multipliers sum to less than one; beyond that, samples of
+    groups with small multipliers get negative weights and their loss is increased (see
+    ``Multipliers.max_sum``).
 
     Args:
         groups: Group ids, int64, shape ``(B, F)``.
-        multipliers: lambda, shape ``(G,)``.
+        multipliers: lambda, shape ``(G,)``; of either sign.
+        prevalence: Share of the training images that belong to each group, shape ``(G,)``.
+        detach_overall: Leave out what L in ``L_g - L`` contributes: ``(1 - sum_g lambda_g) / B``
+            becomes ``1 / B``.
 
     Returns:
         Shape ``(B,)``, dtype of the multipliers.
     """
-    ones = torch.ones(groups.numel(), dtype=multipliers.dtype, device=groups.device)
-    in_batch = torch.zeros_like(multipliers).index_add_(0, groups.reshape(-1), ones)
-    present = torch.where(in_batch > 0, multipliers, 0.0)
-    by_group = present / in_batch.clamp(min=1.0)
-    return (1.0 - present.sum()) / len(groups) + by_group[groups].sum(dim=1)
+    batch = len(groups)
+    if prevalence is None:
+        ones = torch.ones(groups.numel(), dtype=multipliers.dtype, device=groups.device)
+        members = torch.zeros_like(multipliers).index_add_(0, groups.reshape(-1), ones)
+        multipliers = torch.where(members > 0, multipliers, 0.0)
+        members.clamp_(min=1.0)
+    else:
+        members = batch * prevalence
+    rest = 1.0 if detach_overall else 1.0 - multipliers.sum()
+    return rest / batch + (multipliers[groups] / members[groups]).sum(dim=1)

@@ -117,9 +117,15 @@ def _parameter(command: type[Command], name: str) -> inspect.Parameter:
     if limits["positional"]:
         info = typer.Argument(help=help_text, show_default=False, metavar="FILE")
     else:
-        default = limits["shown"] or (None if field.default in (None, False) else field.default)
-        if default is not None:
-            help_text += f" [default: {default}]"
+        defaults = []
+        if limits["shown"] or field.default not in (None, False):
+            defaults.append(str(limits["shown"] or field.default))
+        has_preset = limits["paper"] not in (None, field.default)
+        if has_preset and "paper" in command.__dataclass_fields__:
+            preset = "on" if limits["paper"] is True else limits["paper"]
+            defaults.append(f"with --paper: {preset}")
+        if defaults:
+            help_text += f" [default: {'; '.join(defaults)}]"
         names = [flag(name), *limits["flags"]]
         if kind is bool:  # so that a flag can also take back what a recipe says
             names = [f"{flag(name)}/--no-{flag(name)[2:]}"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +12,7 @@ from torch.nn import functional
 
 from ceag_cli.errors import EvaluationError
 from ceag_cli.groups import BatchOutcome, GroupStats
-from ceag_cli.images import Split, normalized
+from ceag_cli.images import Split, flipped, normalized
 from ceag_cli.models import Preprocessing
 from ceag_cli.progress import Reporter
 
@@ -61,7 +63,6 @@ class Predictions:
         return GroupStats.of(BatchOutcome(self.loss, self.correct, groups), num_groups)
 
 
-@torch.no_grad()
 def evaluate(
     model: nn.Module,
     split: Split,
@@ -77,19 +78,74 @@ def evaluate(
     """
     was_training = model.training
     compute.place(model.eval())
+    batches = split.images.batches(torch.arange(len(split)), compute.batch_size)
+    predictions = _predict(model, split, batches, preprocessing, compute, reporter, title)
+    model.train(was_training)
+    return predictions
+
+
+def evaluate_in_training_mode(
+    model: nn.Module,
+    split: Split,
+    preprocessing: Preprocessing,
+    compute: Compute,
+    hflip: float,
+    seed: int,
+    reporter: Reporter,
+    title: str,
+) -> Predictions:
+    """Run a model over a split under the conditions of a training epoch, each image once.
+
+    Batches come in random order, images are flipped at random, dropout is on, BatchNorm goes by
+    the statistics of the batch. The model itself is not changed.
+
+    Raises:
+        EvaluationError: The model gives NaN or infinite outputs.
+    """
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(split), generator=generator)
+    size = compute.batch_size
+    # BatchNorm cannot normalise a single image, so a last one joins the batch before it.
+    whole = len(order) - size - 1 if len(order) > size and len(order) % size == 1 else len(order)
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        for part, most in ((order[:whole], size), (order[whole:], size + 1)):
+            for rows, pixels in split.images.batches(part, most) if len(part) else ():
+                yield rows, flipped(pixels, hflip, generator)
+
+    in_training = copy.deepcopy(model).train()  # its BatchNorm may update what it likes
+    compute.place(in_training)
+    return _predict(in_training, split, batches(), preprocessing, compute, reporter, title)
+
+
+@torch.no_grad()
+def _predict(
+    model: nn.Module,
+    split: Split,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    preprocessing: Preprocessing,
+    compute: Compute,
+    reporter: Reporter,
+    title: str,
+) -> Predictions:
     predicted = torch.empty(len(split), dtype=torch.int64)
     loss = torch.empty(len(split))
     done = bad = 0
     with reporter.bar(title, len(split)) as update:
-        for rows, pixels in split.images.batches(torch.arange(len(split)), compute.batch_size):
-            logits = compute.forward(model, compute.to_inputs(pixels, preprocessing))
+        for rows, pixels in batches:
+            try:
+                logits = compute.forward(model, compute.to_inputs(pixels, preprocessing))
+            except ValueError as error:  # BatchNorm in training mode and a batch of one pixel
+                raise EvaluationError(
+                    f"{title}: {error}; try a larger --batch-size or --img-size"
+                ) from None
             targets = split.targets[rows].to(compute.device)
             predicted[rows] = logits.argmax(dim=1).cpu()
             loss[rows] = functional.cross_entropy(logits, targets, reduction="none").cpu()
             bad += int((~logits.isfinite().all(dim=1)).sum())
             done += len(rows)
             update(done, "")
-    model.train(was_training)
     if bad:
         raise EvaluationError(
             f"{title}: NaN or infinite outputs for {bad} of {len(split)} images; no accuracy can "

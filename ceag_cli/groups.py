@@ -96,19 +96,22 @@ class GroupStats:
     @classmethod
     def of(cls, batch: BatchOutcome, num_groups: int) -> GroupStats:
         """Count one batch (or a whole split)."""
+        stats = cls.zeros(num_groups, batch.correct.device)
+        stats.add_(batch)
+        return stats
+
+    def add_(self, batch: BatchOutcome) -> None:
+        """Count one more batch, in place; costs O(B) whatever the number of groups."""
         features = batch.groups.shape[1]
         ids = batch.groups.reshape(-1)
         correct = batch.correct.long()
         loss = batch.loss.detach().double()
-        empty = cls.zeros(num_groups, batch.correct.device)
-        return cls(
-            count=empty.count.index_add_(0, ids, torch.ones_like(ids)),
-            correct=empty.correct.index_add_(0, ids, correct.repeat_interleave(features)),
-            loss=empty.loss.index_add_(0, ids, loss.repeat_interleave(features)),
-            total_count=torch.full_like(empty.total_count, len(correct)),
-            total_correct=correct.sum(),
-            total_loss=loss.sum(),
-        )
+        self.count.index_add_(0, ids, torch.ones_like(ids))
+        self.correct.index_add_(0, ids, correct.repeat_interleave(features))
+        self.loss.index_add_(0, ids, loss.repeat_interleave(features))
+        self.total_count.add_(len(correct))
+        self.total_correct.add_(correct.sum())
+        self.total_loss.add_(loss.sum())
 
     def __add__(self, other: GroupStats) -> GroupStats:
         return GroupStats(
@@ -153,3 +156,33 @@ class GroupStats:
 def crossed(names: Sequence[str]) -> str:
     """Name of a crossed feature or of one of its groups: ``race*gender``, ``Black*Female``."""
     return "*".join(names)
+
+
+def set_aside(strata: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Choose a stratified part of some samples.
+
+    One sample of every stratum, drawn at random, always stays, so that nothing is set aside of
+    strata of one and no stratum ends up without samples. The others are drawn systematically:
+    ordered by stratum, at random within each, and picked at equal distances. So each stratum gives
+    its share but for rounding, and very small strata give theirs together.
+
+    Args:
+        strata: What makes samples alike (target, groups), integers, shape ``(N, S)``.
+        share: Fraction of the samples to set aside, in (0, 1).
+        generator: Draws within the strata.
+
+    Returns:
+        Bool, shape ``(N,)``: True for about ``share * N`` samples, fewer where the strata are so
+        small that too few may leave.
+    """
+    _, stratum = torch.unique(strata, dim=0, return_inverse=True)
+    shuffled = torch.randperm(len(strata), generator=generator)
+    order = shuffled[torch.sort(stratum[shuffled], stable=True).indices]
+    is_first = torch.ones(len(order), dtype=torch.bool)
+    is_first[1:] = stratum[order[1:]] != stratum[order[:-1]]
+    free = order[~is_first]
+    count = min(round(share * len(strata)), len(free))
+    chosen = torch.zeros(len(strata), dtype=torch.bool)
+    picks = ((torch.arange(count).double() + 0.5) * len(free) / max(count, 1)).long()
+    chosen[free[picks]] = True
+    return chosen

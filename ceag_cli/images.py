@@ -264,12 +264,34 @@ class Images:
             yield chunk, pixels
 
 
+class Batched(Protocol):
+    """Images that can be gone through in batches."""
+
+    def batches(self, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Rows in the order given, each once: ``(row numbers (B,), pixels (B, C, H, W))``."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of the images, numbered anew from 0; the pixels are not copied."""
+
+    images: Batched
+    rows: Tensor
+    """Their numbers among all images, int64."""
+
+    def batches(self, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """As :meth:`Images.batches`."""
+        taken = self.images.batches(self.rows[order], batch_size)
+        for rows, (_, pixels) in zip(torch.split(order, batch_size), taken, strict=True):
+            yield rows, pixels
+
+
 @dataclass(frozen=True)
 class Split:
     """The images of one split with everything that the CSV says about them."""
 
     name: str
-    images: Images
+    images: Batched
     targets: Tensor
     """Class index of each image, int64, shape ``(N,)``."""
     groups: Tensor
@@ -277,6 +299,11 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    def only(self, chosen: Tensor, name: str) -> Split:
+        """The part of the split that a bool tensor of shape ``(N,)`` chooses."""
+        rows = torch.nonzero(chosen).reshape(-1)
+        return Split(name, Part(self.images, rows), self.targets[rows], self.groups[rows])
 
 
 def _shortened(problems: list[str]) -> list[str]:

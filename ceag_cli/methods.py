@@ -1,70 +1,265 @@
-"""The methods of fine-tuning by name: from the options to the objective that training asks."""
+"""The methods of fine-tuning by name: from the options to the objects that training asks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from ceag_cli.baselines import NaiveFineTuning
+import torch
+from torch import Tensor
+
+from ceag_cli.baselines import EqualizedLoss, GroupDRO, NaiveFineTuning, Reweighting
 from ceag_cli.ceag import ConstrainedExcessAccuracyGap
 from ceag_cli.errors import OptionError
 from ceag_cli.groups import Grouping, GroupStats
 from ceag_cli.multipliers import Multipliers
-from ceag_cli.options import MitigateOptions
+from ceag_cli.options import MitigateOptions, flag
 from ceag_cli.replay import GroupReplay
 from ceag_cli.training import Objective
 
-DUAL_LR_OF_ALL_GROUPS = 0.1
-"""Default dual step size times the number of groups."""
+LONGEST_BUFFER = 200
+"""Outcomes remembered of a large group. Longer buffers answer so late that the multipliers
+overshoot, shorter ones are mostly noise; docs/choices.md has the measurement."""
+
+SPEED = {"ceag": 10.0, "equalized-loss": 1.0}
+"""Default speed of the multipliers; see :func:`dual_step`. Violations are of accuracy with CEAG
+and of loss, in nats and without tolerance, with equalised loss."""
+
+DUAL_KP = 0.5
+"""Default proportional gain of nuPI, in epochs."""
+
+PRUNE_EPOCHS = 15
+"""Epochs of gradual pruning by default, as in the paper."""
+
+EPOCHS_IN_TROUBLE = 3
+"""Epochs in a row after which a warning is due."""
 
 
-def check_options(options: MitigateOptions) -> None:
-    """Refuse options under which no group would ever be constrained.
+def check_options(options: MitigateOptions) -> list[str]:
+    """Refuse options that contradict each other.
+
+    Returns:
+        What has no effect, as warnings.
 
     Raises:
         OptionError: With the options and the remedy.
     """
-    if options.sparsity is not None and options.prune_epochs >= options.epochs:
+    if options.sparsity is not None and prune_epochs(options) >= options.epochs:
         raise OptionError(
             f"--prune-epochs {options.prune_epochs} must be less than --epochs {options.epochs}, "
             "or mitigation never starts"
         )
-    if options.min_count is not None and options.min_count > options.buffer:
+    if options.method == "fairgrape" and options.sparsity is None:
+        raise OptionError(
+            "--method fairgrape chooses the weights to prune itself: give a dense model and "
+            "--sparsity"
+        )
+    if options.min_count and options.buffer and options.min_count > options.buffer:
         raise OptionError(
             f"--min-count {options.min_count} must be at most --buffer {options.buffer}, "
             "or no group is ever constrained"
         )
+    if options.method == "naive-es" and options.keep not in (None, "val"):
+        raise OptionError(
+            f"--keep {options.keep}: early stopping (--method naive-es) chooses on val; leave "
+            "--keep out, or take --method naive"
+        )
+    fields = options.__dataclass_fields__
+    return [
+        f"{flag(name)} has no effect with --method {options.method}"
+        for name, field in fields.items()
+        if field.metadata["methods"]
+        and options.method not in field.metadata["methods"]
+        and getattr(options, name) not in (field.default, field.metadata["paper"])
+    ]
+
+
+def prune_epochs(options: MitigateOptions) -> int:
+    """Epochs of gradual pruning: what was asked for, else 15 or half of all, if that is less."""
+    if options.prune_epochs is not None:
+        return options.prune_epochs
+    return min(PRUNE_EPOCHS, options.epochs // 2)
+
+
+def rule_of_keeping(options: MitigateOptions) -> tuple[str, str] | None:
+    """How the iterate to keep is chosen and on which split; ``None`` for the last one."""
+    if options.method == "naive-es":
+        return "accuracy", "val"
+    keep = options.keep or ("train" if options.method == "ceag" else "last")
+    return {"last": None, "train": ("feasible", "train"), "val": ("best", "val")}[keep]
+
+
+def first_candidate(options: MitigateOptions) -> int:
+    """The first epoch, counted from 1, whose iterate may be kept.
+
+    On val every one; on train, where all images have to be gone through once more to look, those
+    of the last third, which are the better ones anyway while the learning rate falls.
+    """
+    rule = rule_of_keeping(options)
+    if rule is None or rule[1] == "val":
+        return 1
+    return options.epochs - max(1, options.epochs // 3) + 1
 
 
 def objective(
-    options: MitigateOptions, grouping: Grouping, dense: GroupStats
-) -> tuple[Objective, Callable[[], dict[str, float]]]:
-    """The method asked for, and what it adds to the log."""
-    if options.method == "naive":
-        return NaiveFineTuning(), dict
-    device = dense.count.device
-    full = options.buffer
-    min_count = full if options.paper else options.min_count or (full + 1) // 2
-    # Noise in psi adds up over groups: each multiplier rests at a level proportional to its step.
-    dual_lr = options.dual_lr or DUAL_LR_OF_ALL_GROUPS / grouping.num_groups
-    multipliers = Multipliers(
-        grouping.num_groups,
-        dual_lr,
-        max_sum=None if options.paper else options.max_multiplier_sum,
-        device=device,
-    )
-    objective = ConstrainedExcessAccuracyGap(
+    options: MitigateOptions, grouping: Grouping, dense: GroupStats, steps: int
+) -> Objective:
+    """The method asked for.
+
+    Args:
+        options: Of ``ceag mitigate``.
+        grouping: The sensitive features and their groups.
+        dense: Statistics of the dense model on the images that are trained on.
+        steps: Batches per epoch.
+    """
+    build = _METHODS[options.method]
+    return build(options, grouping, dense, steps)
+
+
+def _naive(*_: Any) -> Objective:
+    return NaiveFineTuning()
+
+
+def _reweighting(_: Any, grouping: Grouping, dense: GroupStats, __: int) -> Objective:
+    return Reweighting(grouping, dense)
+
+
+def _group_dro(
+    options: MitigateOptions, grouping: Grouping, dense: GroupStats, _: int
+) -> Objective:
+    return GroupDRO(grouping.num_groups, options.dual_lr or 0.01, dense.count.device)
+
+
+def _ceag(options: MitigateOptions, grouping: Grouping, dense: GroupStats, steps: int) -> Objective:
+    return ConstrainedExcessAccuracyGap(
         grouping,
         dense,
         options.eps,
-        GroupReplay(grouping.num_groups, full, min_count, device),
-        multipliers,
-        macro_overall=options.paper,
+        _replay(options, dense, torch.int64),
+        _multipliers(options, dense, steps),
+        macro_overall=options.macro_overall,
+        batch_means=options.batch_means,
+        detach_overall=options.detach_overall,
     )
 
-    def status() -> dict[str, float]:
-        return {
-            "max_multiplier": float(multipliers.values.max()),
-            "sum_multipliers": float(multipliers.values.sum()),
-        }
 
-    return objective, status
+def _equalized_loss(
+    options: MitigateOptions, grouping: Grouping, dense: GroupStats, steps: int
+) -> Objective:
+    return EqualizedLoss(
+        grouping,
+        dense,
+        _replay(options, dense, torch.float64),
+        _multipliers(options, dense, steps),
+        macro_overall=options.macro_overall,
+        batch_means=options.batch_means,
+        detach_overall=options.detach_overall,
+    )
+
+
+_METHODS: dict[str, Callable[[MitigateOptions, Grouping, GroupStats, int], Objective]] = {
+    "ceag": _ceag,
+    "naive": _naive,
+    "naive-es": _naive,
+    "equalized-loss": _equalized_loss,
+    "fairgrape": _naive,  # the fairness is in what is pruned
+    "reweight": _reweighting,
+    "group-dro": _group_dro,
+}
+
+
+def dual_step(options: MitigateOptions, dense: GroupStats, steps: int) -> Tensor:
+    """Step size of each multiplier, float64, shape ``(G,)``.
+
+    ``--dual-lr`` as it is; else, with speed s, n_g of the N images in group g and T batches per
+    epoch,
+
+        lr_g = s / T * n_g / N
+
+    A multiplier of ``n_g / N`` makes the samples of the group count about twice as much as the
+    others. So a group that violates its constraint by v all through an epoch gains ``s v`` in
+    relative weight, whatever the size of the group, the number of groups or of batches.
+    """
+    if options.dual_lr is not None:
+        return torch.full_like(dense.prevalence, options.dual_lr)
+    speed = options.dual_speed or SPEED[options.method]
+    return speed / steps * dense.prevalence
+
+
+def _multipliers(options: MitigateOptions, dense: GroupStats, steps: int) -> Multipliers:
+    kp = 0.0
+    if options.dual_opt == "nupi":
+        kp = steps * (DUAL_KP if options.dual_kp is None else options.dual_kp)
+    bound = options.max_upweight
+    return Multipliers(
+        len(dense.count),
+        dual_step(options, dense, steps),
+        kp=kp,
+        nu=options.dual_nu,
+        restart=options.dual_restarts,
+        max_sum=options.max_multiplier_sum or None,
+        max_each=bound * dense.prevalence if bound else None,
+        device=dense.count.device,
+    )
+
+
+def _replay(options: MitigateOptions, dense: GroupStats, dtype: torch.dtype) -> GroupReplay | None:
+    if options.buffer == 0:
+        return None
+    if options.buffer is None:
+        capacity = dense.count.clamp(min=1, max=LONGEST_BUFFER)
+    else:
+        capacity = torch.full_like(dense.count, options.buffer)
+    enough = capacity if options.full_buffers else (capacity + 1) // 2
+    if options.min_count is not None:
+        enough = capacity.clamp(max=options.min_count)
+    return GroupReplay(len(capacity), capacity, enough, dtype, capacity.device)
+
+
+def troubles(log: Sequence[Mapping[str, Any]], eps: float, max_sum: float) -> list[str]:
+    """What the last epoch of a log gives reason to warn of.
+
+    Each warning is given once, in the epoch that completes the third in a row:
+
+    - The multipliers' sum has been at its bound while the largest psi was above eps: more weight
+      on the groups that lose cannot be had, and what there is does not suffice.
+    - Unbounded, the sum is above 1, where samples of other groups get negative weights, and has
+      risen: the multipliers diverge.
+
+    Args:
+        log: One entry per epoch, the last one new.
+        eps: Largest psi_g allowed, as a fraction.
+        max_sum: Bound on the sum of the multipliers; 0 is no bound.
+    """
+    sums = [float(line.get("sum_multipliers", 0.0)) for line in log]
+    violated = [line.get("max_excess_gap", 0.0) > eps for line in log]
+    at_bound = [
+        max_sum > 0 and total > 0.999 * max_sum and broken
+        for total, broken in zip(sums, violated, strict=True)
+    ]
+    diverging = [
+        max_sum == 0 and now > 1 and now > before
+        for before, now in zip([0.0, *sums], sums, strict=False)
+    ]
+    found = []
+    if _just_completed(at_bound):
+        found.append(
+            f"the multipliers have summed to their bound of {max_sum:g} for {EPOCHS_IN_TROUBLE} "
+            "epochs and the constraints do not hold: they look infeasible; allow a larger --eps, "
+            "ask for less sparsity, or train longer"
+        )
+    if _just_completed(diverging):
+        found.append(
+            f"the multipliers diverge: they sum to {sums[-1]:.1f}, and beyond 1 samples of other "
+            "groups count negatively; bound them with --max-multiplier-sum 0.9, or take a smaller "
+            "--dual-lr"
+        )
+    return found
+
+
+def _just_completed(flags: Sequence[bool]) -> bool:
+    """Whether the last flags are true, just as many as it takes and no more."""
+    last = list(flags[-EPOCHS_IN_TROUBLE - 1 :])
+    if len(last) > EPOCHS_IN_TROUBLE and last.pop(0):
+        return False
+    return len(last) == EPOCHS_IN_TROUBLE and all(last)

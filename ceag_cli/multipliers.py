@@ -9,9 +9,24 @@ from torch import Tensor
 class Multipliers:
     """Non-negative multipliers that rise while their constraint is violated.
 
+    With ``e_t`` the violation at step t and ``[.]_+`` the larger of a number and zero,
+
+        xi_t          = nu xi_(t-1) + (1 - nu) e_t
+        lambda_(t+1)  = [lambda_t + lr (e_t + kp (xi_t - xi_(t-1)))]_+
+
+    ``kp = 0`` is plain gradient ascent, the paper's choice. A positive ``kp`` is nuPI, a
+    proportional-integral controller (Sohrabi et al. 2024, *On PI controllers for updating Lagrange
+    multipliers in constrained optimization*, algorithm 1, with K_i = 1 and kp = K_p / K_i): it
+    reacts to the *change* of a violation too, and so damps the swings of plain ascent. ``xi``
+    starts at the first violation known, so that the first step is the same for every ``kp``.
+
     Args:
         num_groups: G.
-        lr: Dual step size.
+        lr: Dual step size: one number, or one per group, shape ``(G,)``.
+        kp: Proportional gain, in steps; at least 0.
+        nu: Smoothing of the violation that ``kp`` acts on, in [0, 1).
+        restart: Set a multiplier back to zero as soon as its constraint holds (dual restarts,
+            Gallego-Posada et al. 2022, *Controlled sparsity via constrained optimization*).
         max_sum: Upper bound on the sum of the multipliers; ``None`` for no bound (the paper).
             The primal weights of samples outside the constrained groups are proportional to one
             minus that sum, so a bound below 1 keeps every sample's weight positive: the loss is
@@ -19,38 +34,69 @@ class Multipliers:
             collapse. Optimising over a bounded set of multipliers is the usual device of
             constrained learning (Agarwal et al. 2018, *A reductions approach to fair
             classification*, section 3).
+        max_each: Upper bound on each multiplier, shape ``(G,)``; ``None`` for no bound.
         device: Where the multipliers live.
     """
 
     def __init__(
         self,
         num_groups: int,
-        lr: float,
+        lr: float | Tensor,
+        *,
+        kp: float = 0.0,
+        nu: float = 0.0,
+        restart: bool = False,
         max_sum: float | None = None,
+        max_each: Tensor | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.lr = lr
+        self.lr = torch.as_tensor(lr, dtype=torch.float64, device=device)
+        self.kp = kp
+        self.nu = nu
+        self.restart = restart
         self.max_sum = max_sum
+        self.max_each = None if max_each is None else max_each.to(device, torch.float64)
         self.values = torch.zeros(num_groups, dtype=torch.float64, device=device)
+        self.smoothed = torch.full_like(self.values, float("nan"))
+        """xi; NaN until the violation is first known."""
 
     def ascend_(self, violation: Tensor) -> None:
         """Take one projected ascent step.
 
-            lambda_g <- max(0, lambda_g + lr * violation_g),  then scaled to sum <= max_sum
+        After the step the multipliers are clipped to [0, max_each], those of satisfied constraints
+        are set back to zero if ``restart``, and all are scaled so that they sum to ``max_sum`` at
+        most.
 
         Args:
             violation: Signed constraint values, positive where violated, shape ``(G,)``. NaN means
                 "not known": that multiplier does not move (except by the scaling).
         """
-        self.values.add_(violation.nan_to_num(0.0), alpha=self.lr).clamp_(min=0.0)
+        error = violation
+        if self.kp:
+            before = torch.where(self.smoothed.isnan(), violation, self.smoothed)
+            after = torch.lerp(violation, before, self.nu)
+            self.smoothed = torch.where(violation.isnan(), self.smoothed, after)
+            error = violation + self.kp * (after - before)
+        self.values.addcmul_(self.lr, error.nan_to_num(0.0)).clamp_(min=0.0)
+        if self.max_each is not None:
+            torch.minimum(self.values, self.max_each, out=self.values)
+        if self.restart:
+            self.values.masked_fill_(violation <= 0, 0.0)
         if self.max_sum is not None:
             # A product instead of a branch: nothing is read back from the device.
             tiny = torch.finfo(self.values.dtype).tiny
             self.values.mul_((self.max_sum / self.values.sum().clamp(min=tiny)).clamp(max=1.0))
 
+    def status(self) -> dict[str, float]:
+        """The largest multiplier and their sum, for a log."""
+        return {
+            "max_multiplier": float(self.values.max()),
+            "sum_multipliers": float(self.values.sum()),
+        }
+
     def state_dict(self) -> dict[str, Tensor]:
-        """A copy of the multipliers."""
-        return {"values": self.values.clone()}
+        """A copy of the multipliers and of what their next step depends on."""
+        return {"values": self.values.clone(), "smoothed": self.smoothed.clone()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore what :meth:`state_dict` returned.
@@ -58,9 +104,8 @@ class Multipliers:
         Raises:
             RuntimeError: The state is of another number of groups.
         """
-        values = state["values"]
-        if values.shape != self.values.shape:
-            raise RuntimeError(
-                f"state holds {len(values)} multipliers, expected {len(self.values)}"
-            )
-        self.values.copy_(values)
+        for name, tensor in state.items():
+            own: Tensor = getattr(self, name)
+            if own.shape != tensor.shape:
+                raise RuntimeError(f"state holds {len(tensor)} multipliers, expected {len(own)}")
+            own.copy_(tensor)

@@ -13,9 +13,11 @@ import types
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any, TypeVar, Union
 
 from ceag_cli.errors import OptionError
+
+Options = TypeVar("Options", bound="RunOptions")
 
 DATA, MODEL, TRAINING, METHOD, PRUNING, RUN, OUTPUT = (
     "Data",
@@ -41,6 +43,8 @@ def option(
     choices: tuple[str, ...] = (),
     positional: bool = False,
     shown: str | None = None,
+    paper: Any = None,
+    methods: tuple[str, ...] = (),
 ) -> Any:
     """Declare an option.
 
@@ -56,6 +60,8 @@ def option(
         choices: The values allowed.
         positional: The option is an argument of the command line, not a flag.
         shown: The default in words, where the value does not explain itself.
+        paper: The default under ``--paper``, where that is another one.
+        methods: The methods of mitigation that it changes anything for; none means all of them.
     """
     metadata = {
         "help": help,
@@ -68,8 +74,29 @@ def option(
         "choices": choices,
         "positional": positional,
         "shown": shown,
+        "paper": paper,
+        "methods": methods,
     }
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def with_paper_preset(options: type[Options]) -> type[Options]:
+    """Let ``paper=True`` change the defaults of an options class to those declared with ``paper``.
+
+    What is given explicitly stays, so that every published setting can still be varied.
+    """
+    preset = {
+        name: field.metadata["paper"]
+        for name, field in options.__dataclass_fields__.items()
+        if field.metadata["paper"] is not None
+    }
+    initialise = options.__init__
+
+    def initialise_with_preset(self: Options, **given: Any) -> None:
+        initialise(self, **(preset | given if given.get("paper") else given))
+
+    setattr(options, "__init__", initialise_with_preset)  # noqa: B010 - mypy forbids the assignment
+    return options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,8 +204,10 @@ class ArchitectureOptions(PreprocessingOptions):
 class TrainingOptions:
     """The optimiser and its schedule."""
 
-    opt: str = option("sgd", "Optimiser, by timm's name (sgd, momentum, adamw, ...).", TRAINING)
-    lr: float = option(0.05, "Learning rate.", TRAINING, above=0)
+    opt: str = option(
+        "sgd", "Optimiser, by timm's name (sgd, momentum, adamw, ...).", TRAINING, paper="momentum"
+    )
+    lr: float = option(0.05, "Learning rate.", TRAINING, above=0, paper=0.01)
     momentum: float = option(0.9, "Momentum of the optimiser.", TRAINING, low=0, below=1)
     weight_decay: float = option(1e-4, "Weight decay (not on biases and norms).", TRAINING, low=0)
     sched: str = option(
@@ -186,6 +215,7 @@ class TrainingOptions:
         "Learning-rate schedule.",
         TRAINING,
         choices=("cosine", "multistep", "constant"),
+        paper="multistep",
     )
     warmup_epochs: int = option(0, "Epochs of linear warm-up.", TRAINING, low=0)
     decay_milestones: tuple[int, ...] | None = option(
@@ -238,6 +268,20 @@ class PruneOptions(DataOptions, ArchitectureOptions, TrainingOptions, RunOptions
     )
 
 
+METHODS = (
+    "ceag",
+    "naive",
+    "naive-es",
+    "equalized-loss",
+    "fairgrape",
+    "reweight",
+    "group-dro",
+)
+CONSTRAINED = ("ceag", "equalized-loss")
+"""The methods with multipliers."""
+
+
+@with_paper_preset
 @dataclass(frozen=True, kw_only=True)
 class MitigateOptions(DataOptions, ArchitectureOptions, TrainingOptions, RunOptions):
     """Fine-tune a pruned model so that no group loses more than eps beyond the rest."""
@@ -263,44 +307,189 @@ class MitigateOptions(DataOptions, ArchitectureOptions, TrainingOptions, RunOpti
         low=0,
         high=1,
     )
-    method: str = option("ceag", "Fine-tuning method.", METHOD, choices=("ceag", "naive"))
-    dual_lr: float | None = option(
+    method: str = option("ceag", "Fine-tuning method.", METHOD, choices=METHODS)
+    keep: str | None = option(
         None,
-        "Step size of the multipliers.",
+        "The iterate that is written: the last; the last whose constraints hold on train, looked "
+        "for in the last third of the epochs; or the best on val.",
+        METHOD,
+        choices=("last", "train", "val"),
+        shown="train with ceag, val with naive-es, else last",
+        paper="last",
+    )
+    val_share: float = option(
+        0.1,
+        "Share of train that is set aside to choose on, where the CSV has no val rows.",
         METHOD,
         above=0,
-        shown="0.1 / number of groups",
+        below=1,
     )
-    buffer: int = option(40, "Outcomes remembered per group (k).", METHOD, low=1)
+    patience: int | None = option(
+        None,
+        "Stop after so many epochs without a better iterate.",
+        METHOD,
+        low=1,
+        methods=("naive-es",),
+        shown="train to the last epoch",
+    )
+    dual_lr: float | None = option(
+        None,
+        "Step size of the multipliers (of the group weights with group-dro).",
+        METHOD,
+        above=0,
+        shown="from --dual-speed; 0.01 with group-dro",
+        paper=0.01,
+        methods=(*CONSTRAINED, "group-dro"),
+    )
+    dual_speed: float | None = option(
+        None,
+        "Speed of the multipliers, whatever the number and size of the groups: at speed 10, a "
+        "group 10 points above eps gains its own weight once more in an epoch.",
+        METHOD,
+        above=0,
+        shown="10; 1 with equalized-loss, whose violations are of loss",
+        methods=CONSTRAINED,
+    )
+    dual_opt: str = option(
+        "ascent",
+        "How the multipliers move: plain gradient ascent, or the PI controller nuPI.",
+        METHOD,
+        choices=("ascent", "nupi"),
+        paper="ascent",
+        methods=CONSTRAINED,
+    )
+    dual_kp: float | None = option(
+        None,
+        "Proportional gain of nupi, in epochs: a violation that grows by v moves a multiplier as "
+        "far as one of v that lasts so long.",
+        METHOD,
+        low=0,
+        shown="0.5",
+        methods=CONSTRAINED,
+    )
+    dual_nu: float = option(
+        0.0, "Smoothing of what nupi reacts to.", METHOD, low=0, below=1, methods=CONSTRAINED
+    )
+    dual_restarts: bool = option(
+        False,
+        "Set a multiplier back to zero when its constraint holds.",
+        METHOD,
+        methods=("ceag",),
+    )
+    detach_overall: bool = option(
+        False,
+        "Leave the overall loss out of the gradient of the constraints.",
+        METHOD,
+        methods=CONSTRAINED,
+    )
+    buffer: int | None = option(
+        None,
+        "Outcomes remembered per group (k); 0 measures the constraints on each batch alone.",
+        METHOD,
+        low=0,
+        shown="200, or the group's train images if they are fewer",
+        paper=40,
+        methods=CONSTRAINED,
+    )
     min_count: int | None = option(
         None,
         "Outcomes after which a group's buffer counts.",
         METHOD,
         low=1,
-        shown="half of --buffer",
+        shown="half of the buffer",
+        methods=CONSTRAINED,
     )
-    max_multiplier_sum: float | None = option(
-        0.9, "Bound on the sum of the multipliers.", METHOD, above=0
+    full_buffers: bool = option(
+        False,
+        "Let a group's buffer count only when it is full.",
+        METHOD,
+        paper=True,
+        methods=CONSTRAINED,
+    )
+    macro_overall: bool = option(
+        False,
+        "Take the overall accuracy as the plain mean over buffers, not by the groups' sizes.",
+        METHOD,
+        paper=True,
+        methods=CONSTRAINED,
+    )
+    batch_means: bool = option(
+        False,
+        "Weigh a group's samples by their number in the batch, not by the group's share of train.",
+        METHOD,
+        paper=True,
+        methods=CONSTRAINED,
+    )
+    measure: str = option(
+        "matched",
+        "Mode in which accuracies are measured for the multipliers: 'matched', dense and sparse "
+        "in training mode; 'train', the sparse one alone; 'eval', both in evaluation mode, which "
+        "costs another forward pass a step.",
+        METHOD,
+        choices=("matched", "train", "eval"),
+        paper="train",
+        methods=CONSTRAINED,
+    )
+    max_multiplier_sum: float = option(
+        0.9,
+        "Bound on the sum of the multipliers; 0 is no bound.",
+        METHOD,
+        low=0,
+        paper=0.0,
+        methods=CONSTRAINED,
+    )
+    max_upweight: float = option(
+        3.0,
+        "Bound on what a group's samples gain in weight: 3 lets them count up to four times; 0 is "
+        "no bound.",
+        METHOD,
+        low=0,
+        paper=0.0,
+        methods=CONSTRAINED,
+    )
+    decay_on: str = option(
+        "all",
+        "Weights that decay: all but biases and norms, or, as in the paper's code, the "
+        "classifier alone.",
+        TRAINING,
+        choices=("all", "classifier"),
+        paper="classifier",
     )
     paper: bool = option(
         False,
-        "The published algorithm to the letter: full buffers only, plain mean over buffers, "
-        "unbounded multipliers.",
+        "The published algorithm and settings to the letter: changes the defaults marked 'paper'.",
         METHOD,
     )
     strict: bool = option(
         False, "Exit with 1 when the constraints do not hold on train at the end.", METHOD
     )
     sparsity: float | None = option(
-        None, "Prune a dense model gradually to this sparsity first.", PRUNING, low=0, below=1
+        None, "Prune a dense model to this sparsity first.", PRUNING, low=0, below=1
     )
-    prune_epochs: int = option(
-        15,
+    prune_epochs: int | None = option(
+        None,
         "Epochs of gradual pruning, within --epochs; mitigation starts after them.",
         PRUNING,
         low=0,
+        shown="15, but at most half of --epochs",
+        paper=15,
     )
-    epochs: int = option(30, "Epochs, gradual pruning included.", TRAINING, low=1)
+    epochs_between: int = option(
+        3,
+        "Epochs from one round of pruning to the next.",
+        PRUNING,
+        low=1,
+        methods=("fairgrape",),
+    )
+    score_batches: int | None = option(
+        None,
+        "Batches that weights are scored on.",
+        PRUNING,
+        low=1,
+        shown="all of train",
+        methods=("fairgrape",),
+    )
+    epochs: int = option(30, "Epochs, gradual pruning included.", TRAINING, low=1, paper=60)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -165,11 +165,13 @@ def as_recipe(options: Command) -> dict[str, Any]:
     Two runs with equal recipes, inputs and versions give equal results on a CPU.
     """
     command = next(key for key, value in COMMANDS.items() if value is type(options))
+    # A value of None is written only where leaving it out would mean something else.
+    preset = {"paper": True} if getattr(options, "paper", False) else {}
+    default = type(options)(**preset)  # type: ignore[arg-type]
     values = {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in dataclasses.asdict(options).items()
-        if name not in _NOT_IN_RECIPE
-        and (value is not None or options.__dataclass_fields__[name].default is not None)
+        if name not in _NOT_IN_RECIPE and (value is not None or getattr(default, name) is not None)
     }
     return {"command": command} | values
 

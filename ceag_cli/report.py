@@ -211,6 +211,18 @@ def prune_lines(result: PruneResult) -> list[str]:
     ]
 
 
+def _kept_line(result: MitigateResult) -> list[str]:
+    """Which iterate was kept and what it was chosen on; nothing when it is simply the last."""
+    if result.kept is None:
+        return []
+    kept = result.kept
+    return [
+        f"kept the iterate after epoch {kept.epoch} of {result.epochs}, chosen on "
+        f"{result.judged_on}: accuracy {percent(kept.accuracy)} %, max psi "
+        f"{points(kept.max_excess_gap)}"
+    ]
+
+
 def mitigate_lines(result: MitigateResult) -> list[str]:
     """What ``mitigate`` prints: whether the constraints hold on train, and by how much."""
     split: SplitResult = result.train
@@ -219,6 +231,7 @@ def mitigate_lines(result: MitigateResult) -> list[str]:
     )
     lines = [
         f"wrote {result.output} ({result.method}, sparsity {result.sparsity:.2%})",
+        *_kept_line(result),
         f"train accuracy {percent(split.acc_dense)} % dense, {percent(split.acc_sparse)} % sparse",
     ]
     if result.satisfied:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ceag_cli.audit import AuditResult, SplitResult, Subject
+from ceag_cli.iterates import Measured
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,12 @@ class MitigateResult:
     satisfied: bool
     """Whether ``psi_g <= eps`` for every group on train."""
     sparsity: float
+    epochs: int
+    """Epochs trained."""
+    kept: Measured | None
+    """The iterate that was chosen, as measured there; ``None`` when it is simply the last."""
+    judged_on: str | None
+    """In words, the images that the choice rests on."""
 
 
 @dataclass(frozen=True)

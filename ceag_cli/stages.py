@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ceag_cli.audit import FAIL, Paired, Subject, audit
+from ceag_cli.audit import Paired, Subject, audit
 from ceag_cli.checkpoints import Checkpoint, load_adapted, place, save, write_text, writes_config
 from ceag_cli.classes import class_index, class_order, ordered_names
 from ceag_cli.errors import OptionError, OutputError
@@ -36,7 +36,8 @@ from ceag_cli.inputs import (
 from ceag_cli.labels import SPLITS
 from ceag_cli.lineage import Lineage, Reference, SparsityRecord, derived
 from ceag_cli.masks import Masks
-from ceag_cli.methods import check_options, objective
+from ceag_cli.methods import check_options
+from ceag_cli.mitigation import Mitigation
 from ceag_cli.models import (
     Preprocessing,
     architecture_of,
@@ -202,7 +203,8 @@ def mitigate(options: MitigateOptions, reporter: Reporter | None = None) -> Miti
         AlreadyFinished: ``resume``, and the output is there.
     """
     reporter = reporter or Quiet()
-    check_options(options)
+    for warning in check_options(options):
+        reporter.warn(warning)
     stages = ("pruned",) if options.sparsity is None else ("dense",)
     path = choose(options.checkpoint, stages, "mitigate", reporter)
     source = open_checkpoint(path, options, reporter)
@@ -220,43 +222,12 @@ def mitigate(options: MitigateOptions, reporter: Reporter | None = None) -> Miti
     run = Run(output, as_recipe(options), _inputs(data, input=source, dense=reference))
     state = _open_run(run, options, reporter)
 
-    compute = _compute(options)
-    grouping = data.labels.grouping
-    train = data.split("train", source.preprocessing, options.workers, reporter)
-    dense_says = _evaluate(reference, train, compute, reporter, "dense")
-    stats = dense_says.stats(train.groups, grouping.num_groups).to(compute.device)
-    method, status = objective(options, grouping, stats)
-    gradual = None
-    if options.sparsity is not None:
-        names = prunable_parameters(source.model)
-        gradual = GradualPruning.of(source.model, names, options.sparsity, options.prune_epochs)
-    training = Training(
-        model=source.model,
-        split=train,
-        preprocessing=source.preprocessing,
-        compute=compute,
-        options=options,
-        epochs=options.epochs,
-        seed=options.seed,
-        num_groups=grouping.num_groups,
-        run=run,
-        reporter=reporter,
-        title=options.method,
-        objective=method,
-        masks=masks,
-        gradual=gradual,
-        dense=stats,
-        status=status,
-    )
-    training.fit(state)
-    assert training.masks is not None
-    sparse_says = _evaluate(source, train, compute, reporter, "sparse")
-    pair = Paired("train", dense_says.correct, sparse_says.correct, train.groups)
-    found = audit([pair], grouping, options.eps, gated=("train",))
+    mitigation = Mitigation(options, source, reference, data, _compute(options), reporter)
+    found = mitigation.fine_tune(masks, run, state)
     target = options.sparsity
     if target is None:
         record = source.lineage and source.lineage.sparsity
-        target = record.target if record else training.masks.sparsity
+        target = record.target if record else found.masks.sparsity
     lineage = Lineage(
         stage="mitigated",
         version=_version(),
@@ -264,7 +235,7 @@ def mitigate(options: MitigateOptions, reporter: Reporter | None = None) -> Miti
         recipe=as_recipe(options),
         parents=parents_of(source, output, reference),
         groups=data.reference(output),
-        sparsity=_record(target, training.masks),
+        sparsity=_record(target, found.masks, _criterion(options)),
         eps=options.eps,
     )
     save(output, source.model, source.config, lineage, writes_config(options.output))
@@ -273,9 +244,12 @@ def mitigate(options: MitigateOptions, reporter: Reporter | None = None) -> Miti
         output=output,
         method=options.method,
         eps=options.eps,
-        train=found.splits[0],
-        satisfied=found.verdict != FAIL,
-        sparsity=training.masks.sparsity,
+        train=found.train,
+        satisfied=found.satisfied,
+        sparsity=found.masks.sparsity,
+        epochs=found.epochs,
+        kept=found.kept,
+        judged_on=found.judged_on,
     )
 
 
@@ -471,7 +445,7 @@ def _prune_gradually(
         run=run,
         reporter=reporter,
         title="prune",
-        gradual=GradualPruning.of(
+        schedule=GradualPruning.of(
             source.model, prunable_parameters(source.model), options.sparsity or 0.0, end
         ),
     )
@@ -488,11 +462,15 @@ def _warn_of_empty(masks: Masks, reporter: Reporter) -> None:
         reporter.warn(f"no weight is left in {', '.join(empty[:5])}{more}")
 
 
-def _record(target: float, masks: Masks) -> SparsityRecord:
+def _criterion(options: MitigateOptions) -> str:
+    return "fairgrape" if options.method == "fairgrape" else "magnitude"
+
+
+def _record(target: float, masks: Masks, criterion: str = "magnitude") -> SparsityRecord:
     return SparsityRecord(
         target=target,
         scope="layer",
-        criterion="magnitude",
+        criterion=criterion,
         tensors={
             name: (zeros, masks.pruned[name].numel()) for name, zeros in masks.zeros().items()
         },

@@ -1,7 +1,8 @@
 """The one training loop. It knows nothing of constraints, groups' buffers or multipliers.
 
 A method (an ``Objective``) sees the outcome of each batch and answers with one weight per sample;
-the loop multiplies, sums, differentiates, steps, and puts the masks back on.
+the loop multiplies, sums, differentiates, steps, and puts the masks back on. Which iterate is kept
+is the business of a ``Keeper``.
 
 Every epoch draws its random numbers from the seed and its own number, so that a run that was
 interrupted continues with the numbers that it would have had.
@@ -9,8 +10,8 @@ interrupted continues with the numbers that it would have had.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -25,11 +26,11 @@ from ceag_cli.evaluation import Compute
 from ceag_cli.gaps import excess_gap, max_excess_gap
 from ceag_cli.groups import BatchOutcome, GroupStats
 from ceag_cli.images import Split, flipped
+from ceag_cli.iterates import Keeper
 from ceag_cli.masks import Masks
-from ceag_cli.models import Preprocessing
+from ceag_cli.models import Preprocessing, classifier_names
 from ceag_cli.options import TrainingOptions
 from ceag_cli.progress import Reporter, Update
-from ceag_cli.pruning import GradualPruning
 from ceag_cli.runs import Run
 
 
@@ -39,11 +40,25 @@ class Objective(Protocol):
     def weights(self, batch: BatchOutcome) -> Tensor:
         """One weight per sample, shape ``(B,)``; the weighted sum of losses is differentiated."""
 
+    def status(self) -> dict[str, float]:
+        """What it adds to the log of an epoch."""
+
     def state_dict(self) -> dict[str, Any]:
         """What has to be kept to continue later."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore it."""
+
+
+class Schedule(Protocol):
+    """Pruning at the start of epochs; the objective sets in with the last of them."""
+
+    @property
+    def end(self) -> int:
+        """The epoch that reaches the final sparsity, counted from 0."""
+
+    def prune(self, model: nn.Module, epoch: int) -> Masks:
+        """Prune in place to the sparsity of an epoch; called for every epoch up to ``end``."""
 
 
 @dataclass
@@ -66,11 +81,17 @@ class Training:
     title: str
     objective: Objective = field(default_factory=NaiveFineTuning)
     masks: Masks | None = None
-    gradual: GradualPruning | None = None
+    schedule: Schedule | None = None
     dense: GroupStats | None = None
     """Statistics of the dense model on the split, for the max psi of the log."""
-    status: Callable[[], dict[str, float]] = dict
-    """What the objective adds to the log."""
+    keeper: Keeper | None = None
+    """Chooses the iterate that the model ends with; without one it is the last."""
+    correct_in_eval_mode: bool = False
+    """Give the method each sample's correctness in evaluation mode, by another forward pass."""
+    decay_on: str = "all"
+    """``all`` weights but biases and norms, or the ``classifier`` alone."""
+    watch: Callable[[Sequence[dict[str, Any]]], list[str]] = lambda log: []
+    """Reads the log after every epoch and says what the user should be warned of."""
 
     epoch: int = 0
     """Finished epochs."""
@@ -82,20 +103,32 @@ class Training:
         self.compute.place(self.model)
         # timm's "sgd" has Nesterov momentum, which does not exist without momentum.
         plain = self.options.opt == "sgd" and self.options.momentum == 0
+        decay_all = self.decay_on == "all"
         try:
             self.optimizer: torch.optim.Optimizer = create_optimizer_v2(
-                self.model,
+                self.model if decay_all else self._classifier_apart(),
                 opt="momentum" if plain else self.options.opt,
                 lr=self.options.lr,
                 momentum=self.options.momentum,
-                weight_decay=self.options.weight_decay,
+                weight_decay=self.options.weight_decay if decay_all else 0.0,
             )
         except (ValueError, AssertionError, TypeError) as error:
             raise OptionError(f"--opt {self.options.opt}: {error}") from None
         self.steps = len(self._batches(torch.arange(len(self.split))))
-        self.scheduler = self._scheduler()
+        self.lr_scheduler = self._lr_scheduler()
 
-    def _scheduler(self) -> Any:
+    def _classifier_apart(self) -> list[dict[str, Any]]:
+        """Parameters in two groups: the classifier's, which decay, and all others."""
+        heads = tuple(f"{name}." for name in classifier_names(self.model))
+        parts: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+        for name, parameter in self.model.named_parameters():
+            parts[name.startswith(heads)].append(parameter)
+        return [
+            {"params": parts[True], "weight_decay": self.options.weight_decay},
+            {"params": parts[False], "weight_decay": 0.0},
+        ]
+
+    def _lr_scheduler(self) -> Any:
         if self.options.sched == "constant" and not self.options.warmup_epochs:
             return None
         if self.options.warmup_epochs >= max(self.epochs, 1):
@@ -131,6 +164,8 @@ class Training:
     def fit(self, state: dict[str, Any] | None) -> None:
         """Train to the last epoch, from the beginning or from a state; saves one every epoch.
 
+        At the end the model has the weights of the iterate to keep.
+
         Raises:
             TrainingError: The loss became NaN or infinite.
         """
@@ -138,19 +173,36 @@ class Training:
             self._restore(state)
             self.reporter.say(f"continuing after epoch {self.epoch} of {self.epochs}")
         with self.reporter.bar(self.title, self.epochs * self.steps) as update:
-            while self.epoch < self.epochs:
-                self.log.append(self._one_epoch(update))
+            while self.epoch < self.epochs and not self._out_of_patience():
+                line = self._one_epoch(update)
                 self.epoch += 1
+                self.log.append(line | self._offer())
+                for warning in self.watch(self.log):
+                    self.reporter.warn(warning)
                 self.run.save_state(self._state(), self.log)
+        if self.keeper is not None:
+            self.keeper.restore(self.model)
+
+    def _out_of_patience(self) -> bool:
+        return self.keeper is not None and self.keeper.exhausted(self.epoch)
+
+    def _offer(self) -> dict[str, Any]:
+        """Show the iterate to the keeper; what was measured, for the log."""
+        if self.keeper is None or (self.schedule is not None and self.epoch <= self.schedule.end):
+            return {}
+        found = self.keeper.offer(self.epoch, self.model)
+        if found is None:
+            return {}
+        return {"judged_accuracy": found.accuracy, "judged_max_excess_gap": found.max_excess_gap}
 
     def _one_epoch(self, update: Update) -> dict[str, Any]:
         epoch = self.epoch
         torch.manual_seed((self.seed << 24) + epoch + 1)  # dropout and the like
         generator = torch.Generator().manual_seed((self.seed << 24) + epoch + 1)
         objective: Objective = self.objective
-        if self.gradual is not None and epoch <= self.gradual.end:
-            self.masks = self.gradual.prune(self.model, epoch)
-            if epoch < self.gradual.end:
+        if self.schedule is not None and epoch <= self.schedule.end:
+            self.masks = self.schedule.prune(self.model, epoch)
+            if epoch < self.schedule.end:
                 objective = NaiveFineTuning()
         self.model.train()
         stats = GroupStats.zeros(self.num_groups, self.compute.device)
@@ -159,9 +211,9 @@ class Training:
         batches = self.split.images.batches(used, self.compute.batch_size)
         for step, (rows, pixels) in enumerate(batches, start=1):
             pixels = flipped(pixels, self.options.hflip, generator)
-            stats += self._step(rows, pixels, objective)
-            if self.scheduler is not None:
-                self.scheduler.step_update(epoch * self.steps + step)
+            stats.add_(self._step(rows, pixels, objective))
+            if self.lr_scheduler is not None:
+                self.lr_scheduler.step_update(epoch * self.steps + step)
             if step % 10 == 0 or step == self.steps:  # reading the numbers stops the device
                 update(epoch * self.steps + step, self._words(stats))
         line = self._line(epoch, stats)
@@ -172,7 +224,7 @@ class Training:
             )
         return line
 
-    def _step(self, rows: Tensor, pixels: Tensor, objective: Objective) -> GroupStats:
+    def _step(self, rows: Tensor, pixels: Tensor, objective: Objective) -> BatchOutcome:
         """One step: outcome of the batch, weights from the method, primal step, masks."""
         device = self.compute.device
         targets = self.split.targets[rows].to(device, non_blocking=True)
@@ -186,7 +238,10 @@ class Training:
             logits, targets, reduction="none", label_smoothing=self.options.smoothing
         )
         outcome = BatchOutcome(losses.detach(), logits.argmax(dim=1) == targets, groups)
-        weights = objective.weights(outcome).to(losses.dtype)
+        measured = outcome
+        if self.correct_in_eval_mode and not isinstance(objective, NaiveFineTuning):
+            measured = replace(outcome, correct=self._says_in_eval_mode(inputs) == targets)
+        weights = objective.weights(measured).to(losses.dtype)
         self.optimizer.zero_grad(set_to_none=True)
         (weights * losses).sum().backward()  # type: ignore[no-untyped-call]
         if self.options.clip_grad is not None:
@@ -194,7 +249,14 @@ class Training:
         self.optimizer.step()
         if self.masks is not None:
             self.masks.apply_()
-        return GroupStats.of(outcome, self.num_groups)
+        return outcome
+
+    @torch.no_grad()
+    def _says_in_eval_mode(self, inputs: Tensor) -> Tensor:
+        """The class of each sample, by the weights before the step."""
+        said = self.compute.forward(self.model.eval(), inputs).argmax(dim=1)
+        self.model.train()
+        return said
 
     def _line(self, epoch: int, stats: GroupStats) -> dict[str, Any]:
         """The log entry of an epoch; accuracies are those met while training."""
@@ -208,14 +270,14 @@ class Training:
             line["max_excess_gap"] = float(max_excess_gap(excess_gap(self.dense, stats)))
         if self.masks is not None:
             line["sparsity"] = self.masks.sparsity
-        return line | self.status()
+        return line | self.objective.status()
 
     def _words(self, stats: GroupStats) -> str:
         words = f"loss {stats.overall_loss:.3f} acc {stats.overall_accuracy:.1%}"
         if self.dense is not None:
             psi = max_excess_gap(excess_gap(self.dense, stats))
             words += f" max psi {100 * psi:+.1f}"
-        extra = self.status()
+        extra = self.objective.status()
         if "max_multiplier" in extra:
             words += f" max λ {extra['max_multiplier']:.2f}"
         return words
@@ -227,6 +289,7 @@ class Training:
             "optimizer": self.optimizer.state_dict(),
             "masks": self.masks.pruned if self.masks is not None else None,
             "objective": self.objective.state_dict(),
+            "keeper": self.keeper.state_dict() if self.keeper is not None else None,
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -235,5 +298,7 @@ class Training:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.objective.load_state_dict(state["objective"])
+        if self.keeper is not None:
+            self.keeper.load_state_dict(state["keeper"])
         if state["masks"] is not None:
             self.masks = Masks(self.model, state["masks"])

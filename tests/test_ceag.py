@@ -62,20 +62,25 @@ def method(
     lr: float = 1.0,
     max_sum: float | None = None,
     macro_overall: bool = False,
+    batch_means: bool = True,
+    detach_overall: bool = False,
 ) -> ConstrainedExcessAccuracyGap:
+    """The method with the paper's mean over the batch, unless told otherwise; 0 is no buffer."""
     return ConstrainedExcessAccuracyGap(
         groups,
         dense_stats(groups, counts),
         eps,
-        GroupReplay(groups.num_groups, capacity, min_count),
-        Multipliers(groups.num_groups, lr, max_sum),
+        GroupReplay(groups.num_groups, capacity, min_count) if capacity else None,
+        Multipliers(groups.num_groups, lr, max_sum=max_sum),
         macro_overall=macro_overall,
+        batch_means=batch_means,
+        detach_overall=detach_overall,
     )
 
 
 def outcome(correct: Sequence[int | bool], groups: Sequence[Sequence[int]]) -> BatchOutcome:
     return BatchOutcome(
-        torch.zeros(len(correct)),
+        torch.zeros(len(correct), dtype=torch.float64),
         torch.tensor(correct, dtype=torch.bool),
         torch.tensor([list(of_sample) for of_sample in groups], dtype=torch.int64),
     )

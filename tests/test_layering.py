@@ -21,7 +21,17 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "package": ({"__init__"}, set()),
     "numbers": ({"errors", "groups", "gaps", "replay", "multipliers"}, {"torch"}),
     "method": (
-        {"ceag", "baselines", "scores", "budgets", "schedules", "masks", "pruning"},
+        {
+            "ceag",
+            "baselines",
+            "iterates",
+            "scores",
+            "budgets",
+            "schedules",
+            "masks",
+            "pruning",
+            "fairgrape",
+        },
         set(),
     ),
     "world": (
@@ -44,7 +54,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
         },
         {"timm", "torchvision", "safetensors", "yaml", "PIL"},
     ),
-    "product": ({"audit", "results", "report", "page", "stages"}, {"rich", "jinja2"}),
+    "product": ({"audit", "results", "report", "page", "mitigation", "stages"}, {"rich", "jinja2"}),
     "shell": ({"cli", "__main__"}, {"typer"}),
 }
 

@@ -5,6 +5,7 @@ import pytest
 
 from ceag_cli.errors import OptionError
 from ceag_cli.options import (
+    METHODS,
     AuditOptions,
     Command,
     DenseOptions,
@@ -236,7 +237,7 @@ def test_all_problems_of_all_sources_are_reported_together() -> None:
         "ceag.yaml, section mitigate: unknown key 'bufer'; did you mean 'buffer'?",
         "ceag.yaml, section mitigate: --epochs: 0 must be at least 1",
         "r.yaml: --eps: -1.0 must be at least 0",
-        "r.yaml: --method: 'magic' is not one of ceag, naive",
+        f"r.yaml: --method: 'magic' is not one of {', '.join(METHODS)}",
         "--momentum: 2.0 must be less than 1",
     ]
 
@@ -322,9 +323,10 @@ def test_a_written_recipe_reads_back_as_the_same_options(options: Command) -> No
 
 
 def test_an_option_that_is_none_on_purpose_survives_writing() -> None:
-    """``max_multiplier_sum=None`` is "no bound", and its default is 0.9."""
-    write("written.yaml", dump(as_recipe(MitigateOptions(max_multiplier_sum=None))))
-    assert resolve(MitigateOptions, {}, "written.yaml").max_multiplier_sum is None
+    """``buffer=None`` goes by the groups' sizes; under ``--paper`` the default is 40."""
+    write("written.yaml", dump(as_recipe(MitigateOptions(paper=True, buffer=None))))
+    assert resolve(MitigateOptions, {}, "written.yaml").buffer is None
+    assert "buffer" not in as_recipe(MitigateOptions(buffer=None))
 
 
 def test_what_does_not_change_the_result_is_not_in_the_recipe() -> None:

@@ -24,9 +24,9 @@ def push(replay: GroupReplay, correct: list[int], groups: list[int]) -> None:
 def test_accuracy_over_what_is_held() -> None:
     replay = GroupReplay(num_groups=3, capacity=4, min_count=1)
     push(replay, [1, 0, 1, 1], [0, 0, 0, 2])
-    assert known(replay.accuracy()) == [2 / 3, None, 1.0]
+    assert known(replay.mean()) == [2 / 3, None, 1.0]
     push(replay, [0], [2])
-    assert known(replay.accuracy()) == [2 / 3, None, 0.5]
+    assert known(replay.mean()) == [2 / 3, None, 0.5]
 
 
 def test_the_oldest_outcome_is_forgotten_first() -> None:
@@ -34,7 +34,7 @@ def test_the_oldest_outcome_is_forgotten_first() -> None:
     seen = []
     for flag in [1, 1, 0, 1, 0, 0]:
         push(replay, [flag], [0])
-        seen.append(known(replay.accuracy())[0])
+        seen.append(known(replay.mean())[0])
     #       1     11   10   01   10   00
     assert seen == [None, 1.0, 0.5, 0.5, 0.5, 0.0]
 
@@ -50,7 +50,7 @@ def test_a_group_is_known_from_min_count_outcomes_on(
     seen = []
     for _ in range(3):
         push(replay, [1], [0])
-        seen.append(known(replay.accuracy())[0])
+        seen.append(known(replay.mean())[0])
     assert seen == expected
 
 
@@ -58,22 +58,22 @@ def test_of_more_samples_than_fit_the_last_remain() -> None:
     replay = GroupReplay(num_groups=2, capacity=2, min_count=1)
     # Group 0: 1 1 0 0 0, of which 0 0 remain. Group 1: 0 1.
     push(replay, [1, 0, 1, 0, 1, 0, 0], [0, 1, 0, 0, 1, 0, 0])
-    assert known(replay.accuracy()) == [0.0, 0.5]
+    assert known(replay.mean()) == [0.0, 0.5]
     # Then 1: of group 0 remain 0 1, so the cursor stood at the right place.
     push(replay, [1], [0])
-    assert known(replay.accuracy()) == [0.5, 0.5]
+    assert known(replay.mean()) == [0.5, 0.5]
     push(replay, [1], [0])
-    assert known(replay.accuracy()) == [1.0, 0.5]
+    assert known(replay.mean()) == [1.0, 0.5]
 
 
 def test_a_sample_enters_the_buffer_of_each_of_its_groups() -> None:
     replay = GroupReplay(num_groups=4, capacity=4, min_count=1)
     replay.push(torch.tensor([True, False, True]), torch.tensor([[0, 2], [0, 3], [1, 3]]))
-    assert known(replay.accuracy()) == [0.5, 1.0, 1.0, 0.5]
+    assert known(replay.mean()) == [0.5, 1.0, 1.0, 0.5]
 
 
 def test_a_new_buffer_knows_nothing() -> None:
-    assert known(GroupReplay(2, 3, 1).accuracy()) == [None, None]
+    assert known(GroupReplay(2, 3, 1).mean()) == [None, None]
 
 
 @pytest.mark.parametrize(("capacity", "min_count"), [(3, 0), (3, 4), (0, 0), (0, 1), (3, -1)])
@@ -126,8 +126,8 @@ def test_the_buffers_are_those_of_one_deque_per_group(stream: Stream) -> None:
         push_batch(replay, batch, stream.features)
         oracle.push([flag for flag, _ in batch], [groups for _, groups in batch])
         assert replay.held.tolist() == [len(buffer) for buffer in oracle.buffers]
-        assert replay.hits.tolist() == [sum(buffer) for buffer in oracle.buffers]
-        assert known(replay.accuracy()) == floats(oracle.accuracy())
+        assert replay.total.tolist() == [sum(buffer) for buffer in oracle.buffers]
+        assert known(replay.mean()) == floats(oracle.accuracy())
 
 
 @settings(deadline=None, max_examples=60)
@@ -143,9 +143,9 @@ def test_cutting_a_stream_into_other_batches_changes_nothing(
     pieces = GroupReplay(stream.num_groups, stream.capacity, stream.min_count)
     for start, end in pairwise(edges):
         push_batch(pieces, samples[start:end], stream.features)
-    assert known(pieces.accuracy()) == known(whole.accuracy())
+    assert known(pieces.mean()) == known(whole.mean())
     assert pieces.held.tolist() == whole.held.tolist()
-    assert pieces.hits.tolist() == whole.hits.tolist()
+    assert pieces.total.tolist() == whole.total.tolist()
 
 
 def test_a_batch_is_not_changed_by_pushing_it() -> None:
@@ -166,11 +166,11 @@ def test_a_restored_buffer_goes_on_as_the_first_one_would_have(stream: Stream, c
     file.seek(0)
     second = GroupReplay(stream.num_groups, stream.capacity, stream.min_count)
     second.load_state_dict(torch.load(file, weights_only=True))
-    assert known(second.accuracy()) == known(first.accuracy())
+    assert known(second.mean()) == known(first.mean())
     for batch in stream.batches[cut:]:
         push_batch(first, batch, stream.features)
         push_batch(second, batch, stream.features)
-        assert known(second.accuracy()) == known(first.accuracy())
+        assert known(second.mean()) == known(first.mean())
 
 
 def test_a_state_is_a_snapshot_that_later_batches_do_not_touch() -> None:
@@ -181,7 +181,7 @@ def test_a_state_is_a_snapshot_that_later_batches_do_not_touch() -> None:
     restored = GroupReplay(num_groups=1, capacity=3, min_count=1)
     restored.load_state_dict(state)
     # What was held when the state was taken: two outcomes, one of them a hit.
-    assert known(restored.accuracy()) == [0.5]
+    assert known(restored.mean()) == [0.5]
 
 
 def test_the_state_of_another_size_is_refused() -> None:

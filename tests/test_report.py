@@ -454,6 +454,9 @@ def mitigated(result: AuditResult, satisfied: bool) -> MitigateResult:
         eps=result.eps,
         train=result.splits[0],
         satisfied=satisfied,
+        epochs=30,
+        kept=None,
+        judged_on=None,
     )
 
 

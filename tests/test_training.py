@@ -64,6 +64,9 @@ class Watching:
         self.seen.append(batch)
         return NaiveFineTuning().weights(batch)
 
+    def status(self) -> dict[str, float]:
+        return {"max_multiplier": 0.5}
+
     def state_dict(self) -> dict[str, Any]:
         return {}
 
@@ -254,7 +257,7 @@ def test_masks_of_gradual_pruning_are_nested_and_follow_the_schedule(tmp_path: P
             return masks[-1]
 
     schedule = Kept.of(model, prunable_parameters(model), 0.9, 3)
-    one = training(tmp_path, model, epochs=5, gradual=schedule)
+    one = training(tmp_path, model, epochs=5, schedule=schedule)
     one.fit(None)
     assert len(masks) == 4
     assert [round(line["sparsity"], 3) for line in one.log] == [0.0, 0.633, 0.867, 0.9, 0.9]
@@ -271,7 +274,7 @@ def test_the_method_sets_in_with_the_last_pruning(tmp_path: Path, end: int, call
     watching = Watching()
     model = tiny_model("test_resnet")
     schedule = gradual(model, 0.9, end)
-    training(tmp_path, model, epochs=4, gradual=schedule, objective=watching).fit(None)
+    training(tmp_path, model, epochs=4, schedule=schedule, objective=watching).fit(None)
     assert len(watching.seen) == calls
 
 
@@ -367,7 +370,7 @@ def test_the_log_has_one_line_per_epoch_that_any_json_reader_takes(tmp_path: Pat
     split = a_split()
     outcome = BatchOutcome(torch.zeros(24), torch.ones(24, dtype=torch.bool), split.groups)
     stats = GroupStats.of(outcome, 2)
-    one = training(tmp_path, epochs=3, dense=stats, status=lambda: {"max_multiplier": 0.5})
+    one = training(tmp_path, epochs=3, dense=stats, objective=Watching())
     one.fit(None)
 
     def refuse(name: str) -> None:

@@ -1,0 +1,222 @@
+"""Fine-tuning of a pruned model, from the models and the data to the weights that are kept.
+
+What is trained on, what the choice between iterates rests on, how the dense model is measured for
+the multipliers, and how the result is judged. The loop itself is in ``training``, the methods
+are in ``ceag``, ``baselines`` and ``fairgrape``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ceag_cli.audit import FAIL, Paired, SplitResult, audit
+from ceag_cli.checkpoints import Checkpoint
+from ceag_cli.errors import OptionError
+from ceag_cli.evaluation import Compute, Predictions, evaluate, evaluate_in_training_mode
+from ceag_cli.fairgrape import FairPruning
+from ceag_cli.groups import GroupStats, set_aside
+from ceag_cli.images import Split
+from ceag_cli.inputs import Data
+from ceag_cli.iterates import Keeper, Measured
+from ceag_cli.masks import Masks
+from ceag_cli.methods import (
+    first_candidate,
+    objective,
+    prune_epochs,
+    rule_of_keeping,
+    troubles,
+)
+from ceag_cli.models import prunable_parameters
+from ceag_cli.options import CONSTRAINED, MitigateOptions
+from ceag_cli.progress import Reporter
+from ceag_cli.pruning import GradualPruning
+from ceag_cli.runs import Run
+from ceag_cli.training import Schedule, Training
+
+
+@dataclass(frozen=True)
+class Mitigated:
+    """What became of the model. Its weights are those of the iterate kept."""
+
+    masks: Masks
+    train: SplitResult
+    """Dense and sparse compared on the images that were trained on, in evaluation mode."""
+    satisfied: bool
+    """Whether ``psi_g <= eps`` for every group there."""
+    epochs: int
+    """Epochs trained."""
+    kept: Measured | None
+    """The iterate that was chosen; ``None`` when it is simply the last."""
+    judged_on: str | None
+    """In words, the images that the choice rests on."""
+
+
+@dataclass(frozen=True)
+class Mitigation:
+    """Everything that fine-tuning starts from."""
+
+    options: MitigateOptions
+    source: Checkpoint
+    """The model to fine-tune in place: pruned, or dense where the options name a sparsity."""
+    reference: Checkpoint
+    """The dense model; may be ``source`` itself."""
+    data: Data
+    compute: Compute
+    reporter: Reporter
+
+    def fine_tune(self, masks: Masks | None, run: Run, state: dict[str, Any] | None) -> Mitigated:
+        """Fine-tune by the method asked for.
+
+        Args:
+            masks: The masks of a pruned model.
+            run: Where the log and the state go.
+            state: What to continue from.
+
+        Raises:
+            OptionError: There are too few images to set any aside.
+            TrainingError: The loss became NaN or infinite.
+        """
+        options, grouping = self.options, self.data.labels.grouping
+        train, judged, in_words = self._images()
+        # The dense model first: it may be the very model that training is about to change.
+        dense_says = self._evaluate(self.reference.model, train, "dense")
+        dense = self._stats(dense_says, train)
+        measured = self._stats(self._as_measured(train, dense_says), train)
+        keeper = self._keeper(judged, dense if judged is train else None)
+        training = Training(
+            model=self.source.model,
+            split=train,
+            preprocessing=self.source.preprocessing,
+            compute=self.compute,
+            options=options,
+            epochs=options.epochs,
+            seed=options.seed,
+            num_groups=grouping.num_groups,
+            run=run,
+            reporter=self.reporter,
+            title=options.method,
+            masks=masks,
+            schedule=self._schedule(train),
+            dense=dense,
+            keeper=keeper,
+            correct_in_eval_mode=options.measure == "eval" and options.method in CONSTRAINED,
+            decay_on=options.decay_on,
+            watch=lambda log: troubles(log, options.eps, options.max_multiplier_sum),
+        )
+        training.objective = objective(options, grouping, measured, training.steps)
+        training.fit(state)
+        assert training.masks is not None
+        sparse_says = self._evaluate(self.source.model, train, "sparse")
+        pair = Paired("train", dense_says.correct, sparse_says.correct, train.groups)
+        found = audit([pair], grouping, options.eps, gated=("train",))
+        return Mitigated(
+            masks=training.masks,
+            train=found.splits[0],
+            satisfied=found.verdict != FAIL,
+            epochs=training.epoch,
+            kept=None if keeper is None else keeper.kept,
+            judged_on=in_words,
+        )
+
+    def _images(self) -> tuple[Split, Split | None, str | None]:
+        """The images to train on, those that the iterate is chosen on, and these in words."""
+        train = self._split("train")
+        rule = rule_of_keeping(self.options)
+        if rule is None:
+            return train, None, None
+        if rule[1] == "train":
+            return train, train, "train"
+        if "val" in self.data.labels.splits:
+            return train, self._split("val"), "val"
+        generator = torch.Generator().manual_seed(self.options.seed)
+        strata = torch.cat([train.targets[:, None], train.groups], dim=1)
+        chosen = set_aside(strata, self.options.val_share, generator)
+        count = int(chosen.sum())
+        if count == 0:
+            raise OptionError(
+                f"--val-share {self.options.val_share:g}: none of the {len(train)} train images "
+                "can be set aside to choose on; give rows of split 'val' in the CSV, or a larger "
+                "share"
+            )
+        in_words = f"{count} of {len(train)} train images, set aside (the CSV has no val rows)"
+        self.reporter.say(f"the iterate is chosen on {in_words}")
+        return train.only(~chosen, "train"), train.only(chosen, "val"), in_words
+
+    def _as_measured(self, train: Split, dense_says: Predictions) -> Predictions:
+        """The dense model as the multipliers are to see it."""
+        if self.options.measure != "matched" or self.options.method not in CONSTRAINED:
+            return dense_says
+        return evaluate_in_training_mode(
+            self.reference.model,
+            train,
+            self.reference.preprocessing,
+            self.compute,
+            self.options.hflip,
+            self.options.seed,
+            self.reporter,
+            "dense on train, in training mode",
+        )
+
+    def _keeper(self, judged: Split | None, dense: GroupStats | None) -> Keeper | None:
+        rule = rule_of_keeping(self.options)
+        if rule is None or judged is None:
+            return None
+        if dense is None:
+            dense = self._stats(self._evaluate(self.reference.model, judged, "dense"), judged)
+
+        def measure(model: nn.Module) -> GroupStats:
+            return self._stats(self._evaluate(model, judged, "iterate"), judged)
+
+        first = first_candidate(self.options)
+        return Keeper(rule[0], measure, dense, self.options.eps, first, self.options.patience)
+
+    def _schedule(self, train: Split) -> Schedule | None:
+        options, model = self.options, self.source.model
+        if options.sparsity is None:
+            return None
+        names, last = prunable_parameters(model), prune_epochs(options)
+        if options.method != "fairgrape":
+            return GradualPruning.of(model, names, options.sparsity, last)
+        schedule = FairPruning(
+            tuple(names),
+            options.sparsity,
+            1 + last // options.epochs_between,
+            options.epochs_between,
+            lambda: self._scoring_batches(train),
+            self.data.labels.grouping.num_groups,
+        )
+        self.reporter.say(
+            f"FairGRAPE prunes in {schedule.rounds} rounds, {options.epochs_between} epochs apart"
+        )
+        return schedule
+
+    def _scoring_batches(self, train: Split) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Batches in an order of their own, the same in every round."""
+        generator = torch.Generator().manual_seed(self.options.seed)
+        order = torch.randperm(len(train), generator=generator)
+        size, device = self.compute.batch_size, self.compute.device
+        if self.options.score_batches is not None:
+            order = order[: self.options.score_batches * size]
+        with self.reporter.bar("scoring weights by group", len(order)) as update:
+            for done, (rows, pixels) in enumerate(train.images.batches(order, size), start=1):
+                inputs = self.compute.to_inputs(pixels, self.source.preprocessing)
+                yield inputs, train.targets[rows].to(device), train.groups[rows].to(device)
+                update(min(done * size, len(order)), "")
+
+    def _split(self, name: str) -> Split:
+        workers = self.options.workers
+        return self.data.split(name, self.source.preprocessing, workers, self.reporter)
+
+    def _evaluate(self, model: nn.Module, split: Split, who: str) -> Predictions:
+        title = f"{who} on {split.name}"
+        preprocessing = self.source.preprocessing
+        return evaluate(model, split, preprocessing, self.compute, self.reporter, title)
+
+    def _stats(self, says: Predictions, split: Split) -> GroupStats:
+        stats = says.stats(split.groups, self.data.labels.grouping.num_groups)
+        return stats.to(self.compute.device)
