@@ -172,8 +172,9 @@ def lagrangian_weights(
         ones = torch.ones(groups.numel(), dtype=multipliers.dtype, device=groups.device)
         members = torch.zeros_like(multipliers).index_add_(0, groups.reshape(-1), ones)
         multipliers = torch.where(members > 0, multipliers, 0.0)
-        members.clamp_(min=1.0)
     else:
         members = batch * prevalence
     rest = 1.0 if detach_overall else 1.0 - multipliers.sum()
-    return rest / batch + (multipliers[groups] / members[groups]).sum(dim=1)
+    # A group that training lacks has no multiplier; the clamp keeps 0 / 0 out of its weights.
+    tiny = torch.finfo(members.dtype).tiny
+    return rest / batch + (multipliers[groups] / members[groups].clamp(min=tiny)).sum(dim=1)

@@ -246,6 +246,41 @@ def _audit(options: Command) -> None:
     raise typer.Exit(result.exit_code)
 
 
+@app.command("sweep", rich_help_panel="Commands")
+def _sweep(
+    recipe: Annotated[Path, typer.Argument(help="YAML: seeds, sparsities, methods and options.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder to write. [default: the recipe's name in the current folder]",
+            show_default=False,
+        ),
+    ] = None,
+    jobs: Annotated[
+        int, typer.Option("--jobs", min=1, help="Runs at a time; each gets its share of the cores.")
+    ] = 1,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Do runs again whose options have changed.")
+    ] = False,
+    output_format: Annotated[str, typer.Option("--format", help="text or json.")] = "text",
+) -> None:
+    """Run methods x sparsities x seeds from one recipe and print one table.
+
+    What is done already is not done again, so the same line continues a sweep that was stopped.
+
+    Example: ceag sweep recipes/benchmarks/cifar100-hidden.yaml --jobs 2
+    """
+    with exit_codes():
+        from ceag_cli import sweep
+
+        if output_format not in ("text", "json"):
+            raise CeagError(f"--format: '{output_format}' is not one of text, json")
+        found = sweep.sweep(recipe, output, jobs=jobs, overwrite=overwrite, reporter=Terminal())
+        _show(sweep.table(found), sweep.as_document(found), output_format == "json")
+
+
 @app.command("info", rich_help_panel="Commands")
 def _info(
     file: Annotated[Path, typer.Argument(help="A .safetensors file written by ceag.")],

@@ -9,7 +9,8 @@ CeagError
 ├── OutputError        an output exists already or cannot be written
 ├── PruningError       the sparsity asked for cannot be reached
 ├── EvaluationError    a model's outputs cannot be counted
-└── TrainingError      training cannot start, cannot be resumed, or has diverged
+├── TrainingError      training cannot start, cannot be resumed, or has diverged
+└── SweepError         some runs of a sweep failed
 
 All of them mean "what was given cannot be used": the command line prints the message and
 exits with 2. Anything else that escapes is a defect of ceag and exits with 4.
@@ -65,3 +66,7 @@ class EvaluationError(CeagError):
 
 class TrainingError(CeagError):
     """Training cannot start, cannot be resumed, or has diverged."""
+
+
+class SweepError(CeagError):
+    """Some runs of a sweep failed; carries the problems of each."""

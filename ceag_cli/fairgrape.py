@@ -145,7 +145,8 @@ def prune_fairly(
     if denser:
         raise PruningError(
             [
-                f"tensor '{name}' has more zeros already than {sparsity:g} asks for"
+                f"tensor '{name}' has more zeros already than the sparsity {sparsity:g} asks for; "
+                "ask for more or start from the dense model"
                 for name in denser
             ]
         )

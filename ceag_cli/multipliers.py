@@ -16,9 +16,10 @@ class Multipliers:
 
     ``kp = 0`` is plain gradient ascent, the paper's choice. A positive ``kp`` is nuPI, a
     proportional-integral controller (Sohrabi et al. 2024, *On PI controllers for updating Lagrange
-    multipliers in constrained optimization*, algorithm 1, with K_i = 1 and kp = K_p / K_i): it
-    reacts to the *change* of a violation too, and so damps the swings of plain ascent. ``xi``
-    starts at the first violation known, so that the first step is the same for every ``kp``.
+    multipliers in constrained optimization*, algorithm 1, with K_i = 1 and kp = K_p / K_i): the
+    steps add up to the sum of all violations (integral) plus ``kp`` times the present one
+    (proportional), so a multiplier falls as soon as its violation does, which damps the swings of
+    plain ascent. ``xi`` is zero after the first step, which is one of plain ascent.
 
     Args:
         num_groups: G.
@@ -73,10 +74,11 @@ class Multipliers:
         """
         error = violation
         if self.kp:
-            before = torch.where(self.smoothed.isnan(), violation, self.smoothed)
-            after = torch.lerp(violation, before, self.nu)
-            self.smoothed = torch.where(violation.isnan(), self.smoothed, after)
-            error = violation + self.kp * (after - before)
+            first = self.smoothed.isnan()
+            smoothed = torch.lerp(violation, self.smoothed, self.nu)
+            error = violation + self.kp * torch.where(first, 0.0, smoothed - self.smoothed)
+            smoothed = torch.where(first, 0.0, smoothed)
+            self.smoothed = torch.where(violation.isnan(), self.smoothed, smoothed)
         self.values.addcmul_(self.lr, error.nan_to_num(0.0)).clamp_(min=0.0)
         if self.max_each is not None:
             torch.minimum(self.values, self.max_each, out=self.values)

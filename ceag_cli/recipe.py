@@ -83,7 +83,7 @@ def read_recipe(path: Path, command: str) -> dict[str, Any]:
     meant = content.pop("command", command)
     if meant != command:
         raise OptionError(f"{path}: this recipe is for 'ceag {meant}', not for 'ceag {command}'")
-    return _checked(content, COMMANDS[command], str(path))
+    return checked(content, COMMANDS[command], str(path))
 
 
 def read_project_file(command: str, folder: Path = Path()) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def read_project_file(command: str, folder: Path = Path()) -> dict[str, Any]:
     section = content.get(command) or {}
     if not isinstance(section, dict):
         raise OptionError(f"{path}: section '{command}' must hold 'name: value' lines")
-    return _checked(section, COMMANDS[command], f"{path}, section {command}")
+    return checked(section, COMMANDS[command], f"{path}, section {command}")
 
 
 def resolve(command: type[C], given: Mapping[str, Any], config: str | None = None) -> C:
@@ -130,7 +130,7 @@ def resolve(command: type[C], given: Mapping[str, Any], config: str | None = Non
     sources: list[Callable[[], dict[str, Any]]] = [
         lambda: read_project_file(name),
         lambda: read_recipe(Path(config), name) if config else {},
-        lambda: _checked(flags, COMMANDS[name], ""),
+        lambda: checked(flags, COMMANDS[name], ""),
     ]
     for read in sources:
         try:
@@ -142,8 +142,19 @@ def resolve(command: type[C], given: Mapping[str, Any], config: str | None = Non
     return command(**values)
 
 
-def _checked(values: Mapping[str, Any], command: type[Command], place: str) -> dict[str, Any]:
-    checked, problems = {}, []
+def checked(values: Mapping[str, Any], command: type[Command], place: str) -> dict[str, Any]:
+    """Options of a command, each of the right type and within its limits.
+
+    Args:
+        values: As read from YAML or a command line.
+        command: The command's options class.
+        place: Where they stand, for the messages; may be empty.
+
+    Raises:
+        OptionError: With every value that cannot be used and every unknown name.
+    """
+    usable: dict[str, Any] = {}
+    problems: list[str] = []
     known = command.__dataclass_fields__
     prefix = f"{place}: " if place else ""
     for name, raw in values.items():
@@ -151,12 +162,12 @@ def _checked(values: Mapping[str, Any], command: type[Command], place: str) -> d
             problems.append(f"{prefix}unknown key '{name}'{nearest(name, known)}")
             continue
         try:
-            checked[name] = parse(command, name, raw)
+            usable[name] = parse(command, name, raw)
         except OptionError as error:
             problems += [prefix + problem for problem in error.problems]
     if problems:
         raise OptionError(problems)
-    return checked
+    return usable
 
 
 def as_recipe(options: Command) -> dict[str, Any]:

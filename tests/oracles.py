@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,21 +34,29 @@ def psi(samples: Sequence[Sample], num_groups: int) -> list[Fraction | None]:
 
 
 class DequeReplay:
-    """One ``deque(maxlen=k)`` per group, as in the paper's released code."""
+    """One ``deque(maxlen=k)`` per group, as in the paper's released code.
 
-    def __init__(self, num_groups: int, capacity: int, min_count: int) -> None:
-        self.buffers: list[deque[bool]] = [deque(maxlen=capacity) for _ in range(num_groups)]
-        self.min_count = min_count
+    Sizes are one number for all groups or one per group; outcomes are anything that adds up.
+    """
 
-    def push(self, correct: Sequence[bool], groups: Sequence[Sequence[int]]) -> None:
-        for flag, of_sample in zip(correct, groups, strict=True):
+    def __init__(
+        self, num_groups: int, capacity: int | Sequence[int], min_count: int | Sequence[int]
+    ) -> None:
+        def each(size: int | Sequence[int]) -> list[int]:
+            return [size] * num_groups if isinstance(size, int) else list(size)
+
+        self.buffers: list[deque[Any]] = [deque(maxlen=size) for size in each(capacity)]
+        self.min_count = each(min_count)
+
+    def push(self, outcomes: Sequence[Any], groups: Sequence[Sequence[int]]) -> None:
+        for outcome, of_sample in zip(outcomes, groups, strict=True):
             for group in of_sample:
-                self.buffers[group].append(flag)
+                self.buffers[group].append(outcome)
 
-    def accuracy(self) -> list[Fraction | None]:
+    def mean(self) -> list[Fraction | None]:
         return [
-            Fraction(sum(buffer), len(buffer)) if len(buffer) >= self.min_count else None
-            for buffer in self.buffers
+            Fraction(sum(map(Fraction, buffer)), len(buffer)) if len(buffer) >= enough else None
+            for buffer, enough in zip(self.buffers, self.min_count, strict=True)
         ]
 
 
@@ -99,15 +108,20 @@ def k_smallest(scores: Sequence[float], count: int) -> list[bool]:
 
 
 def lagrangian(
-    losses: Tensor, groups: Sequence[Sequence[int]], multipliers: Sequence[float]
+    losses: Tensor,
+    groups: Sequence[Sequence[int]],
+    multipliers: Sequence[float],
+    *,
+    detach_overall: bool = False,
 ) -> Tensor:
     """L + sum over the groups in the batch of lambda_g (L_g - L), written as it stands."""
     overall = losses.mean()
     value = overall
+    taken_off = overall.detach() if detach_overall else overall
     for group, multiplier in enumerate(multipliers):
         members = [i for i, of_sample in enumerate(groups) if group in of_sample]
         if members:
-            value = value + multiplier * (losses[members].mean() - overall)
+            value = value + multiplier * (losses[members].mean() - taken_off)
     return value
 
 
@@ -116,9 +130,11 @@ def lagrangian_gradient(
     groups: Sequence[Sequence[int]],
     multipliers: Sequence[float],
     parameter: Tensor,
+    *,
+    detach_overall: bool = False,
 ) -> Tensor:
     """Gradient of :func:`lagrangian` with respect to a parameter of the losses' graph."""
-    value = lagrangian(losses, groups, multipliers)
+    value = lagrangian(losses, groups, multipliers, detach_overall=detach_overall)
     return torch.autograd.grad(value, parameter, retain_graph=True)[0]
 
 
@@ -130,3 +146,25 @@ def known(values: Tensor) -> list[float | None]:
 def floats(values: Sequence[Fraction | None]) -> list[float | None]:
     """Rational numbers rounded to the nearest float64."""
     return [None if value is None else float(value) for value in values]
+
+
+def greedy_shares(importance: Sequence[Sequence[int]], keep: int) -> list[int]:
+    """FairGRAPE's selection to the letter: which weights are kept, in the order they are chosen.
+
+    Args:
+        importance: ``importance[group][weight]``, whole numbers so that nothing is rounded.
+        keep: How many weights.
+    """
+    groups, weights = range(len(importance)), range(len(importance[0]))
+    totals = [sum(of_group) for of_group in importance]
+    target = [Fraction(total, sum(totals)) if sum(totals) else Fraction() for total in totals]
+    kept: list[int] = []
+    while len(kept) < keep:
+        have = [sum(importance[g][w] for w in kept) for g in groups]
+        share = [
+            Fraction(held, sum(have)) if sum(have) else Fraction(1, len(have)) for held in have
+        ]
+        worst_off = min(groups, key=lambda g: share[g] - target[g])
+        left = [w for w in weights if w not in kept]
+        kept.append(max(left, key=lambda w: (importance[worst_off][w], -w)))
+    return kept

@@ -192,6 +192,36 @@ def test_the_bound_on_the_sum_is_applied_before_the_weights() -> None:
     assert weights.tolist() == [0.125, 0.875]
 
 
+def test_without_a_buffer_psi_is_that_of_the_batch() -> None:
+    ceag = method(grouping("abc"), [(4, 4), (4, 4), (4, 4)], capacity=0, lr=0.5)
+    # Accuracies a 1, b 0.5, overall 2/3: gaps 0, 0.5, 1/3; psi -1/3, 1/6. c is not in the batch.
+    batch = outcome([1, 1, 0], [[0], [1], [1]])
+    assert known(ceag.excess_gap_of(batch))[:2] == close([-1 / 3, 1 / 6])
+    assert known(ceag.excess_gap_of(batch))[2] is None
+    ceag.weights(batch)
+    assert ceag.multipliers.values.tolist() == close([0.0, 1 / 12, 0.0])
+    # The next batch knows nothing of the last: b is not in it, so its multiplier stays.
+    ceag.weights(outcome([0, 1], [[0], [2]]))
+    # Gaps a 1, c 0, overall 0.5.
+    assert ceag.multipliers.values.tolist() == close([0.25, 1 / 12, 0.0])
+
+
+def test_with_the_overall_loss_detached_nobody_is_pushed_away() -> None:
+    # lambda_b = 0.5 as in the second test, but the others keep their 1 / 2.
+    ceag = method(grouping("ab"), [(1, 1), (1, 1)], detach_overall=True)
+    weights = ceag.weights(outcome([1, 0], [[0], [1]]))
+    assert weights.tolist() == [0.5, 1.0]
+
+
+def test_weights_have_the_dtype_of_the_losses() -> None:
+    batch = outcome([1, 0], [[0], [1]])
+    for dtype in (torch.float32, torch.float64, torch.float16):
+        found = method(grouping("ab"), [(1, 1), (1, 1)]).weights(
+            BatchOutcome(batch.loss.to(dtype), batch.correct, batch.groups)
+        )
+        assert found.dtype == dtype
+
+
 # ---------------------------------------------------------------------------------------------
 # What "overall" means
 # ---------------------------------------------------------------------------------------------
@@ -292,7 +322,7 @@ def test_psi_and_multipliers_follow_the_loops(run: Run, macro: bool, eps: float)
         flags, ids = [flag for flag, _ in batch], [of_sample for _, of_sample in batch]
         weights = ceag.weights(outcome(flags, ids))
         oracle.push(flags, ids)
-        psi = recent_psi(counts, oracle.accuracy(), features, macro=macro)
+        psi = recent_psi(counts, oracle.mean(), features, macro=macro)
         for g, value in enumerate(psi):
             if value is not None:
                 step = multipliers[g] + Fraction(1, 2) * (value - Fraction(eps))
@@ -349,9 +379,9 @@ def batches_and_multipliers() -> st.SearchStrategy[tuple[list[list[int]], list[f
 
 
 @settings(deadline=None, max_examples=150)
-@given(batches_and_multipliers(), st.integers(0, 2**16))
+@given(batches_and_multipliers(), st.integers(0, 2**16), st.booleans())
 def test_the_weighted_loss_has_the_gradient_of_the_lagrangian(
-    case: tuple[list[list[int]], list[float]], seed: int
+    case: tuple[list[list[int]], list[float]], seed: int, detach: bool
 ) -> None:
     ids, multipliers = case
     generator = torch.Generator().manual_seed(seed)
@@ -360,16 +390,21 @@ def test_the_weighted_loss_has_the_gradient_of_the_lagrangian(
     parameter = torch.randn(3, 4, generator=generator, dtype=torch.float64, requires_grad=True)
     losses = functional.cross_entropy(inputs @ parameter.T, targets, reduction="none")
 
-    weights = lagrangian_weights(torch.tensor(ids), torch.tensor(multipliers, dtype=torch.float64))
+    weights = lagrangian_weights(
+        torch.tensor(ids), torch.tensor(multipliers, dtype=torch.float64), detach_overall=detach
+    )
     weighted = (weights * losses).sum()
     (gradient,) = torch.autograd.grad(weighted, parameter, retain_graph=True)
 
     assert not weights.requires_grad
-    assert float(weights.sum()) == pytest.approx(1.0, abs=1e-12)
-    expected = lagrangian_gradient(losses, ids, multipliers, parameter)
+    expected = lagrangian_gradient(losses, ids, multipliers, parameter, detach_overall=detach)
     torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-12)
-    value = lagrangian(losses, ids, multipliers)
-    torch.testing.assert_close(weighted, value, rtol=1e-10, atol=1e-10)
+    seen = {group for of_sample in ids for group in of_sample}
+    extra = sum(multipliers[group] for group in seen) if detach else 0.0
+    assert float(weights.sum()) == pytest.approx(1.0 + extra, abs=1e-12)
+    if not detach:
+        value = lagrangian(losses, ids, multipliers)
+        torch.testing.assert_close(weighted, value, rtol=1e-10, atol=1e-10)
     if sum(multipliers) < 1:
         assert float(weights.min()) > 0
 
@@ -384,6 +419,77 @@ def test_samples_of_absent_groups_have_no_part_in_the_gradient() -> None:
     # (1 - 0.5) / 3 for each of two a, the same + 0.5 for b, nothing for c.
     assert gradient.tolist() == close([1 / 3, 2 / 3, 0.0])
     assert gradient[2].item() == 0.0
+
+
+def test_by_prevalence_a_group_weighs_the_same_in_every_batch() -> None:
+    # Training: 6 of a, 2 of b, so p = 0.75 and 0.25; lambda_b = 0.5.
+    # Every a weighs (1 - 0.5) / B, every b 0.5 / (B * 0.25) = 2 / B more, however many there are.
+    prevalence = torch.tensor([0.75, 0.25], dtype=torch.float64)
+    multipliers = torch.tensor([0.0, 0.5], dtype=torch.float64)
+    for ids in ([0, 0, 0, 1], [1, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]):
+        weights = lagrangian_weights(torch.tensor(ids)[:, None], multipliers, prevalence)
+        assert weights.tolist() == [0.625 if group else 0.125 for group in ids]
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.data())
+def test_by_prevalence_an_epoch_is_the_lagrangian_of_all_images_exactly(
+    data: st.DataObject,
+) -> None:
+    """Unbiased: over batches of equal size that make up the images, the mean of the weighted sums.
+
+    The paper's weights have the same mean only if every batch has its share of every group.
+    """
+    batches, size = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 5))
+    count = batches * size
+    ids = data.draw(
+        st.lists(
+            st.tuples(st.integers(0, 2), st.integers(3, 4)).map(list),
+            min_size=count,
+            max_size=count,
+        )
+    )
+    multipliers = data.draw(st.lists(st.floats(0, 3), min_size=5, max_size=5))
+    losses = torch.tensor(
+        data.draw(st.lists(st.floats(0, 9), min_size=count, max_size=count)), dtype=torch.float64
+    )
+    groups = torch.tensor(ids)
+    present = torch.bincount(groups.reshape(-1), minlength=5)
+    known_groups = torch.tensor(multipliers, dtype=torch.float64) * (present > 0)
+    prevalence = present.double() / count
+    weighted = [
+        lagrangian_weights(part, known_groups, prevalence) * loss
+        for part, loss in zip(torch.split(groups, size), torch.split(losses, size), strict=True)
+    ]
+    found = torch.stack([part.sum() for part in weighted]).mean()
+    torch.testing.assert_close(found, lagrangian(losses, ids, multipliers), rtol=1e-9, atol=1e-9)
+
+
+def test_a_group_that_training_lacks_weighs_nothing_extra() -> None:
+    groups = torch.tensor([[0], [1]])
+    prevalence = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    weights = lagrangian_weights(groups, torch.zeros(2, dtype=torch.float64), prevalence)
+    assert weights.tolist() == [0.5, 0.5]
+
+
+def test_a_convex_problem_is_solved_to_its_solution_and_its_multiplier() -> None:
+    # Three images of a with loss x^2, one of b with loss (x - 2)^2; the loss alone wants x = 0.5.
+    # L = 0.75 x^2 + 0.25 (x - 2)^2, L_b - L = 3 - 3 x <= 0.75 asks for x >= 0.75.
+    # At x* = 0.75 the slope of L is 2 x - 1 = 0.5, that of the constraint -3: lambda* = 1 / 6.
+    groups = torch.tensor([[0], [0], [0], [1]])
+    prevalence = torch.tensor([0.75, 0.25], dtype=torch.float64)
+    x = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    multipliers = Multipliers(2, lr=0.02)
+    for _ in range(3000):
+        losses = torch.stack([x**2, x**2, x**2, (x - 2) ** 2])
+        violation = losses[3].detach() - losses.detach().mean() - 0.75
+        multipliers.ascend_(torch.tensor([float("nan"), float(violation)], dtype=torch.float64))
+        weights = lagrangian_weights(groups, multipliers.values, prevalence)
+        (slope,) = torch.autograd.grad((weights * losses).sum(), x)
+        with torch.no_grad():
+            x -= 0.05 * slope
+    assert x.item() == pytest.approx(0.75, abs=1e-9)
+    assert multipliers.values.tolist() == pytest.approx([0.0, 1 / 6], abs=1e-9)
 
 
 def test_naive_fine_tuning_is_blind_to_groups_and_outcomes() -> None:
@@ -471,11 +577,11 @@ def toy_batches(steps: int) -> list[tuple[Tensor, Tensor, Tensor]]:
 class CooperProblem(ConstrainedMinimizationProblem):
     """The paper's problem as its own library wants it: loss, proxy and strict violations."""
 
-    def __init__(self) -> None:
+    def __init__(self, buffers: bool) -> None:
         super().__init__()
         self.multiplier = DenseMultiplier(num_constraints=len(COUNTS), dtype=torch.float64)
         self.psi = Constraint(constraint_type=ConstraintType.INEQUALITY, multiplier=self.multiplier)
-        self.replay = DequeReplay(len(COUNTS), CAPACITY, min_count=CAPACITY)
+        self.replay = DequeReplay(len(COUNTS), CAPACITY, CAPACITY) if buffers else None
 
     def compute_cmp_state(
         self, parameter: Tensor, inputs: Tensor, targets: Tensor, groups: Tensor
@@ -490,8 +596,11 @@ class CooperProblem(ConstrainedMinimizationProblem):
             ]
         )
         correct = (logits.argmax(dim=1) == targets).tolist()
-        self.replay.push(correct, [[g] for g in groups.tolist()])
-        psi = recent_psi(COUNTS, self.replay.accuracy(), [range(len(COUNTS))], macro=True)
+        if self.replay is None:
+            psi = batch_psi(correct, groups.tolist())
+        else:
+            self.replay.push(correct, [[g] for g in groups.tolist()])
+            psi = recent_psi(COUNTS, self.replay.mean(), [range(len(COUNTS))], macro=True)
         strict = [0.0 if value is None else float(value) - EPS for value in psi]
         state = ConstraintState(
             violation=proxy, strict_violation=torch.tensor(strict, dtype=torch.float64)
@@ -499,9 +608,22 @@ class CooperProblem(ConstrainedMinimizationProblem):
         return CMPState(loss=overall, observed_constraints={self.psi: state})
 
 
-def test_two_hundred_steps_agree_with_cooper() -> None:
+def batch_psi(correct: Sequence[bool], groups: Sequence[int]) -> list[Fraction | None]:
+    """psi_g of one batch against the dense model on all of train; ``None`` for absent groups."""
+    images, right = sum(n for n, _ in COUNTS), sum(right for _, right in COUNTS)
+    overall = Fraction(right, images) - Fraction(sum(correct), len(correct))
+    found: list[Fraction | None] = []
+    for g, (n, dense) in enumerate(COUNTS):
+        members = [flag for flag, group in zip(correct, groups, strict=True) if group == g]
+        gap = Fraction(dense, n) - Fraction(sum(members), len(members)) if members else None
+        found.append(None if gap is None else gap - overall)
+    return found
+
+
+@pytest.mark.parametrize("buffers", [True, False], ids=["buffers", "no buffers"])
+def test_two_hundred_steps_agree_with_cooper(buffers: bool) -> None:
     theirs = torch.zeros(2, 4, dtype=torch.float64, requires_grad=True)
-    problem = CooperProblem()
+    problem = CooperProblem(buffers)
     cooper_optimizer = AlternatingDualPrimalOptimizer(
         cmp=problem,
         primal_optimizers=torch.optim.SGD([theirs], lr=PRIMAL_LR),
@@ -514,7 +636,7 @@ def test_two_hundred_steps_agree_with_cooper() -> None:
         grouping("abc"),
         COUNTS,
         eps=EPS,
-        capacity=CAPACITY,
+        capacity=CAPACITY if buffers else 0,
         min_count=CAPACITY,
         lr=DUAL_LR,
         max_sum=None,
@@ -545,8 +667,8 @@ def test_two_hundred_steps_agree_with_cooper() -> None:
     # The run has met what it is to compare: late starters, multipliers that rise above a sum of
     # one and fall again, multipliers at zero, batches that lack a group.
     sums = [sum(step) for step in history]
-    assert history[0] == [0.0, 0.0, 0.0]
-    assert max(sums) > 1 > sums[-1]
+    assert (history[0] == [0.0, 0.0, 0.0]) == buffers
+    assert max(sums) > 1 > sums[-1] or not buffers
     assert any(b < a for a, b in pairwise(sums))
     assert any(0.0 in step and max(step) > 0 for step in history)
     assert absent > 20

@@ -15,7 +15,7 @@ from toys import ROWS, ceag, done, tiny_model, write_csv, write_images
 from ceag_cli import stages
 from ceag_cli.inputs import open_checkpoint
 from ceag_cli.lineage import Lineage, read_metadata
-from ceag_cli.options import AuditOptions
+from ceag_cli.options import METHODS, AuditOptions
 from ceag_cli.progress import Quiet
 
 FAST = ("--batch-size", "8", "--workers", "0")
@@ -527,18 +527,110 @@ def test_a_satisfied_mitigation_exits_with_0_when_strict(here: Path) -> None:
     assert "The constraints hold on train" in result.stdout
 
 
-@pytest.mark.parametrize("method", ["ceag", "naive"])
-def test_both_methods_leave_their_name_and_a_log(here: Path, method: str) -> None:
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "fairgrape"])
+def test_every_method_leaves_its_name_and_a_log(here: Path, method: str) -> None:
     result = done(*MITIGATE, "--method", method, "-o", "x.safetensors", "--format", "json")
     assert json.loads(result.stdout)["method"] == method
     (line,) = Path("x.run/log.jsonl").read_text().splitlines()
     entry = json.loads(line)
     assert entry["epoch"] == 1
-    assert ("max_multiplier" in entry) == (method == "ceag")
+    assert ("max_multiplier" in entry) == (method in ("ceag", "equalized-loss"))
+    assert ("max_group_weight" in entry) == (method == "group-dro")
     assert "max_excess_gap" in entry
     recipe = Path("x.run/recipe.yaml").read_text().splitlines()
     assert recipe[0] == "command: mitigate"
     assert f"method: {method}" in recipe
+
+
+def test_fairgrape_prunes_the_dense_model_in_rounds(here: Path) -> None:
+    result = done(
+        *("mitigate", "model.safetensors", "--method", "fairgrape", "--sparsity", "0.9"),
+        *("--epochs", "4", "--epochs-between", "1", "-o", "x.safetensors", *FAST),
+    )
+    assert "FairGRAPE prunes in 3 rounds, 1 epochs apart" in result.stderr.splitlines()
+    lines = [json.loads(line) for line in Path("x.run/log.jsonl").read_text().splitlines()]
+    assert [round(line["sparsity"], 2) for line in lines] == [0.54, 0.78, 0.9, 0.9]
+    record = lineage_of("x.safetensors").sparsity
+    assert record is not None
+    assert (record.criterion, record.target) == ("fairgrape", 0.9)
+    assert ceag("audit", "x.safetensors").exit_code in (0, 1)
+
+
+def test_fairgrape_without_a_sparsity_is_refused(here: Path) -> None:
+    assert errors(*MITIGATE, "--method", "fairgrape") == [
+        "--method fairgrape chooses the weights to prune itself: give a dense model and --sparsity"
+    ]
+
+
+def test_without_val_rows_early_stopping_sets_a_part_of_train_aside(here: Path) -> None:
+    result = done(*MITIGATE, "--method", "naive-es", "--val-share", "0.25", "-o", "x.safetensors")
+    words = "6 of 24 train images, set aside (the CSV has no val rows)"
+    assert f"the iterate is chosen on {words}" in result.stderr.splitlines()
+    assert result.stdout.splitlines()[1].startswith(
+        f"kept the iterate after epoch 1 of 1, chosen on {words}: accuracy "
+    )
+
+
+def test_early_stopping_takes_the_val_rows_where_there_are_any(here: Path) -> None:
+    csv = here / "labels.csv"
+    rows = csv.read_text().splitlines()
+    write_csv(
+        csv,
+        [
+            (path, label, "val" if split == "test" else split, group)
+            for path, label, split, group in (row.split(",") for row in rows[1:])
+        ],
+    )
+    result = done(
+        *MITIGATE, "--method", "naive-es", "-o", "x.safetensors", "--groups", "labels.csv"
+    )
+    assert "chosen on val: accuracy" in result.stdout
+    assert "set aside" not in result.stderr
+
+
+def test_too_few_images_to_set_any_aside_are_an_error(here: Path) -> None:
+    command = (*MITIGATE, "-o", "x.safetensors", "--method", "naive-es", "--val-share", "0.01")
+    (error,) = errors(*command)
+    assert error == (
+        "--val-share 0.01: none of the 24 train images can be set aside to choose on; give rows "
+        "of split 'val' in the CSV, or a larger share"
+    )
+
+
+def test_an_option_without_effect_is_named(here: Path) -> None:
+    result = done(*MITIGATE, "--method", "naive", "--dual-lr", "3", "-o", "x.safetensors")
+    assert "warning: --dual-lr has no effect with --method naive" in result.stderr.splitlines()
+
+
+def test_a_collapse_is_warned_of(here: Path) -> None:
+    """No bound, a huge step, and a tolerance that no model can meet."""
+    forget_red("model.pruned.safetensors")
+    result = done(
+        *("mitigate", "--epochs", "4", "--lr", "1e-9", "--sched", "constant", *FAST),
+        *("--groups-by", "label", "--eps", "0", "--dual-lr", "50"),
+        *("--max-multiplier-sum", "0", "--max-upweight", "0", "--buffer", "4"),
+        *("-o", "x.safetensors", "--groups", "labels.csv"),
+    )
+    (warning,) = [line for line in result.stderr.splitlines() if "diverge" in line]
+    assert warning.startswith("warning: the multipliers diverge: they sum to ")
+
+
+def test_constraints_that_cannot_be_met_look_infeasible(here: Path) -> None:
+    forget_red("model.pruned.safetensors")
+    result = done(
+        *("mitigate", "--epochs", "4", "--lr", "1e-9", "--sched", "constant", *FAST),
+        *("--groups-by", "label", "--eps", "0", "--dual-speed", "500", "--buffer", "4"),
+        *("-o", "x.safetensors", "--groups", "labels.csv"),
+    )
+    warnings = [line for line in result.stderr.splitlines() if "look infeasible" in line]
+    assert len(warnings) == 1
+
+
+def test_the_result_says_which_iterate_was_kept(here: Path) -> None:
+    result = done(*MITIGATE, "--eps", "1", "-o", "x.safetensors")
+    assert "kept the iterate after epoch 1 of 1, chosen on train: accuracy " in result.stdout
+    result = done(*MITIGATE, "--eps", "1", "--keep", "last", "-o", "y.safetensors")
+    assert "kept" not in result.stdout
 
 
 def test_the_papers_pipeline_prunes_gradually_and_then_mitigates(here: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ceag_cli.groups import BatchOutcome, Grouping, GroupStats, crossed
+from ceag_cli.groups import BatchOutcome, Grouping, GroupStats, crossed, set_aside
 
 RACE_AND_GENDER = Grouping(("race", "gender"), (("black", "white", "other"), ("f", "m")))
 
@@ -190,3 +190,62 @@ def test_neither_batches_nor_their_order_change_the_statistics(
     # Every sample is in one group of each feature.
     assert int(merged.count[:3].sum()) == int(merged.count[3:].sum()) == len(rows)
     assert int(merged.correct[:3].sum()) == int(merged.total_correct)
+
+
+# A stratified part
+
+
+def aside(strata: list[list[int]], share: float, seed: int = 0) -> Tensor:
+    rows = torch.tensor(strata, dtype=torch.int64).reshape(len(strata), -1)
+    return set_aside(rows, share, torch.Generator().manual_seed(seed))
+
+
+def test_each_stratum_gives_its_share() -> None:
+    strata = [[0, 0]] * 40 + [[0, 1]] * 20 + [[1, 0]] * 10
+    chosen = aside(strata, 0.1)
+    # 10 % of 70 are 7: 4 of 40, 2 of 20, 1 of 10.
+    assert [int(part.sum()) for part in (chosen[:40], chosen[40:60], chosen[60:])] == [4, 2, 1]
+
+
+def test_the_only_one_of_its_kind_stays() -> None:
+    chosen = aside([[0]] * 10 + [[1]], 0.9)
+    assert not bool(chosen[10])
+    assert int(chosen.sum()) == 9
+    assert int(aside([[i] for i in range(20)], 0.5).sum()) == 0
+
+
+def test_it_is_drawn_at_random_from_the_seed() -> None:
+    strata = [[0]] * 100
+    assert torch.equal(aside(strata, 0.3), aside(strata, 0.3))
+    assert not torch.equal(aside(strata, 0.3), aside(strata, 0.3, seed=1))
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=60),
+    st.floats(0.01, 0.99),
+    st.integers(0, 2**16),
+)
+def test_no_stratum_is_emptied_and_none_gives_more_than_its_share(
+    samples: list[tuple[int, int]], share: float, seed: int
+) -> None:
+    chosen = aside([list(sample) for sample in samples], share, seed)
+    sizes = {sample: samples.count(sample) for sample in samples}
+    free = len(samples) - len(sizes)
+    assert int(chosen.sum()) == min(round(share * len(samples)), free)
+    for sample, size in sizes.items():
+        members = torch.tensor([other == sample for other in samples])
+        given = int(chosen[members].sum())
+        assert given < size or size == 0
+        if free:
+            # Equal distances: within one of the share of those that may go.
+            assert abs(given - (size - 1) * int(chosen.sum()) / free) < 1
+
+
+def test_adding_a_batch_in_place_is_adding_its_statistics() -> None:
+    first = outcome([1.0, 2.0], [True, False], [[0], [1]])
+    second = outcome([0.5], [True], [[1]])
+    stats = GroupStats.of(first, 3)
+    expected = stats + GroupStats.of(second, 3)
+    stats.add_(second)
+    assert as_lists(stats) == as_lists(expected)

@@ -2,7 +2,7 @@ import io
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from ceag_cli.errors import ImageError, LabelsError
 from ceag_cli.images import (
     Folder,
     Images,
+    Split,
     Store,
     Zip,
     count_duplicates,
@@ -477,3 +478,29 @@ def test_equal_images_within_train_do_not_count(store_of: Callable[..., Store]) 
 
 def test_images_of_equal_size_that_differ_do_not_count(store_of: Callable[..., Store]) -> None:
     assert count_duplicates(store_of(a=b"11", b=b"12"), list("ab"), ["train", "test"]) == 0
+
+
+# Parts of a split
+
+
+def test_a_part_of_a_split_has_its_images_with_all_that_is_said_of_them() -> None:
+    class Numbered:
+        """The picture of row i is one pixel of value i."""
+
+        def batches(self, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+            for rows in torch.split(order, batch_size):
+                yield rows, rows.to(torch.uint8).reshape(-1, 1, 1, 1)
+
+    split = Split("train", Numbered(), torch.arange(6) * 10, torch.arange(6)[:, None])
+    chosen = torch.tensor([False, True, False, True, True, False])
+    part = split.only(chosen, "val")
+    assert (part.name, len(part)) == ("val", 3)
+    assert part.targets.tolist() == [10, 30, 40]
+    assert part.groups.tolist() == [[1], [3], [4]]
+    batches = list(part.images.batches(torch.tensor([2, 0, 1]), 2))
+    assert [rows.tolist() for rows, _ in batches] == [[2, 0], [1]]
+    assert [pixels.reshape(-1).tolist() for _, pixels in batches] == [[4, 1], [3]]
+    # A part of a part.
+    last = part.only(torch.tensor([False, False, True]), "one")
+    ((rows, pixels),) = last.images.batches(torch.tensor([0]), 8)
+    assert (rows.tolist(), pixels.reshape(-1).tolist()) == ([0], [4])

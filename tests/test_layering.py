@@ -54,7 +54,10 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
         },
         {"timm", "torchvision", "safetensors", "yaml", "PIL"},
     ),
-    "product": ({"audit", "results", "report", "page", "mitigation", "stages"}, {"rich", "jinja2"}),
+    "product": (
+        {"audit", "results", "report", "page", "mitigation", "stages", "sweep"},
+        {"rich", "jinja2"},
+    ),
     "shell": ({"cli", "__main__"}, {"typer"}),
 }
 

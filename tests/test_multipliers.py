@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from cooper.optim.torch_optimizers.nupi_optimizer import nuPI
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -170,3 +171,127 @@ def test_the_state_of_another_number_of_groups_is_refused() -> None:
         Multipliers(3, lr=1.0).load_state_dict(Multipliers(2, lr=1.0).state_dict())
     with pytest.raises(RuntimeError):
         Multipliers(3, lr=1.0).load_state_dict(Multipliers(1, lr=1.0).state_dict())
+
+
+# Steps and bounds of their own
+
+
+def test_every_group_may_have_a_step_of_its_own() -> None:
+    multipliers = Multipliers(2, lr=torch.tensor([0.5, 0.25]))
+    multipliers.ascend_(violation(1.0, 1.0))
+    assert multipliers.values.tolist() == [0.5, 0.25]
+
+
+def test_no_multiplier_exceeds_its_own_bound() -> None:
+    multipliers = Multipliers(2, lr=1.0, max_each=torch.tensor([0.5, 0.25]), max_sum=0.6)
+    multipliers.ascend_(violation(0.25, 9.0))
+    # Clipped to 0.25 and 0.25, which sum to less than 0.6.
+    assert multipliers.values.tolist() == [0.25, 0.25]
+    multipliers.ascend_(violation(9.0, 0.0))
+    # Clipped to 0.5 and 0.25, scaled by 0.6 / 0.75 = 0.8.
+    assert multipliers.values.tolist() == pytest.approx([0.4, 0.2])
+
+
+def test_dual_restarts_forget_a_multiplier_whose_constraint_holds() -> None:
+    multipliers = Multipliers(3, lr=1.0, restart=True)
+    multipliers.ascend_(violation(0.5, 0.5, 0.5))
+    multipliers.ascend_(violation(-0.125, 0.0, NAN))
+    # Without restarts these would be 0.375 and 0.5. What is not known is not satisfied.
+    assert multipliers.values.tolist() == [0.0, 0.0, 0.5]
+    multipliers.ascend_(violation(0.25, 0.25, 0.25))
+    assert multipliers.values.tolist() == [0.25, 0.25, 0.75]
+
+
+# The PI controller
+
+
+def test_three_steps_of_the_controller_by_hand() -> None:
+    multipliers = Multipliers(1, lr=1.0, kp=2.0, nu=0.5)
+    # The first step is that of plain ascent; xi is 0 after it.
+    multipliers.ascend_(violation(1.0))
+    assert multipliers.values.tolist() == [1.0]
+    # xi = 0.5 * 0 + 0.5 * 2 = 1; the step is 2 + 2 * (1 - 0) = 4.
+    multipliers.ascend_(violation(2.0))
+    assert multipliers.values.tolist() == [5.0]
+    # xi = 0.5 * 1 + 0.5 * 0.5 = 0.75; the step is 0.5 + 2 * (0.75 - 1) = 0.
+    multipliers.ascend_(violation(0.5))
+    assert multipliers.values.tolist() == [5.0]
+
+
+def test_without_smoothing_it_is_the_sum_of_violations_and_the_present_one() -> None:
+    multipliers = Multipliers(1, lr=1.0, kp=3.0)
+    total = 0.0
+    for e in (0.5, 2.0, 1.0, 0.25):
+        multipliers.ascend_(violation(e))
+        total += e
+    assert multipliers.values.tolist() == [total + 3 * 0.25]
+
+
+def test_the_controller_starts_for_each_group_when_it_is_first_known() -> None:
+    multipliers = Multipliers(2, lr=1.0, kp=3.0)
+    multipliers.ascend_(violation(1.0, NAN))
+    multipliers.ascend_(violation(1.0, 2.0))
+    # a: 1, and then 1 + 3 * (1 - 0). b: 2, its first violation.
+    assert multipliers.values.tolist() == [5.0, 2.0]
+    multipliers.ascend_(violation(1.0, NAN))
+    multipliers.ascend_(violation(1.0, 1.0))
+    # a: 1 and 1, since nothing changes. b: nothing, and then 1 + 3 * (1 - 0).
+    assert multipliers.values.tolist() == [7.0, 6.0]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(
+        st.lists(st.floats(-2, 2, allow_subnormal=False), min_size=3, max_size=3),
+        min_size=1,
+        max_size=12,
+    ),
+    st.floats(0, 20),
+    st.floats(0, 0.95),
+)
+def test_the_controller_is_that_of_the_cooper_library(
+    steps: list[list[float]], kp: float, nu: float
+) -> None:
+    theirs = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    optimizer = nuPI([theirs], lr=0.125, Kp=torch.tensor(kp), ema_nu=nu, maximize=True)
+    ours = Multipliers(3, lr=0.125, kp=kp, nu=nu)
+    for step in steps:
+        theirs.grad = torch.tensor(step, dtype=torch.float64)
+        optimizer.step()
+        with torch.no_grad():
+            theirs.clamp_(min=0.0)
+        ours.ascend_(torch.tensor(step, dtype=torch.float64))
+        # Their gain is a float32 tensor.
+        torch.testing.assert_close(ours.values, theirs.detach(), rtol=1e-5, atol=1e-5)
+        assert min(ours.values.tolist()) >= 0
+
+
+def test_the_controller_damps_the_swings_of_plain_ascent() -> None:
+    """min (x - 2)^2 subject to x <= 1 with a step at which plain ascent overshoots for long."""
+
+    def farthest_late(kp: float) -> float:
+        x, multipliers, late = 0.0, Multipliers(1, lr=0.5, kp=kp), 0.0
+        for step in range(200):
+            multipliers.ascend_(violation(x - 1))
+            x -= 0.05 * (2 * (x - 2) + float(multipliers.values))
+            late = max(late, abs(x - 1)) if step >= 100 else 0.0
+        return late
+
+    assert farthest_late(0.0) > 1e-3
+    assert farthest_late(4.0) < 1e-4
+
+
+def test_a_restored_controller_goes_on_from_there() -> None:
+    first = Multipliers(1, lr=1.0, kp=2.0, nu=0.5)
+    first.ascend_(violation(1.0))
+    second = Multipliers(1, lr=1.0, kp=2.0, nu=0.5)
+    second.load_state_dict(first.state_dict())
+    for multipliers in (first, second):
+        multipliers.ascend_(violation(2.0))
+        assert multipliers.values.tolist() == [5.0]
+
+
+def test_status_is_the_largest_and_the_sum() -> None:
+    multipliers = Multipliers(2, lr=1.0)
+    multipliers.ascend_(violation(0.5, 0.25))
+    assert multipliers.status() == {"max_multiplier": 0.5, "sum_multipliers": 0.75}

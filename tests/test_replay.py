@@ -4,6 +4,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from random import Random
 
 import pytest
 import torch
@@ -82,13 +83,29 @@ def test_impossible_sizes_are_refused(capacity: int, min_count: int) -> None:
         GroupReplay(2, capacity, min_count)
 
 
+def test_every_group_may_have_a_size_of_its_own() -> None:
+    sizes, enough = torch.tensor([1, 3]), torch.tensor([1, 2])
+    replay = GroupReplay(2, sizes, enough)
+    push(replay, [1, 1], [0, 1])
+    assert known(replay.mean()) == [1.0, None]
+    push(replay, [0, 0, 1, 0], [0, 1, 1, 1])
+    # Of group 0 remains the last, of group 1 the last three: 0 1 0.
+    assert known(replay.mean()) == [0.0, 1 / 3]
+
+
+def test_losses_are_held_as_they_are() -> None:
+    replay = GroupReplay(1, capacity=2, min_count=1, dtype=torch.float64)
+    replay.push(torch.tensor([0.5, 1.25, 2.25]), torch.zeros(3, 1, dtype=torch.int64))
+    assert known(replay.mean()) == [1.75]
+
+
 @dataclass(frozen=True)
 class Stream:
     """Batches, and the buffers that they go to."""
 
     num_groups: int
-    capacity: int
-    min_count: int
+    capacity: list[int]
+    min_count: list[int]
     features: int
     batches: list[Batch]
 
@@ -100,15 +117,20 @@ def streams(draw: st.DrawFn) -> Stream:
     groups = st.tuples(
         *(st.integers(start, start + size - 1) for start, size in zip(starts, sizes, strict=True))
     )
-    capacity = draw(st.integers(1, 5))
+    capacity = draw(st.lists(st.integers(1, 5), min_size=sum(sizes), max_size=sum(sizes)))
     batch = st.lists(st.tuples(st.booleans(), groups), max_size=16)
     return Stream(
         num_groups=sum(sizes),
         capacity=capacity,
-        min_count=draw(st.integers(1, capacity)),
+        min_count=[draw(st.integers(1, size)) for size in capacity],
         features=len(sizes),
         batches=draw(st.lists(batch, min_size=1, max_size=8)),
     )
+
+
+def a_replay(stream: Stream, dtype: torch.dtype = torch.int64) -> GroupReplay:
+    sizes, enough = torch.tensor(stream.capacity), torch.tensor(stream.min_count)
+    return GroupReplay(stream.num_groups, sizes, enough, dtype)
 
 
 def push_batch(replay: GroupReplay, batch: Batch, features: int) -> None:
@@ -120,14 +142,29 @@ def push_batch(replay: GroupReplay, batch: Batch, features: int) -> None:
 @settings(deadline=None, max_examples=200)
 @given(streams())
 def test_the_buffers_are_those_of_one_deque_per_group(stream: Stream) -> None:
-    replay = GroupReplay(stream.num_groups, stream.capacity, stream.min_count)
+    replay = a_replay(stream)
     oracle = DequeReplay(stream.num_groups, stream.capacity, stream.min_count)
     for batch in stream.batches:
         push_batch(replay, batch, stream.features)
         oracle.push([flag for flag, _ in batch], [groups for _, groups in batch])
         assert replay.held.tolist() == [len(buffer) for buffer in oracle.buffers]
         assert replay.total.tolist() == [sum(buffer) for buffer in oracle.buffers]
-        assert known(replay.mean()) == floats(oracle.accuracy())
+        assert known(replay.mean()) == floats(oracle.mean())
+
+
+@settings(deadline=None, max_examples=60)
+@given(streams(), st.randoms(use_true_random=False))
+def test_so_are_buffers_of_losses(stream: Stream, random: Random) -> None:
+    """Quarters, so that sums are exact in floating point too."""
+    replay = a_replay(stream, torch.float64)
+    oracle = DequeReplay(stream.num_groups, stream.capacity, stream.min_count)
+    for batch in stream.batches:
+        losses = [random.randrange(100) / 4 for _ in batch]
+        groups = [list(of_sample) for _, of_sample in batch]
+        ids = torch.tensor(groups, dtype=torch.int64).reshape(len(batch), stream.features)
+        replay.push(torch.tensor(losses), ids)
+        oracle.push(losses, groups)
+        assert known(replay.mean()) == floats(oracle.mean())
 
 
 @settings(deadline=None, max_examples=60)
@@ -138,9 +175,9 @@ def test_cutting_a_stream_into_other_batches_changes_nothing(
     samples = [sample for batch in stream.batches for sample in batch]
     cuts = data.draw(st.lists(st.integers(0, len(samples)), max_size=5))
     edges = sorted({0, len(samples), *cuts})
-    whole = GroupReplay(stream.num_groups, stream.capacity, stream.min_count)
+    whole = a_replay(stream)
     push_batch(whole, samples, stream.features)
-    pieces = GroupReplay(stream.num_groups, stream.capacity, stream.min_count)
+    pieces = a_replay(stream)
     for start, end in pairwise(edges):
         push_batch(pieces, samples[start:end], stream.features)
     assert known(pieces.mean()) == known(whole.mean())
@@ -158,13 +195,13 @@ def test_a_batch_is_not_changed_by_pushing_it() -> None:
 @settings(deadline=None, max_examples=60)
 @given(streams(), st.integers(0, 8))
 def test_a_restored_buffer_goes_on_as_the_first_one_would_have(stream: Stream, cut: int) -> None:
-    first = GroupReplay(stream.num_groups, stream.capacity, stream.min_count)
+    first = a_replay(stream)
     for batch in stream.batches[:cut]:
         push_batch(first, batch, stream.features)
     file = io.BytesIO()
     torch.save(first.state_dict(), file)
     file.seek(0)
-    second = GroupReplay(stream.num_groups, stream.capacity, stream.min_count)
+    second = a_replay(stream)
     second.load_state_dict(torch.load(file, weights_only=True))
     assert known(second.mean()) == known(first.mean())
     for batch in stream.batches[cut:]:

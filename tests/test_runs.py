@@ -264,11 +264,42 @@ def gradual_options(folder: Path, output: str, **changes: Any) -> MitigateOption
     return mitigate_options(folder, output, **(gradual | changes))
 
 
+def by_method(method: str, **options: Any) -> Callable[..., MitigateOptions]:
+    """The options of a mitigation by another method, on small buffers where it has any."""
+
+    def of(folder: Path, output: str, **changes: Any) -> MitigateOptions:
+        return mitigate_options(folder, output, **({"method": method} | options | changes))
+
+    return of
+
+
+FROM_DENSE = {"sparsity": 0.9, "prune_epochs": 2}
+
+
+def fairgrape_options(folder: Path, output: str, **changes: Any) -> MitigateOptions:
+    """Rounds at the start of epochs 1 and 3, scored on two of three batches."""
+    given: dict[str, Any] = FROM_DENSE | {
+        "checkpoint": str(folder / "model.safetensors"),
+        "method": "fairgrape",
+        "epochs_between": 2,
+        "score_batches": 2,
+    }
+    return mitigate_options(folder, output, **(given | changes))
+
+
 STAGES: dict[str, tuple[Callable[..., Any], Callable[..., Any], str]] = {
     "dense": (dense, dense_options, "dense"),
     "gradual pruning": (prune, prune_options, "prune"),
     "mitigate": (mitigate, mitigate_options, "ceag"),
     "gradual pruning, then mitigate": (mitigate, gradual_options, "ceag"),
+    "nupi": (mitigate, by_method("ceag", dual_opt="nupi", dual_nu=0.5), "ceag"),
+    "the best on val": (mitigate, by_method("ceag", keep="val", val_share=0.25), "ceag"),
+    "paper": (mitigate, by_method("ceag", paper=True), "ceag"),
+    "early stopping": (mitigate, by_method("naive-es", val_share=0.25), "naive-es"),
+    "equalised loss": (mitigate, by_method("equalized-loss"), "equalized-loss"),
+    "group dro": (mitigate, by_method("group-dro"), "group-dro"),
+    "reweight": (mitigate, by_method("reweight"), "reweight"),
+    "fairgrape": (mitigate, fairgrape_options, "fairgrape"),
 }
 
 

@@ -15,9 +15,10 @@ from toys import tiny_model, write_images
 
 from ceag_cli.baselines import NaiveFineTuning
 from ceag_cli.errors import EvaluationError, OptionError, TrainingError
-from ceag_cli.evaluation import Compute, evaluate
+from ceag_cli.evaluation import Compute, evaluate, evaluate_in_training_mode
 from ceag_cli.groups import BatchOutcome, GroupStats
 from ceag_cli.images import Split
+from ceag_cli.iterates import Keeper
 from ceag_cli.lineage import Lineage, read_metadata
 from ceag_cli.masks import Masks
 from ceag_cli.models import Preprocessing, prunable_parameters
@@ -338,6 +339,186 @@ def test_the_gradient_is_clipped(tmp_path: Path) -> None:
     options = PLAIN_DESCENT | {"lr": 1.0, "clip_grad": 0.01}
     training(tmp_path, model, epochs=1, batch_size=24, **options).fit(None)
     assert float((weights() - before).norm()) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_weight_decay_may_be_on_the_classifier_alone(tmp_path: Path) -> None:
+    """As the paper's code has it, biases included."""
+    one = training(tmp_path, weight_decay=0.3, decay_on="classifier")
+    decay, rest = one.optimizer.param_groups
+    assert (decay["weight_decay"], rest["weight_decay"]) == (0.3, 0.0)
+    head = [one.model.get_parameter(name) for name in ("fc.weight", "fc.bias")]
+    assert {id(parameter) for parameter in decay["params"]} == {id(p) for p in head}
+    assert len(decay["params"]) + len(rest["params"]) == len(list(one.model.parameters()))
+
+
+@pytest.mark.parametrize("decay_on", ["all", "classifier"])
+def test_weights_that_decay_do_decay(tmp_path: Path, decay_on: str) -> None:
+    """With a gradient of zero, one step of rate 0.5 and decay 0.5 leaves three quarters."""
+
+    class Zero(Watching):
+        def weights(self, batch: BatchOutcome) -> Tensor:
+            return torch.zeros_like(batch.loss)
+
+    model = tiny_model("test_resnet")
+    before = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
+    options = PLAIN_DESCENT | {"lr": 0.5, "weight_decay": 0.5, "decay_on": decay_on}
+    one = training(tmp_path, model, epochs=1, batch_size=24, objective=Zero(), **options)
+    one.fit(None)
+    for name, share in {
+        "layer1.0.conv1.weight": 0.75 if decay_on == "all" else 1.0,
+        "layer1.0.bn1.weight": 1.0,
+        "fc.weight": 0.75,
+        "fc.bias": 1.0 if decay_on == "all" else 0.75,
+    }.items():
+        assert torch.equal(model.get_parameter(name), share * before[name]), name
+
+
+# The iterate that is kept
+
+
+class Found:
+    """Right ones of group 0 and of group 1 after each epoch, of twelve each."""
+
+    def __init__(self, *right: tuple[int, int]) -> None:
+        self.right = list(right)
+        self.asked: list[int] = []
+
+    def __call__(self, model: nn.Module) -> GroupStats:
+        self.asked.append(len(self.asked) + 1)
+        return stats_of(*self.right.pop(0))
+
+
+def stats_of(right_0: int, right_1: int) -> GroupStats:
+    rows = torch.arange(24)
+    correct = torch.where(rows % 2 == 0, rows // 2 < right_0, rows // 2 < right_1)
+    return GroupStats.of(BatchOutcome(torch.zeros(24), correct, (rows % 2)[:, None]), 2)
+
+
+def a_keeper(rule: str, *right: tuple[int, int], **options: Any) -> Keeper:
+    dense = stats_of(12, 12)
+    return Keeper(rule, Found(*right), dense, 0.1, **({"first": 1} | options))
+
+
+def test_the_model_ends_with_the_weights_of_the_iterate_to_keep(tmp_path: Path) -> None:
+    model, after = tiny_model("test_resnet"), []
+
+    class Remembering(Run):
+        def save_state(self, state: Any, log: Any) -> None:
+            after.append(state["model"]["fc.weight"].clone())
+            super().save_state(state, log)
+
+    run = Remembering(tmp_path / "m.safetensors", {"command": "dense"}, {})
+    # Of four epochs the second and the third hold (psi 0 and 0), so the third is kept.
+    keeper = a_keeper("feasible", (12, 6), (9, 9), (6, 6), (12, 6))
+    one = training(tmp_path, model, epochs=4, keeper=keeper, run=run)
+    one.fit(None)
+    assert keeper.kept is not None
+    assert keeper.kept.epoch == 3
+    assert torch.equal(model.get_parameter("fc.weight"), after[2])
+    assert not torch.equal(after[2], after[3])
+    judged = [line["judged_max_excess_gap"] for line in one.log]
+    assert judged == pytest.approx([0.25, 0.0, 0.0, 0.25])
+    assert [line["judged_accuracy"] for line in one.log] == pytest.approx([0.75, 0.75, 0.5, 0.75])
+
+
+def test_only_iterates_at_the_final_sparsity_are_candidates(tmp_path: Path) -> None:
+    model = tiny_model("test_resnet")
+    keeper = a_keeper("accuracy", (12, 12), (6, 6))
+    training(tmp_path, model, epochs=4, keeper=keeper, schedule=gradual(model, 0.9, 2)).fit(None)
+    # Epochs 1 and 2 were less sparse. The first with the final sparsity is the third.
+    assert keeper.kept is not None
+    assert keeper.kept.epoch == 3
+
+
+def test_training_stops_when_patience_runs_out(tmp_path: Path) -> None:
+    keeper = a_keeper("accuracy", (6, 6), (12, 12), (6, 6), (6, 6), (12, 12), patience=2)
+    one = training(tmp_path, epochs=9, keeper=keeper)
+    one.fit(None)
+    assert one.epoch == 4
+    assert len(one.log) == 4
+
+
+def test_what_the_log_gives_reason_for_is_warned_of(tmp_path: Path) -> None:
+    warned: list[str] = []
+
+    class Hearing(Quiet):
+        def warn(self, text: str) -> None:
+            warned.append(text)
+
+    def watch(log: Any) -> list[str]:
+        return [f"epoch {line['epoch']}" for line in log[-1:] if line["epoch"] != 2]
+
+    training(tmp_path, epochs=3, reporter=Hearing(), watch=watch).fit(None)
+    assert warned == ["epoch 1", "epoch 3"]
+
+
+# Modes of measurement
+
+
+class Moody(nn.Module):
+    """Always answers class 0 in evaluation mode and class 1 in training mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        answer = torch.zeros(len(inputs), 3)
+        answer[:, 1 if self.training else 0] = 1
+        return self.scale * answer
+
+
+@pytest.mark.parametrize("in_eval_mode", [True, False])
+def test_correctness_is_measured_in_the_mode_asked_for(tmp_path: Path, in_eval_mode: bool) -> None:
+    watching, seen = Watching(), []
+
+    class Targets(Watching):
+        def weights(self, batch: BatchOutcome) -> Tensor:
+            # The loss is that of training mode in both cases: small for class 1 alone.
+            seen.append((batch.loss < 0.9, batch.correct))
+            return super().weights(batch)
+
+    watching = Targets()
+    one = training(
+        tmp_path, Moody(), epochs=1, objective=watching, correct_in_eval_mode=in_eval_mode
+    )
+    one.fit(None)
+    assert one.model.training
+    for is_class_1, correct in seen:
+        assert bool(is_class_1.any())
+        assert torch.equal(is_class_1, correct) == (not in_eval_mode)
+        assert int(correct.sum()) > 0
+
+
+def test_evaluation_in_training_mode_answers_as_in_training() -> None:
+    split = a_split()
+    for batch_size in (5, 8, 23, 24, 100):
+        compute = Compute(CPU, batch_size=batch_size)
+        found = evaluate_in_training_mode(Moody(), split, HALF, compute, 0.5, 1, Quiet(), "test")
+        assert found.predicted.tolist() == [1] * 24
+        assert found.correct.tolist() == [False, True, False] * 8
+
+
+def test_evaluation_in_training_mode_changes_nothing_about_the_model() -> None:
+    model = tiny_model("test_resnet", drop_rate=0.5)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    arguments = (a_split(), HALF, Compute(CPU, batch_size=23), 0.5)  # a last batch of one image
+    first = evaluate_in_training_mode(model, *arguments, 1, Quiet(), "test")
+    assert not model.training
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    again = evaluate_in_training_mode(model, *arguments, 1, Quiet(), "test")
+    other = evaluate_in_training_mode(model, *arguments, 2, Quiet(), "test")
+    assert torch.equal(first.loss, again.loss)
+    assert not torch.equal(first.loss, other.loss)
+
+
+def test_a_model_without_randomness_says_the_same_in_both_modes() -> None:
+    compute = Compute(CPU, batch_size=7)
+    split = a_split()
+    trained = evaluate_in_training_mode(FromPixels(), split, HALF, compute, 0.0, 1, Quiet(), "test")
+    assert torch.equal(
+        trained.loss, evaluate(FromPixels(), split, HALF, compute, Quiet(), "test").loss
+    )
 
 
 # What goes wrong
