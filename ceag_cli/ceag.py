@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ceag_cli.gaps import excess_gap, weighted_mean
 from ceag_cli.groups import BatchOutcome, Grouping, GroupStats
-from ceag_cli.multipliers import Multipliers
+from ceag_cli.multipliers import MAX_SUM, MAX_UPWEIGHT, SPEED, Multipliers, step_by_size
 from ceag_cli.replay import GroupReplay
 
 
@@ -73,6 +73,63 @@ class ConstrainedExcessAccuracyGap:
         self.macro_overall = macro_overall
         self.prevalence = None if batch_means else dense.prevalence
         self.detach_overall = detach_overall
+
+    @classmethod
+    def against(
+        cls,
+        dense_correct: Tensor,
+        groups: Tensor,
+        *,
+        eps: float,
+        steps_per_epoch: int,
+        speed: float = SPEED,
+        max_sum: float | None = MAX_SUM,
+        max_upweight: float = MAX_UPWEIGHT,
+    ) -> ConstrainedExcessAccuracyGap:
+        """The method with the defaults of ``ceag mitigate``, for a training loop of your own.
+
+        Args:
+            dense_correct: Whether the dense model is right on each training image, bool, shape
+                ``(N,)``.
+            groups: Group ids of the training images, int64, shape ``(N,)``, or ``(N, F)`` for
+                several features side by side, whose groups are then numbered together (gender 0
+                and 1, race 2 to 8).
+            eps: Largest psi_g allowed, as a fraction.
+            steps_per_epoch: Batches per epoch.
+            speed: See ``multipliers.step_by_size``.
+            max_sum: Bound on the sum of the multipliers.
+            max_upweight: Bound on what the samples of a group gain in weight.
+
+        Raises:
+            ValueError: Lengths differ, an id is negative, or one occurs in two features.
+        """
+        ids = _columns(groups)
+        grouping = _grouping_of(ids)
+        if len(dense_correct) != len(ids):
+            raise ValueError(f"{len(dense_correct)} outcomes of the dense model, {len(ids)} groups")
+        unknown = torch.zeros(len(ids), device=ids.device)
+        dense = GroupStats.of(BatchOutcome(unknown, dense_correct, ids), grouping.num_groups)
+        multipliers = Multipliers(
+            grouping.num_groups,
+            step_by_size(dense.prevalence, steps_per_epoch, speed),
+            max_sum=max_sum,
+            max_each=max_upweight * dense.prevalence,
+            device=ids.device,
+        )
+        return cls(grouping, dense, eps, GroupReplay.by_size(dense.count), multipliers)
+
+    def __call__(self, correct: Tensor, groups: Tensor) -> Tensor:
+        """Weights of a batch from what is at hand in any training loop.
+
+        Args:
+            correct: Whether the sparse model is right on each sample, bool, shape ``(B,)``.
+            groups: Group ids, as given to :meth:`against`.
+
+        Returns:
+            Shape ``(B,)``, torch's default dtype; multiply with the losses and sum.
+        """
+        no_losses = torch.empty(len(correct), device=correct.device)
+        return self.weights(BatchOutcome(no_losses, correct, _columns(groups)))
 
     def weights(self, batch: BatchOutcome) -> Tensor:
         """One step of the algorithm: dual first, then the weights for the primal step.
@@ -127,6 +184,30 @@ class ConstrainedExcessAccuracyGap:
         if self.replay is not None:
             self.replay.load_state_dict(state["replay"])
         self.multipliers.load_state_dict(state["multipliers"])
+
+
+def _columns(groups: Tensor) -> Tensor:
+    """Group ids of one feature, ``(N,)``, or of several, ``(N, F)``, as the latter."""
+    return groups[:, None] if groups.ndim == 1 else groups
+
+
+def _grouping_of(ids: Tensor) -> Grouping:
+    """A grouping for ids that are numbered together, its features and groups named by number."""
+    if len(ids) == 0 or int(ids.min()) < 0:
+        raise ValueError("group ids must be whole numbers from 0 on")
+    columns = [set(column.tolist()) for column in ids.T]
+    values: list[tuple[str, ...]] = []
+    first = 0
+    for column in columns:
+        if min(column) < first:
+            raise ValueError(
+                "groups of several features are numbered together, feature by feature: the ids of "
+                "each column must lie above those of the column before"
+            )
+        last = max(column)
+        values.append(tuple(str(group) for group in range(first, last + 1)))
+        first = last + 1
+    return Grouping(tuple(f"feature {f}" for f in range(len(columns))), tuple(values))
 
 
 def lagrangian_weights(

@@ -12,18 +12,13 @@ from ceag_cli.baselines import EqualizedLoss, GroupDRO, NaiveFineTuning, Reweigh
 from ceag_cli.ceag import ConstrainedExcessAccuracyGap
 from ceag_cli.errors import OptionError
 from ceag_cli.groups import Grouping, GroupStats
-from ceag_cli.multipliers import Multipliers
+from ceag_cli.multipliers import SPEED, Multipliers, step_by_size
 from ceag_cli.options import MitigateOptions, flag
-from ceag_cli.replay import GroupReplay
+from ceag_cli.replay import LONGEST, GroupReplay
 from ceag_cli.training import Objective
 
-LONGEST_BUFFER = 200
-"""Outcomes remembered of a large group. Longer buffers answer so late that the multipliers
-overshoot, shorter ones are mostly noise; docs/choices.md has the measurement."""
-
-SPEED = {"ceag": 10.0, "equalized-loss": 1.0}
-"""Default speed of the multipliers; see :func:`dual_step`. Violations are of accuracy with CEAG
-and of loss, in nats and without tolerance, with equalised loss."""
+SPEED_OF_EQUALIZED_LOSS = 1.0
+"""Its violations are of loss, in nats, and without a tolerance."""
 
 DUAL_KP = 0.5
 """Default proportional gain of nuPI, in epochs."""
@@ -169,21 +164,11 @@ _METHODS: dict[str, Callable[[MitigateOptions, Grouping, GroupStats, int], Objec
 
 
 def dual_step(options: MitigateOptions, dense: GroupStats, steps: int) -> Tensor:
-    """Step size of each multiplier, float64, shape ``(G,)``.
-
-    ``--dual-lr`` as it is; else, with speed s, n_g of the N images in group g and T batches per
-    epoch,
-
-        lr_g = s / T * n_g / N
-
-    A multiplier of ``n_g / N`` makes the samples of the group count about twice as much as the
-    others. So a group that violates its constraint by v all through an epoch gains ``s v`` in
-    relative weight, whatever the size of the group, the number of groups or of batches.
-    """
+    """Step size of each multiplier, float64, shape ``(G,)``: ``--dual-lr``, else by speed."""
     if options.dual_lr is not None:
         return torch.full_like(dense.prevalence, options.dual_lr)
-    speed = options.dual_speed or SPEED[options.method]
-    return speed / steps * dense.prevalence
+    default = SPEED_OF_EQUALIZED_LOSS if options.method == "equalized-loss" else SPEED
+    return step_by_size(dense.prevalence, steps, options.dual_speed or default)
 
 
 def _multipliers(options: MitigateOptions, dense: GroupStats, steps: int) -> Multipliers:
@@ -206,9 +191,10 @@ def _multipliers(options: MitigateOptions, dense: GroupStats, steps: int) -> Mul
 def _replay(options: MitigateOptions, dense: GroupStats, dtype: torch.dtype) -> GroupReplay | None:
     if options.buffer == 0:
         return None
-    if options.buffer is None:
-        capacity = dense.count.clamp(min=1, max=LONGEST_BUFFER)
-    else:
+    if options.buffer is None and options.min_count is None and not options.full_buffers:
+        return GroupReplay.by_size(dense.count, dtype)
+    capacity = dense.count.clamp(min=1, max=LONGEST)
+    if options.buffer is not None:
         capacity = torch.full_like(dense.count, options.buffer)
     enough = capacity if options.full_buffers else (capacity + 1) // 2
     if options.min_count is not None:

@@ -5,6 +5,34 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+SPEED = 10.0
+"""Default speed of multipliers whose violations are of accuracy; see :func:`step_by_size`."""
+
+MAX_SUM = 0.9
+MAX_UPWEIGHT = 1.0
+"""Default bounds: on the sum, and on each multiplier over its group's prevalence."""
+
+
+def step_by_size(prevalence: Tensor, steps: int, speed: float = SPEED) -> Tensor:
+    """Dual step sizes that mean the same whatever the number of groups, images and batches.
+
+        lr_g = speed / T * p_g
+
+    with T batches per epoch and p_g the share of the training images in group g. A multiplier of
+    p_g lets the samples of its group count once more than the others (``lagrangian_weights``). So a
+    group that violates its constraint by v all through an epoch gains ``speed * v`` in relative
+    weight: at speed 10 and a violation of 10 points, its own weight once more.
+
+    Args:
+        prevalence: p_g, shape ``(G,)``.
+        steps: T.
+        speed: More than 0.
+
+    Returns:
+        Float64, shape ``(G,)``.
+    """
+    return speed / steps * prevalence.double()
+
 
 class Multipliers:
     """Non-negative multipliers that rise while their constraint is violated.

@@ -439,9 +439,9 @@ class MitigateOptions(DataOptions, ArchitectureOptions, TrainingOptions, RunOpti
         methods=CONSTRAINED,
     )
     max_upweight: float = option(
-        3.0,
-        "Bound on what a group's samples gain in weight: 3 lets them count up to four times; 0 is "
-        "no bound.",
+        1.0,
+        "Bound on what a group's samples gain in weight: 1 lets them count up to twice; 0 is no "
+        "bound.",
         METHOD,
         low=0,
         paper=0.0,

@@ -9,6 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+LONGEST = 200
+"""Outcomes remembered of a large group by default. Longer buffers answer so late that the
+multipliers overshoot, shorter ones are mostly noise; docs/choices.md has the measurement."""
+
 
 class GroupReplay:
     """Ring buffers of the last outcomes of every group.
@@ -51,6 +55,17 @@ class GroupReplay:
         self.cursor = torch.zeros(num_groups, dtype=torch.int64, device=device)
         self.held = torch.zeros(num_groups, dtype=torch.int64, device=device)
         self.total = torch.zeros(num_groups, dtype=dtype, device=device)
+
+    @classmethod
+    def by_size(cls, count: Tensor, dtype: torch.dtype = torch.int64) -> GroupReplay:
+        """Buffers of the groups' sizes, but of 200 outcomes at most; they count when half full.
+
+        Args:
+            count: Training images of each group, int64, shape ``(G,)``.
+            dtype: See the class.
+        """
+        capacity = count.clamp(min=1, max=LONGEST)
+        return cls(len(count), capacity, (capacity + 1) // 2, dtype, count.device)
 
     def push(self, outcomes: Tensor, groups: Tensor) -> None:
         """Append a batch in sample order; each group forgets its oldest outcomes first.

@@ -31,7 +31,9 @@ from torch.nn import functional
 from ceag_cli.baselines import NaiveFineTuning
 from ceag_cli.ceag import ConstrainedExcessAccuracyGap, lagrangian_weights
 from ceag_cli.groups import BatchOutcome, Grouping, GroupStats
+from ceag_cli.methods import objective
 from ceag_cli.multipliers import Multipliers
+from ceag_cli.options import MitigateOptions
 from ceag_cli.replay import GroupReplay
 
 
@@ -672,3 +674,71 @@ def test_two_hundred_steps_agree_with_cooper(buffers: bool) -> None:
     assert any(b < a for a, b in pairwise(sums))
     assert any(0.0 in step and max(step) > 0 for step in history)
     assert absent > 20
+
+
+# ---------------------------------------------------------------------------------------------
+# In somebody else's training loop
+# ---------------------------------------------------------------------------------------------
+
+
+def test_the_method_for_another_loop_has_the_defaults_of_the_command() -> None:
+    # 6 of a, 2 of b; 4 batches an epoch. Steps 10 / 4 * p, bounds 1 * p and 0.9, whole buffers.
+    correct = torch.tensor([1, 1, 1, 1, 1, 0, 1, 1], dtype=torch.bool)
+    groups = torch.tensor([0, 0, 0, 0, 0, 0, 1, 1])
+    method = ConstrainedExcessAccuracyGap.against(correct, groups, eps=0.05, steps_per_epoch=4)
+    assert method.multipliers.lr.tolist() == [1.875, 0.625]
+    assert method.multipliers.max_each is not None
+    assert method.multipliers.max_each.tolist() == [0.75, 0.25]
+    assert method.multipliers.max_sum == 0.9
+    assert method.replay is not None
+    assert method.replay.capacity.tolist() == [6, 2]
+    assert method.replay.min_count.tolist() == [3, 1]
+    assert method.dense.accuracy.tolist() == close([5 / 6, 1.0])
+    options = MitigateOptions(eps=0.05)
+    same = objective(options, grouping("ab"), method.dense, 4)
+    batch = outcome([1, 0, 1, 0], [[0], [0], [0], [1]])
+    for _ in range(5):
+        expected = same.weights(batch)
+        found = method(batch.correct, batch.groups[:, 0])
+        assert found.tolist() == pytest.approx(expected.tolist())
+        assert found.dtype == torch.float32
+    assert method.status()["max_multiplier"] > 0
+
+
+def test_several_features_are_numbered_together() -> None:
+    groups = torch.tensor([[0, 2], [1, 3], [0, 3], [1, 2]])
+    correct = torch.ones(4, dtype=torch.bool)
+    method = ConstrainedExcessAccuracyGap.against(correct, groups, eps=0.1, steps_per_epoch=1)
+    assert method.features == 2
+    assert method.feature_of.tolist() == [0, 0, 1, 1]
+    weights = method(torch.tensor([True, False]), groups[:2])
+    assert weights.shape == (2,)
+
+
+def test_a_number_that_no_image_has_is_a_group_without_images() -> None:
+    correct = torch.ones(3, dtype=torch.bool)
+    method = ConstrainedExcessAccuracyGap.against(
+        correct, torch.tensor([0, 2, 2]), eps=0.1, steps_per_epoch=1
+    )
+    weights = method(torch.tensor([True, False]), torch.tensor([0, 2]))
+    assert weights.isfinite().all()
+    assert method.multipliers.values[1].item() == 0.0
+
+
+@pytest.mark.parametrize(
+    ("correct", "groups", "message"),
+    [
+        ([1, 1], [[0], [1], [1]], "2 outcomes of the dense model, 3 groups"),
+        ([1], [[-1]], "group ids must be whole numbers from 0 on"),
+        ([], [], "group ids must be whole numbers from 0 on"),
+        ([1, 1], [[0, 1], [1, 2]], "groups of several features are numbered together"),
+        ([1, 1], [[2, 0], [3, 1]], "groups of several features are numbered together"),
+    ],
+)
+def test_groups_that_cannot_be_used_are_refused(
+    correct: list[int], groups: list[list[int]], message: str
+) -> None:
+    ids = torch.tensor(groups, dtype=torch.int64).reshape(len(groups), -1 if groups else 1)
+    flags = torch.tensor(correct, dtype=torch.bool)
+    with pytest.raises(ValueError, match=message):
+        ConstrainedExcessAccuracyGap.against(flags, ids, eps=0.1, steps_per_epoch=1)

@@ -10,7 +10,6 @@ from ceag_cli.ceag import ConstrainedExcessAccuracyGap
 from ceag_cli.errors import OptionError
 from ceag_cli.groups import Grouping, GroupStats
 from ceag_cli.methods import (
-    LONGEST_BUFFER,
     check_options,
     dual_step,
     first_candidate,
@@ -20,7 +19,7 @@ from ceag_cli.methods import (
     troubles,
 )
 from ceag_cli.options import METHODS, MitigateOptions
-from ceag_cli.replay import GroupReplay
+from ceag_cli.replay import LONGEST, GroupReplay
 
 GROUPS = Grouping(("group",), (("a", "b", "c"),))
 
@@ -54,8 +53,8 @@ def test_every_method_is_an_object_of_the_same_shape(method: str) -> None:
 
 def test_the_default_buffers_are_as_large_as_the_groups_up_to_a_limit() -> None:
     replay = built().replay
-    assert replay.capacity.tolist() == [LONGEST_BUFFER, LONGEST_BUFFER, 10]
-    assert replay.min_count.tolist() == [LONGEST_BUFFER // 2, LONGEST_BUFFER // 2, 5]
+    assert replay.capacity.tolist() == [LONGEST, LONGEST, 10]
+    assert replay.min_count.tolist() == [LONGEST // 2, LONGEST // 2, 5]
 
 
 @pytest.mark.parametrize(
