@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install test lint demo demo-seeds bench-tasks clean
+.PHONY: install test lint demo demo-seeds bench bench-methods bench-choices clean
 
 install: .venv/installed
 
@@ -26,10 +26,18 @@ demo: install
 # Longer checks; their results are in docs/benchmarks.md.
 
 demo-seeds: install
-	PATH="$(CURDIR)/$(BIN):$$PATH" bash recipes/digits/seeds.sh demo/seeds
+	test -e demo/labels.csv || $(BIN)/python recipes/digits/write_digits.py demo
+	cd demo && OMP_NUM_THREADS=1 ../$(BIN)/ceag sweep ../recipes/digits/seeds.yaml --jobs 2
 
-bench-tasks: install
-	PATH="$(CURDIR)/$(BIN):$$PATH" bash recipes/benchmarks/two_tasks.sh demo/two-tasks
+bench: install
+	$(BIN)/python recipes/benchmarks/steps.py
+
+bench-methods: install
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash recipes/benchmarks/methods.sh demo/methods
+
+bench-choices: install
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash recipes/benchmarks/methods.sh demo/methods \
+		choices-hidden choices-race choices-small-groups choices-dropout
 
 clean:
 	rm -rf demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -41,10 +42,16 @@ class Compute:
 
     def to_inputs(self, pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
         """A batch of uint8 pixels as the model's input, on the device."""
-        mean = torch.tensor(preprocessing.mean, device=self.device)[:, None, None]
-        std = torch.tensor(preprocessing.std, device=self.device)[:, None, None]
+        mean = _by_channel(preprocessing.mean, self.device)
+        std = _by_channel(preprocessing.std, self.device)
         inputs = normalized(pixels.to(self.device, non_blocking=True), mean, std)
         return inputs.contiguous(memory_format=torch.channels_last)
+
+
+@lru_cache
+def _by_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Numbers for the channels of a batch, shape ``(C, 1, 1)``; sent to the device once."""
+    return torch.tensor(values, device=device)[:, None, None]
 
 
 @dataclass(frozen=True)

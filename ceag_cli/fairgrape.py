@@ -79,7 +79,7 @@ def preserve_shares(importance: Tensor, keep: int, per_turn: int | None = None) 
     the first is served, among weights equally important the first in memory order is kept.
 
     Args:
-        importance: Shape ``(G, W)``, at least 0.
+        importance: Shape ``(G, W)``, at least 0; taken in single precision.
         keep: Number of weights to keep, in [0, W].
         per_turn: Weights that a group is given at once; 1 is the formula to the letter. ``None``
             takes 1 up to 16,384 kept weights and beyond that as many as make 16,384 turns (the
@@ -88,12 +88,14 @@ def preserve_shares(importance: Tensor, keep: int, per_turn: int | None = None) 
     Returns:
         Bool, shape ``(W,)``, True where kept; exactly ``keep`` True.
     """
-    scores = importance.detach().cpu().double()
+    importance = importance.detach().float()
+    queues = _best_first(importance.cpu()).numpy()
+    scores = importance.cpu().double()
     by_group, by_weight = scores.sum(dim=1), scores.sum(dim=0)
     # Keeping w moves  (share_g - T_g) * (sum kept) * (sum of all)  by this much. Groups are in
     # the same order by that product as by share_g - T_g, and it needs no division.
-    moves = (scores.T * by_group.sum() - by_weight[:, None] * by_group).contiguous().numpy()
-    queues = torch.sort(scores, dim=1, descending=True, stable=True).indices.numpy()
+    scaled = scores.T.contiguous().mul_(by_group.sum())
+    moves = scaled.sub_(by_weight[:, None] * by_group).numpy()
     next_in = [0] * len(queues)
     free = torch.ones(scores.shape[1], dtype=torch.bool).numpy()
     surplus = -by_group.numpy()  # while all shares are equal, share_g - T_g is in the order of -T_g
@@ -115,6 +117,16 @@ def preserve_shares(importance: Tensor, keep: int, per_turn: int | None = None) 
         surplus = gained if left == keep else surplus + gained
         left -= len(chosen)
     return torch.from_numpy(~free).to(importance.device)
+
+
+def _best_first(scores: Tensor) -> Tensor:
+    """Indices that sort each row from large to small, equals in memory order.
+
+    The bits of floats that are not negative are in the order of their values, and whole numbers
+    are sorted by digits: several times faster.
+    """
+    bits = torch.iinfo(torch.int32).max - scores.contiguous().view(torch.int32)
+    return torch.stack([torch.sort(row, stable=True).indices for row in bits])
 
 
 @torch.no_grad()

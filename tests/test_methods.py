@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ceag_cli.baselines import EqualizedLoss, GroupDRO, NaiveFineTuning, Reweighting
 from ceag_cli.ceag import ConstrainedExcessAccuracyGap
 from ceag_cli.errors import OptionError
-from ceag_cli.groups import Grouping, GroupStats
+from ceag_cli.groups import BatchOutcome, Grouping, GroupStats
 from ceag_cli.methods import (
     check_options,
     dual_step,
@@ -284,3 +285,65 @@ def test_unbounded_multipliers_that_fall_again_do_not() -> None:
 
 def test_a_log_without_multipliers_gives_no_warning() -> None:
     assert warned([{"loss": 1.0}] * 5) == []
+
+
+# Cost
+
+
+class ReadsBack(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts what makes a host wait for its device: values, sizes or truths of tensors."""
+
+    NAMES = ("_local_scalar_dense", "nonzero", "equal", "is_nonzero", "item", "unique")
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found: list[str] = []
+        self.calls = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.calls += 1
+        name = func.overloadpacket.__name__
+        if any(name.startswith(stop) for stop in self.NAMES):
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_watch_sees_what_reads_back() -> None:
+    values = torch.tensor([1.0, 0.0])
+    with ReadsBack() as watch:
+        float(values.sum())
+        values[values > 0]
+    assert watch.found
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"method": method} for method in METHODS),
+        {"paper": True},
+        {"buffer": 0},
+        {"dual_opt": "nupi", "dual_restarts": True, "detach_overall": True},
+        {"method": "equalized-loss", "buffer": 0},
+    ],
+    ids=str,
+)
+def test_a_step_reads_nothing_back_and_makes_as_many_calls_for_many_groups(
+    options: dict[str, Any],
+) -> None:
+    """No loop over groups, and no waiting for the device, whatever the number of groups."""
+    calls = []
+    for groups in (2, 500):
+        grouping = Grouping(("group",), (tuple(map(str, range(groups))),))
+        method = objective(MitigateOptions(**options), grouping, dense(*[9] * groups), steps=4)
+        generator = torch.Generator().manual_seed(0)
+        batch = BatchOutcome(
+            torch.rand(32, generator=generator),
+            torch.rand(32, generator=generator) < 0.5,
+            torch.randint(groups, (32, 1), generator=generator),
+        )
+        with ReadsBack() as watch:
+            for _ in range(3):
+                method.weights(batch)
+        assert watch.found == []
+        calls.append(watch.calls)
+    assert calls[0] == calls[1]

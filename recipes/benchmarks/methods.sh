@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Every method on three real tasks, two sparsities, three seeds; docs/benchmarks.md has the results.
+#
+#     bash recipes/benchmarks/methods.sh OUTPUT_FOLDER [RECIPE ...]
+#
+# The images are found through CEAG_DATA (a folder with cifar100/ and fairface64/). A run that was
+# stopped continues where it was when the same line is given again. JOBS runs go on at a time.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+data=$(cd "${CEAG_DATA:-../shared/data}" && pwd)
+mkdir -p "$1" && cd "$1"
+shift
+
+subset() {
+    [ -e "$1/labels.csv" ] ||
+        python "$here/subset.py" "$data/$2/labels.csv" "$1/labels.csv" "$3" "$4"
+}
+subset cifar100 cifar100 label 100   # 100 of 500 images a class
+subset fairface fairface64 race 1/3  # 10,000 images, the races as frequent as they are
+
+for recipe in "${@:-cifar100-classes cifar100-hidden fairface-race}"; do
+    for name in $recipe; do
+        printf '\n%s\n\n' "$name"
+        ceag sweep "$here/$name.yaml" --jobs "${JOBS:-2}"
+    done
+done
