@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ceag_cli.ceag import lagrangian_weights
+from ceag_cli.ceag import DualState, dual_state, lagrangian_weights, load_dual_state
 from ceag_cli.gaps import weighted_mean
 from ceag_cli.groups import BatchOutcome, Grouping, GroupStats
 from ceag_cli.multipliers import Multipliers
@@ -99,16 +99,13 @@ class EqualizedLoss:
         """The largest multiplier and their sum."""
         return self.multipliers.status()
 
-    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+    def state_dict(self) -> DualState:
         """Everything that outlives a step: buffers and multipliers."""
-        replay = {} if self.replay is None else {"replay": self.replay.state_dict()}
-        return replay | {"multipliers": self.multipliers.state_dict()}
+        return dual_state(self.replay, self.multipliers)
 
-    def load_state_dict(self, state: dict[str, dict[str, Tensor]]) -> None:
+    def load_state_dict(self, state: DualState) -> None:
         """Restore what :meth:`state_dict` returned."""
-        if self.replay is not None:
-            self.replay.load_state_dict(state["replay"])
-        self.multipliers.load_state_dict(state["multipliers"])
+        load_dual_state(self.replay, self.multipliers, state)
 
 
 class Reweighting:

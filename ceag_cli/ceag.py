@@ -174,16 +174,28 @@ class ConstrainedExcessAccuracyGap:
         """The largest multiplier and their sum."""
         return self.multipliers.status()
 
-    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+    def state_dict(self) -> DualState:
         """Everything that outlives a step: buffers and multipliers."""
-        replay = {} if self.replay is None else {"replay": self.replay.state_dict()}
-        return replay | {"multipliers": self.multipliers.state_dict()}
+        return dual_state(self.replay, self.multipliers)
 
-    def load_state_dict(self, state: dict[str, dict[str, Tensor]]) -> None:
+    def load_state_dict(self, state: DualState) -> None:
         """Restore what :meth:`state_dict` returned."""
-        if self.replay is not None:
-            self.replay.load_state_dict(state["replay"])
-        self.multipliers.load_state_dict(state["multipliers"])
+        load_dual_state(self.replay, self.multipliers, state)
+
+
+def dual_state(
+    replay: GroupReplay | None, multipliers: Multipliers
+) -> dict[str, dict[str, Tensor]]:
+    """A copy of buffers and multipliers."""
+    buffers = {} if replay is None else {"replay": replay.state_dict()}
+    return buffers | {"multipliers": multipliers.state_dict()}
+
+
+def load_dual_state(replay: GroupReplay | None, multipliers: Multipliers, state: DualState) -> None:
+    """Restore what :func:`dual_state` returned."""
+    if replay is not None:
+        replay.load_state_dict(state["replay"])
+    multipliers.load_state_dict(state["multipliers"])
 
 
 def _columns(groups: Tensor) -> Tensor:

@@ -63,10 +63,11 @@ def group_importance(
             members = (groups == group).any(dim=1)
             logits = model(inputs[members])
             loss = functional.cross_entropy(logits.float(), targets[members])
-            gradients = torch.autograd.grad(loss, chosen)
+            gradients = torch.autograd.grad(loss, chosen, allow_unused=True)
             seen[group] += 1
             for total, weight, gradient in zip(sums, chosen, gradients, strict=True):
-                total[group] += (weight.detach() * gradient).square().reshape(-1)
+                if gradient is not None:  # a weight that has no part in the output is worth nothing
+                    total[group] += (weight.detach() * gradient).square().reshape(-1)
     model.train(training)
     counts = torch.tensor(seen).clamp(min=1)[:, None]
     return {name: total / counts.to(total.device) for name, total in zip(names, sums, strict=True)}
@@ -149,7 +150,8 @@ def prune_fairly(
     """Prune in place to the same sparsity in every tensor, preserving the groups' shares.
 
     Raises:
-        PruningError: A tensor has more zeros already than the sparsity asks for.
+        PruningError: A tensor has more zeros already than the sparsity asks for, or NaN or
+            infinite weights or gradients.
     """
     parameters = dict(model.named_parameters())
     counts = uniform({name: parameters[name].numel() for name in names}, sparsity)
@@ -165,6 +167,11 @@ def prune_fairly(
     pruned = {}
     for part in _parts(parameters, names, num_groups):
         importances = group_importance(model, part, batches, num_groups)
+        bad = [name for name in part if not bool(importances[name].isfinite().all())]
+        if bad:
+            raise PruningError(
+                [f"tensor '{name}': NaN or infinite weights or gradients" for name in bad]
+            )
         for name in part:
             pruned[name] = _masked(parameters[name], importances.pop(name), counts[name])
     masks = Masks(model, pruned)

@@ -101,7 +101,7 @@ class Plan:
         problems += [
             f"{path}: methods: '{name}' cannot be a file name"
             for name in named
-            if Path(name).name != name or name == "model"
+            if Path(name).name != name or name in ("model", "model.pruned")
         ]
         if problems:
             raise OptionError(problems)
@@ -169,7 +169,8 @@ def sweep(
     Args:
         recipe: See ``recipes/benchmarks``.
         output: The folder to write; by default one with the recipe's name in the current folder.
-        jobs: Runs at a time, each in a process of its own with its share of the cores.
+        jobs: Runs at a time, each in a process of its own with its share of the cores. More than
+            one needs a main module that can be imported (``if __name__ == "__main__"``).
         overwrite: Do again the runs whose options have changed, instead of refusing.
         reporter: Hears how it goes.
 

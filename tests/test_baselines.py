@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from oracles import DequeReplay
 from torch import Tensor
 from torch.nn import functional
+from toys import toy_batches
 
 from ceag_cli.baselines import EqualizedLoss, GroupDRO, Reweighting
 from ceag_cli.groups import BatchOutcome, Grouping, GroupStats
@@ -113,20 +114,6 @@ def test_equal_losses_are_plain_fine_tuning() -> None:
 
 COUNTS = (65, 25, 10)
 CAPACITY, DUAL_LR, PRIMAL_LR = 8, 0.02, 0.1
-
-
-def toy_batches(steps: int) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Inputs, targets, groups; the rare third group has its classes turned round."""
-    generator = torch.Generator().manual_seed(5)
-    batches = []
-    for _ in range(steps):
-        groups = torch.multinomial(torch.tensor([0.65, 0.25, 0.1]), 12, True, generator=generator)
-        targets = torch.randint(2, (12,), generator=generator)
-        sign = (2.0 * targets - 1.0) * torch.where(groups == 2, -1.0, 1.0)
-        inputs = torch.randn(12, 4, generator=generator, dtype=torch.float64)
-        inputs[:, 0] += sign
-        batches.append((inputs, targets, groups))
-    return batches
 
 
 class CooperProblem(ConstrainedMinimizationProblem):

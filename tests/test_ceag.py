@@ -27,6 +27,7 @@ from oracles import (
 )
 from torch import Tensor
 from torch.nn import functional
+from toys import toy_batches
 
 from ceag_cli.baselines import NaiveFineTuning
 from ceag_cli.ceag import ConstrainedExcessAccuracyGap, lagrangian_weights
@@ -559,21 +560,6 @@ def test_a_state_in_memory_can_be_returned_to() -> None:
 
 COUNTS = [(120, 114), (40, 36), (10, 9)]
 CAPACITY, EPS, DUAL_LR, PRIMAL_LR = 8, 0.02, 0.2, 0.5
-
-
-def toy_batches(steps: int) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Inputs, targets, group ids. The third group is rare and its classes are turned round."""
-    generator = torch.Generator().manual_seed(11)
-    batches = []
-    for _ in range(steps):
-        groups = torch.multinomial(torch.tensor([0.65, 0.25, 0.1]), 12, True, generator=generator)
-        targets = torch.randint(2, (12,), generator=generator)
-        sign = (2.0 * targets - 1.0) * torch.where(groups == 2, -1.0, 1.0)
-        inputs = torch.randn(12, 4, generator=generator, dtype=torch.float64)
-        inputs[:, 0] += sign
-        inputs[:, 3] = (groups == 2).double()
-        batches.append((inputs, targets, groups))
-    return batches
 
 
 class CooperProblem(ConstrainedMinimizationProblem):

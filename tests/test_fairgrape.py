@@ -237,6 +237,29 @@ def test_a_model_that_is_sparser_already_is_refused() -> None:
         prune_fairly(model, names, 0.5, images, 3)
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(bad: float) -> None:
+    model = tiny_model("test_resnet")
+    names = prunable_parameters(model)
+    with torch.no_grad():
+        model.get_parameter(names[2]).view(-1)[5] = bad
+    with pytest.raises(PruningError, match=f"tensor '{names[2]}': NaN or infinite"):
+        prune_fairly(model, names, 0.5, images, 3)
+
+
+def test_a_weight_without_a_part_in_the_output_is_pruned_first() -> None:
+    class Idle(Linear):
+        def __init__(self) -> None:
+            super().__init__()
+            self.idle = nn.Linear(2, 1, bias=False)
+
+    batch = (torch.eye(2), torch.tensor([0, 0]), torch.tensor([[0], [1]]))
+    found = group_importance(Idle(), ["fc.weight", "idle.weight"], lambda: [batch], 2)
+    assert found["idle.weight"].tolist() == [[0.0, 0.0], [0.0, 0.0]]
+    assert float(found["fc.weight"].min(dim=0).values.max()) == 0.0
+    assert float(found["fc.weight"].max()) > 0
+
+
 def test_tensors_that_do_not_fit_in_memory_together_give_the_same_masks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
