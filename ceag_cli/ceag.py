@@ -183,9 +183,11 @@ class ConstrainedExcessAccuracyGap:
         load_dual_state(self.replay, self.multipliers, state)
 
 
-def dual_state(
-    replay: GroupReplay | None, multipliers: Multipliers
-) -> dict[str, dict[str, Tensor]]:
+DualState = dict[str, dict[str, Tensor]]
+"""What a method with multipliers remembers between steps."""
+
+
+def dual_state(replay: GroupReplay | None, multipliers: Multipliers) -> DualState:
     """A copy of buffers and multipliers."""
     buffers = {} if replay is None else {"replay": replay.state_dict()}
     return buffers | {"multipliers": multipliers.state_dict()}
