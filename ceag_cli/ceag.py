@@ -73,6 +73,8 @@ class ConstrainedExcessAccuracyGap:
         self.macro_overall = macro_overall
         self.prevalence = None if batch_means else dense.prevalence
         self.detach_overall = detach_overall
+        self.violation = torch.full_like(dense.accuracy, float("nan"))
+        """``psi_g - eps`` as the last dual step saw it; NaN where not known."""
 
     @classmethod
     def against(
@@ -143,7 +145,8 @@ class ConstrainedExcessAccuracyGap:
         else:
             self.replay.push(batch.correct, batch.groups)
             psi = self.recent_excess_gap()
-        self.multipliers.ascend_(psi - self.eps)
+        self.violation = psi - self.eps
+        self.multipliers.ascend_(self.violation)
         weights = lagrangian_weights(
             batch.groups,
             self.multipliers.values,
@@ -171,8 +174,9 @@ class ConstrainedExcessAccuracyGap:
         return weighted_mean(values, weights, self.feature_of, self.features)
 
     def status(self) -> dict[str, float]:
-        """The largest multiplier and their sum."""
-        return self.multipliers.status()
+        """The largest multiplier, their sum, and how many cannot rise though they should."""
+        stuck = (self.violation > 0) & self.multipliers.at_bound
+        return self.multipliers.status() | {"stuck_multipliers": int(stuck.sum())}
 
     def state_dict(self) -> DualState:
         """Everything that outlives a step: buffers and multipliers."""

@@ -27,7 +27,7 @@ PRUNE_EPOCHS = 15
 """Epochs of gradual pruning by default, as in the paper."""
 
 EPOCHS_IN_TROUBLE = 3
-"""Epochs in a row after which a warning is due."""
+"""Epochs in a row that make a warning due."""
 
 
 def check_options(options: MitigateOptions) -> list[str]:
@@ -202,39 +202,39 @@ def _replay(options: MitigateOptions, dense: GroupStats, dtype: torch.dtype) -> 
     return GroupReplay(len(capacity), capacity, enough, dtype, capacity.device)
 
 
-def troubles(log: Sequence[Mapping[str, Any]], eps: float, max_sum: float) -> list[str]:
-    """What the last epoch of a log gives reason to warn of.
+def troubles(log: Sequence[Mapping[str, Any]], eps: float) -> list[str]:
+    """What the last epoch of a log gives reason to warn of, each of it once in a run.
 
-    Each warning is given once, in the epoch that completes the third in a row:
-
-    - The multipliers' sum has been at its bound while the largest psi was above eps: more weight
-      on the groups that lose cannot be had, and what there is does not suffice.
-    - Unbounded, the sum is above 1, where samples of other groups get negative weights, and has
-      risen: the multipliers diverge.
+    - The constraints look infeasible: for three epochs some are violated whose multipliers are at
+      their bounds, so that more weight on those groups cannot be had, and the largest psi no
+      longer falls.
+    - The multipliers diverge: for three epochs they have summed to more than 1, where samples of
+      other groups get negative weights, and have risen.
 
     Args:
         log: One entry per epoch, the last one new.
         eps: Largest psi_g allowed, as a fraction.
-        max_sum: Bound on the sum of the multipliers; 0 is no bound.
     """
+    psi = [float(line.get("max_excess_gap", 0.0)) for line in log]
+    stuck = [int(line.get("stuck_multipliers", 0)) for line in log]
     sums = [float(line.get("sum_multipliers", 0.0)) for line in log]
-    violated = [line.get("max_excess_gap", 0.0) > eps for line in log]
-    at_bound = [
-        max_sum > 0 and total > 0.999 * max_sum and broken
-        for total, broken in zip(sums, violated, strict=True)
+    beyond = [count > 0 and gap > eps for count, gap in zip(stuck, psi, strict=True)]
+    risen = [now > max(1.0, before) for before, now in zip([0.0, *sums], sums, strict=False)]
+    window = EPOCHS_IN_TROUBLE
+    infeasible = [
+        all(beyond[end - window : end]) and psi[end - 1] >= psi[end - window]
+        for end in range(window, len(log) + 1)
     ]
-    diverging = [
-        max_sum == 0 and now > 1 and now > before
-        for before, now in zip([0.0, *sums], sums, strict=False)
-    ]
+    diverging = [all(risen[end - window : end]) for end in range(window, len(log) + 1)]
     found = []
-    if _just_completed(at_bound):
+    if _for_the_first_time(infeasible):
         found.append(
-            f"the multipliers have summed to their bound of {max_sum:g} for {EPOCHS_IN_TROUBLE} "
-            "epochs and the constraints do not hold: they look infeasible; allow a larger --eps, "
-            "ask for less sparsity, or train longer"
+            f"the constraints look infeasible: {stuck[-1]} of them do not hold, the multipliers "
+            f"have been at their bounds for {window} epochs, and the largest psi no longer falls; "
+            "allow a larger --eps, ask for less sparsity, train longer, or let groups count more "
+            "(--max-upweight)"
         )
-    if _just_completed(diverging):
+    if _for_the_first_time(diverging):
         found.append(
             f"the multipliers diverge: they sum to {sums[-1]:.1f}, and beyond 1 samples of other "
             "groups count negatively; bound them with --max-multiplier-sum 0.9, or take a smaller "
@@ -243,9 +243,5 @@ def troubles(log: Sequence[Mapping[str, Any]], eps: float, max_sum: float) -> li
     return found
 
 
-def _just_completed(flags: Sequence[bool]) -> bool:
-    """Whether the last flags are true, just as many as it takes and no more."""
-    last = list(flags[-EPOCHS_IN_TROUBLE - 1 :])
-    if len(last) > EPOCHS_IN_TROUBLE and last.pop(0):
-        return False
-    return len(last) == EPOCHS_IN_TROUBLE and all(last)
+def _for_the_first_time(flags: Sequence[bool]) -> bool:
+    return flags.count(True) == 1 and flags[-1]

@@ -106,7 +106,7 @@ class Mitigation:
             keeper=keeper,
             correct_in_eval_mode=options.measure == "eval" and options.method in CONSTRAINED,
             decay_on=options.decay_on,
-            watch=lambda log: troubles(log, options.eps, options.max_multiplier_sum),
+            watch=lambda log: troubles(log, options.eps),
         )
         training.objective = objective(options, grouping, measured, training.steps)
         training.fit(state)

@@ -117,6 +117,17 @@ class Multipliers:
             tiny = torch.finfo(self.values.dtype).tiny
             self.values.mul_((self.max_sum / self.values.sum().clamp(min=tiny)).clamp(max=1.0))
 
+    @property
+    def at_bound(self) -> Tensor:
+        """Which multipliers can rise no further, alone or all together; bool, shape ``(G,)``."""
+        almost = 1 - 1e-9  # scaling to the bound rounds
+        at_bound = torch.zeros_like(self.values, dtype=torch.bool)
+        if self.max_each is not None:
+            at_bound |= self.values >= almost * self.max_each
+        if self.max_sum is not None:
+            at_bound |= self.values.sum() >= almost * self.max_sum
+        return at_bound
+
     def status(self) -> dict[str, float]:
         """The largest multiplier and their sum, for a log."""
         return {

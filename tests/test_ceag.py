@@ -691,6 +691,24 @@ def test_the_method_for_another_loop_has_the_defaults_of_the_command() -> None:
     assert method.status()["max_multiplier"] > 0
 
 
+def test_the_status_counts_violated_groups_whose_multipliers_cannot_rise() -> None:
+    # Group 0 loses everything, group 1 nothing; its multiplier may rise to its prevalence, 0.5.
+    groups = torch.tensor([0, 0, 1, 1])
+    method = ConstrainedExcessAccuracyGap.against(
+        torch.ones(4, dtype=torch.bool), groups, eps=0.1, steps_per_epoch=1
+    )
+    assert method.status()["stuck_multipliers"] == 0
+    method(torch.tensor([False, False, True, True]), groups)  # a step of 10 * 0.5 * (0.5 - 0.1)
+    assert method.status() == {
+        "max_multiplier": 0.5,
+        "sum_multipliers": 0.5,
+        "stuck_multipliers": 1,
+    }
+    for _ in range(2):  # all right again: still at most 0.5, but not violated
+        method(torch.ones(4, dtype=torch.bool), groups)
+    assert method.status()["stuck_multipliers"] == 0
+
+
 def test_several_features_are_numbered_together() -> None:
     groups = torch.tensor([[0, 2], [1, 3], [0, 3], [1, 2]])
     correct = torch.ones(4, dtype=torch.bool)

@@ -78,11 +78,18 @@ def edit(path: str, **tensors: torch.Tensor) -> None:
     safetensors.torch.save_file(state, path, metadata=read_metadata(Path(path)))
 
 
-def forget_red(path: str) -> None:
-    """Make a model never answer red."""
+def prefer_red(path: str, by: float) -> None:
+    """Make a model answer always red, or never."""
     bias = safetensors.torch.load_file(path)["fc.bias"]
-    bias[2] = -1e6
+    bias[2] = by
     edit(path, **{"fc.bias": bias})
+
+
+def red_alone_is_lost() -> None:
+    """Make the dense model answer always red, and the model that is pruned from it never."""
+    prefer_red("model.safetensors", 1e6)
+    done("prune", "model.safetensors", "--sparsity", "0.5", "--overwrite")
+    prefer_red("model.pruned.safetensors", -1e6)
 
 
 # The program
@@ -138,7 +145,7 @@ def test_an_audit_that_is_satisfied_exits_with_0(here: Path) -> None:
 
 def test_an_audit_that_finds_a_violation_exits_with_1(here: Path) -> None:
     """Red is lost, blue and green are not: psi of red is 1 - 1/3."""
-    forget_red("model.mitigated.safetensors")
+    prefer_red("model.mitigated.safetensors", -1e6)
     result = ceag("audit", "--groups-by", "label", "--format", "json")
     assert result.exit_code == 1
     document = json.loads(result.stdout)
@@ -512,7 +519,7 @@ def test_in_an_empty_folder_nothing_is_taken(images: Path) -> None:
 
 
 def test_an_infeasible_mitigation_is_loud_and_exits_with_1_only_when_strict(here: Path) -> None:
-    forget_red("model.pruned.safetensors")
+    red_alone_is_lost()
     command = (*MITIGATE, "--lr", "1e-8", "--groups-by", "label")
     result = done(*command, "-o", "a.safetensors")
     assert "NOT SATISFIED ON TRAIN: " in result.stdout
@@ -604,7 +611,7 @@ def test_an_option_without_effect_is_named(here: Path) -> None:
 
 def test_a_collapse_is_warned_of(here: Path) -> None:
     """No bound, a huge step, and a tolerance that no model can meet."""
-    forget_red("model.pruned.safetensors")
+    red_alone_is_lost()
     result = done(
         *("mitigate", "--epochs", "4", "--lr", "1e-9", "--sched", "constant", *FAST),
         *("--groups-by", "label", "--eps", "0", "--dual-lr", "50"),
@@ -616,7 +623,7 @@ def test_a_collapse_is_warned_of(here: Path) -> None:
 
 
 def test_constraints_that_cannot_be_met_look_infeasible(here: Path) -> None:
-    forget_red("model.pruned.safetensors")
+    red_alone_is_lost()
     result = done(
         *("mitigate", "--epochs", "4", "--lr", "1e-9", "--sched", "constant", *FAST),
         *("--groups-by", "label", "--eps", "0", "--dual-speed", "500", "--buffer", "4"),

@@ -295,3 +295,24 @@ def test_status_is_the_largest_and_the_sum() -> None:
     multipliers = Multipliers(2, lr=1.0)
     multipliers.ascend_(violation(0.5, 0.25))
     assert multipliers.status() == {"max_multiplier": 0.5, "sum_multipliers": 0.75}
+
+
+def test_a_multiplier_is_at_its_bound_alone() -> None:
+    multipliers = Multipliers(2, lr=1.0, max_each=torch.tensor([0.5, 1.0]))
+    assert multipliers.at_bound.tolist() == [False, False]
+    multipliers.ascend_(violation(0.75, 0.75))
+    assert multipliers.at_bound.tolist() == [True, False]
+
+
+def test_multipliers_are_at_their_bound_together() -> None:
+    multipliers = Multipliers(2, lr=1.0, max_sum=0.9)
+    multipliers.ascend_(violation(0.25, 0.5))
+    assert multipliers.at_bound.tolist() == [False, False]
+    multipliers.ascend_(violation(0.25, 0.5))
+    assert multipliers.at_bound.tolist() == [True, True]
+
+
+def test_without_bounds_none_is_at_a_bound() -> None:
+    multipliers = Multipliers(2, lr=1.0)
+    multipliers.ascend_(violation(100.0, 100.0))
+    assert multipliers.at_bound.tolist() == [False, False]
