@@ -1,21 +1,162 @@
-"""Budgets: how many weights each tensor has to give up."""
+"""Budgets: how many weights each tensor has to give up.
+
+A ``Budget`` takes the shapes of the tensors by name, the sparsity, and the scores of a tensor by
+its name; all but :func:`pooled` go by the shapes alone.
+"""
+
+from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from decimal import Decimal
+from collections.abc import Callable, Mapping, Sequence
+from decimal import ROUND_FLOOR, Decimal
+
+from torch import Tensor
+
+from ceag_cli.errors import PruningError
+from ceag_cli.masks import count_at_most, kth_smallest
+
+Shapes = Mapping[str, Sequence[int]]
+Scores = Callable[[str], Tensor]
+Budget = Callable[[Shapes, float, Scores], Mapping[str, int]]
 
 
-def uniform(sizes: Mapping[str, int], sparsity: float) -> dict[str, int]:
+def _of(fraction: float, size: int) -> Decimal:
+    """A fraction of a size, taken in decimal: 0.7 of 10 is 7 and not 7.000000000000001."""
+    return Decimal(repr(fraction)) * size
+
+
+def _zeros(sparsity: float, size: int) -> int:
+    """The smallest number of zeros that reaches a sparsity."""
+    return math.ceil(_of(sparsity, size))
+
+
+def _caps(shapes: Shapes, cap: float) -> dict[str, int]:
+    """The largest number of zeros that each tensor may have."""
+    return {
+        name: int(_of(cap, math.prod(shape)).to_integral_value(ROUND_FLOOR))
+        for name, shape in shapes.items()
+    }
+
+
+def uniform(shapes: Shapes, sparsity: float, scores: Scores | None = None) -> dict[str, int]:
     """The same sparsity in every tensor: ``ceil(sparsity * size)`` zeros each.
 
-    The product is taken in decimal, so that 0.7 of 10 is 7 and not ``ceil(7.000000000000001)``.
-
     Args:
-        sizes: Number of weights by tensor name.
+        shapes: Shape of each tensor by name.
         sparsity: Fraction removed, in [0, 1].
+        scores: Not used.
 
     Returns:
         Number of weights to prune by tensor name.
     """
-    fraction = Decimal(repr(sparsity))
-    return {name: math.ceil(fraction * size) for name, size in sizes.items()}
+    return {name: _zeros(sparsity, math.prod(shape)) for name, shape in shapes.items()}
+
+
+def erk(
+    shapes: Shapes, sparsity: float, scores: Scores | None = None, *, cap: float = 1.0
+) -> dict[str, int]:
+    """Erdős–Rényi kernel: tensors are denser the smaller their dimensions are.
+
+        density_l  ∝  (sum of the dimensions of l) / (product of the dimensions of l)
+
+    A tensor that would be more than dense stays dense, and the others share what is left. The
+    zeros of all tensors together are exactly ``ceil(sparsity * all weights)``: fractions of a
+    weight go to the tensors with the largest, among equals to the first.
+
+    Source: Evci et al. 2020, *Rigging the lottery*, section 3, after Mocanu et al. 2018.
+
+    Args:
+        shapes: Shape of each tensor by name.
+        sparsity: Fraction removed over all tensors together, in [0, 1].
+        scores: Not used.
+        cap: Largest fraction removed of any tensor, in (0, 1].
+
+    Raises:
+        PruningError: The cap is below the sparsity.
+    """
+    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+    target = _zeros(sparsity, sum(sizes.values()))
+    most = _caps(shapes, cap)
+    _check_cap(most, target, sparsity, cap)
+    wish = {name: float(sum(shape)) for name, shape in shapes.items()}  # density times size
+
+    def kept(scale: float) -> dict[str, float]:
+        return {
+            name: min(max(scale * wish[name], size - most[name]), size)
+            for name, size in sizes.items()
+        }
+
+    # What is kept grows with the scale, from the least that the caps allow to everything.
+    low, high = 0.0, max(sizes[name] / wish[name] for name in sizes)
+    keep = sum(sizes.values()) - target
+    for _ in range(128):  # more halvings than a float has bits
+        middle = (low + high) / 2
+        low, high = (middle, high) if sum(kept(middle).values()) < keep else (low, middle)
+    exact = {name: sizes[name] - value for name, value in kept(high).items()}
+    return _rounded(exact, target, most)
+
+
+def _rounded(exact: Mapping[str, float], target: int, most: Mapping[str, int]) -> dict[str, int]:
+    """Whole numbers near those given that add up to a target (largest remainders)."""
+    counts = {name: min(math.floor(value), most[name]) for name, value in exact.items()}
+    by_remainder = sorted(exact, key=lambda name: counts[name] - exact[name])
+    missing = target - sum(counts.values())
+    while missing:
+        step = 1 if missing > 0 else -1
+        for name in by_remainder[::step]:
+            if missing and 0 <= counts[name] + step <= most[name]:
+                counts[name] += step
+                missing -= step
+    return counts
+
+
+def pooled(shapes: Shapes, sparsity: float, scores: Scores, *, cap: float = 1.0) -> dict[str, int]:
+    """One ranking over all tensors: those whose weights matter least give up most.
+
+    The zeros of all tensors together are exactly ``ceil(sparsity * all weights)``. Among equal
+    scores the first are kept, in the order of the tensors and in memory order within each.
+
+    Args:
+        shapes: Shape of each tensor by name.
+        sparsity: Fraction removed over all tensors together, in [0, 1].
+        scores: The scores of a tensor by its name.
+        cap: Largest fraction removed of any tensor, in (0, 1]. A tensor that would lose more is
+            held there, and the others are ranked anew for what is left.
+
+    Raises:
+        PruningError: The cap is below the sparsity.
+    """
+    target = _zeros(sparsity, sum(math.prod(shape) for shape in shapes.values()))
+    most = _caps(shapes, cap)
+    _check_cap(most, target, sparsity, cap)
+    counts: dict[str, int] = {}
+    free = list(shapes)
+    while free:
+        found = _ranked(free, target - sum(counts.values()), scores)
+        beyond = [name for name in free if found[name] > most[name]]
+        counts |= {name: most[name] for name in beyond} if beyond else found
+        free = [name for name in free if name not in counts]
+    return counts
+
+
+def _ranked(names: Sequence[str], target: int, scores: Scores) -> dict[str, int]:
+    """How many of the ``target`` smallest scores each tensor has."""
+    if target == 0:
+        return dict.fromkeys(names, 0)
+    threshold = kth_smallest(lambda: (scores(name) for name in names), target)
+    both = {name: count_at_most(scores(name), threshold) for name in names}
+    counts = {name: below for name, (below, _) in both.items()}
+    missing = target - sum(counts.values())
+    for name in reversed(names):  # of those at the threshold the last go
+        more = min(missing, both[name][1])
+        counts[name] += more
+        missing -= more
+    return counts
+
+
+def _check_cap(most: Mapping[str, int], target: int, sparsity: float, cap: float) -> None:
+    if sum(most.values()) < target:
+        raise PruningError(
+            f"no tensor may lose more than {cap:g} of its weights, so all together cannot lose "
+            f"{sparsity:g}; ask for less sparsity or a larger --max-layer-sparsity"
+        )

@@ -18,7 +18,7 @@ add up over groups and batches, optimiser steps while scoring) is not repeated h
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,9 +28,7 @@ from torch.nn import functional
 from ceag_cli.budgets import uniform
 from ceag_cli.errors import PruningError
 from ceag_cli.masks import Masks
-
-Batches = Callable[[], Iterable[tuple[Tensor, Tensor, Tensor]]]
-"""Gives the scoring batches anew at each call: inputs, targets ``(B,)``, group ids ``(B, F)``."""
+from ceag_cli.scores import Batches
 
 TURNS = 2**14
 """Turns in which the weights of one tensor are chosen, at most."""
@@ -154,7 +152,7 @@ def prune_fairly(
             infinite weights or gradients.
     """
     parameters = dict(model.named_parameters())
-    counts = uniform({name: parameters[name].numel() for name in names}, sparsity)
+    counts = uniform({name: parameters[name].shape for name in names}, sparsity)
     denser = [name for name in names if int((parameters[name] == 0).sum()) > counts[name]]
     if denser:
         raise PruningError(

@@ -1,30 +1,40 @@
-"""Pruning: where score, budget, mask and schedule meet.
+"""Pruning: where score, budget, pattern, mask and schedule meet.
 
-Each of the four is an idea of its own: what a weight is worth (``scores``), how many weights each
-tensor gives up (``budgets``), which ones that makes (``masks``), and when (``schedules``).
+Each of them is an idea of its own: what a weight is worth (``scores``), how many weights each
+tensor gives up (``budgets``), which weights may go together (``patterns``), which ones that makes
+(``masks``), and when (``schedules``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from ceag_cli.budgets import uniform
+from ceag_cli.budgets import Budget, uniform
 from ceag_cli.errors import PruningError
 from ceag_cli.masks import Masks, smallest
+from ceag_cli.patterns import Pattern
 from ceag_cli.schedules import cubic
-from ceag_cli.scores import magnitude
+from ceag_cli.scores import Score, magnitude
+
+
+class Pruner(Protocol):
+    """A rule of pruning, whenever that happens: what counts, and what each tensor gives up."""
+
+    def __call__(self, model: nn.Module, sparsity: float, *, on_the_way: bool = False) -> Masks:
+        """Prune in place to a sparsity; see :func:`prune`."""
 
 
 def prune(
     model: nn.Module,
     names: Iterable[str],
     sparsity: float,
-    score: Callable[[Tensor], Tensor],
-    budget: Callable[[Mapping[str, int], float], Mapping[str, int]],
+    score: Score,
+    budget: Budget,
     *,
     on_the_way: bool = False,
 ) -> Masks:
@@ -46,34 +56,95 @@ def prune(
         PruningError: Nothing to prune; a weight is NaN or infinite; or a tensor has more zeros
             already than the target asks for.
     """
-    parameters = dict(model.named_parameters())
-    chosen = {name: parameters[name] for name in names}
-    if not chosen:
-        raise PruningError("this model has no tensor that may be pruned")
-    bad = [name for name, weight in chosen.items() if not bool(weight.isfinite().all())]
-    if bad:
-        raise PruningError([f"tensor '{name}' holds NaN or infinite weights" for name in bad])
-    counts = budget({name: weight.numel() for name, weight in chosen.items()}, sparsity)
+    chosen = _finite(model, names)
+
+    def scores(name: str) -> Tensor:
+        return _ranked(name, chosen[name].detach(), score)
+
+    shapes = {name: tuple(weight.shape) for name, weight in chosen.items()}
+    counts = budget(shapes, sparsity, scores)
     pruned, denser = {}, []
     for name, weight in chosen.items():
-        already = weight.detach() == 0
-        count = counts[name]
-        if on_the_way:
-            count = max(count, int(already.sum()))
-        if int(already.sum()) > count:
+        already = weight.numel() - int(weight.detach().count_nonzero())
+        count = max(counts[name], already) if on_the_way else counts[name]
+        if already > count:
             denser.append(
-                f"tensor '{name}' is {float(already.double().mean()):.2%} zero already, more than "
+                f"tensor '{name}' is {already / weight.numel():.2%} zero already, more than "
                 f"the sparsity {sparsity:g} asks for; pruned weights do not come back, so ask for "
                 "more or start from the dense model"
             )
             continue
-        # Zeros rank below every score, so that a new mask contains the old one.
-        pruned[name] = smallest(score(weight).masked_fill(already, -torch.inf), count)
+        pruned[name] = smallest(scores(name), count)
     if denser:
         raise PruningError(denser)
     masks = Masks(model, pruned)
     masks.apply_()
     return masks
+
+
+def prune_pattern(model: nn.Module, names: Iterable[str], pattern: Pattern, score: Score) -> Masks:
+    """Prune a model in place to an N:M pattern; weights that are zero already stay pruned.
+
+    Args:
+        model: Modified in place.
+        names: The parameters that may be pruned; those that the pattern does not fit stay dense.
+        pattern: Of every M weights in a row, N are kept.
+        score: Importance of each weight of a tensor (``scores``).
+
+    Returns:
+        The masks of the tensors that the pattern fits, already applied.
+
+    Raises:
+        PruningError: The pattern fits no tensor; a weight is NaN or infinite; or there are blocks
+            with more than M - N zeros already.
+    """
+    chosen = {
+        name: weight for name, weight in _finite(model, names).items() if pattern.fits(weight.shape)
+    }
+    if not chosen:
+        raise PruningError(
+            f"no tensor has a number of inputs that is a multiple of {pattern.of}, as the pattern "
+            f"{pattern} needs"
+        )
+    pruned, denser = {}, []
+    for name, weight in chosen.items():
+        gone = weight.detach() == 0
+        if int(pattern.blocks(gone).sum(dim=1).max()) > pattern.of - pattern.keep:
+            denser.append(
+                f"tensor '{name}' has blocks with more zeros already than the pattern {pattern} "
+                "makes; pruned weights do not come back, so start from the dense model"
+            )
+        pruned[name] = pattern.prune(_ranked(name, weight.detach(), score))
+    if denser:
+        raise PruningError(denser)
+    masks = Masks(model, pruned)
+    masks.apply_()
+    return masks
+
+
+def _ranked(name: str, weight: Tensor, score: Score) -> Tensor:
+    """Scores in single precision; zeros rank below all, so that a new mask contains the old one."""
+    return score(name, weight).float().masked_fill_(weight == 0, -torch.inf)
+
+
+def _finite(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Parameter]:
+    """The parameters of these names.
+
+    Raises:
+        PruningError: There are none, or some hold NaN or infinite weights.
+    """
+    parameters = dict(model.named_parameters())
+    chosen = {name: parameters[name] for name in names}
+    if not chosen:
+        raise PruningError("this model has no tensor that may be pruned")
+    bad = [
+        name
+        for name, weight in chosen.items()
+        if weight.numel() and not torch.stack(torch.aminmax(weight.detach())).isfinite().all()
+    ]
+    if bad:
+        raise PruningError([f"tensor '{name}' holds NaN or infinite weights" for name in bad])
+    return chosen
 
 
 def magnitude_uniform(
@@ -87,8 +158,7 @@ def magnitude_uniform(
 class GradualPruning:
     """Pruning at the start of each of the first epochs; an objective sets in after the last."""
 
-    names: tuple[str, ...]
-    """The parameters that may be pruned."""
+    pruner: Pruner
     final: float
     """Fraction removed in the end."""
     end: int
@@ -97,12 +167,24 @@ class GradualPruning:
     """Fraction removed before."""
 
     @classmethod
-    def of(cls, model: nn.Module, names: Iterable[str], final: float, end: int) -> GradualPruning:
-        """From where a model is now to a sparsity."""
+    def of(
+        cls,
+        model: nn.Module,
+        names: Iterable[str],
+        final: float,
+        end: int,
+        pruner: Pruner | None = None,
+    ) -> GradualPruning:
+        """From where a model is now to a sparsity, by magnitude in every tensor or as given."""
         names = tuple(names)
-        return cls(names, final, end, Masks.from_zeros(model, names).sparsity)
+
+        def by_magnitude(model: nn.Module, sparsity: float, *, on_the_way: bool = False) -> Masks:
+            return magnitude_uniform(model, names, sparsity, on_the_way=on_the_way)
+
+        initial = Masks.from_zeros(model, names).sparsity
+        return cls(pruner or by_magnitude, final, end, initial)
 
     def prune(self, model: nn.Module, epoch: int) -> Masks:
         """Prune in place to the sparsity of an epoch."""
         sparsity = cubic(epoch, self.end, self.final, self.initial)
-        return magnitude_uniform(model, self.names, sparsity, on_the_way=epoch < self.end)
+        return self.pruner(model, sparsity, on_the_way=epoch < self.end)

@@ -27,6 +27,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
             "iterates",
             "scores",
             "budgets",
+            "patterns",
             "schedules",
             "masks",
             "pruning",

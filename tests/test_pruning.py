@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import doctest
 import math
-from collections.abc import Mapping
 from fractions import Fraction
 from itertools import pairwise
 from types import ModuleType
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from ceag_cli import masks as masks_module
 from ceag_cli import schedules as schedules_module
-from ceag_cli.budgets import uniform
+from ceag_cli.budgets import Scores, Shapes, uniform
 from ceag_cli.errors import PruningError
 from ceag_cli.masks import Masks, smallest
 from ceag_cli.pruning import prune
@@ -57,7 +56,7 @@ def pruned_toy(sparsity: float) -> tuple[Toy, Masks]:
 
 def test_magnitude() -> None:
     weight = nn.Parameter(torch.tensor([[-3.0, 0.0], [2.0, -0.5]]))
-    score = magnitude(weight)
+    score = magnitude("w", weight)
     assert score.tolist() == [[3.0, 0.0], [2.0, 0.5]]
     assert not score.requires_grad
     score.zero_()
@@ -70,13 +69,13 @@ def test_magnitude() -> None:
 
 
 def test_uniform_gives_every_tensor_the_same_sparsity_rounded_up() -> None:
-    assert uniform({"a": 10, "b": 3, "c": 1}, 0.5) == {"a": 5, "b": 2, "c": 1}
-    assert uniform({"a": 1000}, 0.9995) == {"a": 1000}
+    assert uniform({"a": [10], "b": [3], "c": [1, 1]}, 0.5) == {"a": 5, "b": 2, "c": 1}
+    assert uniform({"a": [10, 100]}, 0.9995) == {"a": 1000}
 
 
 @pytest.mark.parametrize(("sparsity", "expected"), [(0.0, 0), (0, 0), (1.0, 7), (1, 7)])
 def test_uniform_at_the_ends(sparsity: float, expected: int) -> None:
-    assert uniform({"a": 7}, sparsity) == {"a": expected}
+    assert uniform({"a": [7]}, sparsity) == {"a": expected}
 
 
 @pytest.mark.parametrize(
@@ -92,7 +91,7 @@ def test_uniform_at_the_ends(sparsity: float, expected: int) -> None:
     ],
 )
 def test_uniform_counts_in_decimal(sparsity: float, size: int, expected: int) -> None:
-    assert uniform({"a": size}, sparsity) == {"a": expected}
+    assert uniform({"a": [size]}, sparsity) == {"a": expected}
 
 
 @settings(max_examples=200)
@@ -100,7 +99,7 @@ def test_uniform_counts_in_decimal(sparsity: float, size: int, expected: int) ->
 def test_uniform_is_the_smallest_count_that_reaches_the_sparsity(
     thousandths: int, size: int
 ) -> None:
-    count = uniform({"a": size}, thousandths / 1000)["a"]
+    count = uniform({"a": [size]}, thousandths / 1000)["a"]
     assert count * 1000 >= thousandths * size
     assert (count - 1) * 1000 < thousandths * size
 
@@ -259,7 +258,7 @@ def test_zeros_stay_pruned_and_count_towards_the_target() -> None:
 
 
 def test_zeros_stay_pruned_whatever_the_score_says() -> None:
-    def largest_first(weight: Tensor) -> Tensor:
+    def largest_first(name: str, weight: Tensor) -> Tensor:
         return -weight.detach().abs()
 
     toy = Toy()
@@ -291,7 +290,7 @@ def test_masks_of_a_ramp_are_nested(first: list[float], end: int, final: float, 
         masks = prune(toy, names, target, magnitude, uniform)
         mask = masks.pruned["first.weight"]
         assert bool((mask | ~previous).all())
-        assert int(mask.sum()) == uniform({"w": 6}, target)["w"]
+        assert int(mask.sum()) == uniform({"w": [6]}, target)["w"]
         previous = mask
         with torch.no_grad():  # an epoch of training moves every weight
             toy.first.weight.add_(torch.randn(2, 3, generator=generator))
@@ -328,11 +327,11 @@ def test_a_model_without_prunable_tensors_is_refused() -> None:
 
 
 def test_another_score_and_another_budget_are_two_functions() -> None:
-    def largest(weight: Tensor) -> Tensor:
+    def largest(name: str, weight: Tensor) -> Tensor:
         return -weight.detach().abs()
 
-    def only_first(sizes: Mapping[str, int], sparsity: float) -> dict[str, int]:
-        return {name: 4 if name == "first.weight" else 0 for name in sizes}
+    def only_first(shapes: Shapes, sparsity: float, scores: Scores) -> dict[str, int]:
+        return {name: 4 if name == "first.weight" else 0 for name in shapes}
 
     toy = Toy()
     prune(toy, Toy.names, 0.4, largest, only_first)
