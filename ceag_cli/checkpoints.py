@@ -26,15 +26,14 @@ from ceag_cli.models import (
     Preprocessing,
     TimmConfig,
     adapt,
-    classifier_names,
     create,
     describe,
-    first_layer_names,
     from_config,
     model_kwargs,
     preprocessing_of,
 )
 from ceag_cli.options import ArchitectureOptions
+from ceag_cli.prunable import classifier_names, first_layer_names
 
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"

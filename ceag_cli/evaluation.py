@@ -126,6 +126,40 @@ def evaluate_in_training_mode(
     return _predict(in_training, split, batches(), preprocessing, compute, reporter, title)
 
 
+def sampled_batches(
+    split: Split,
+    preprocessing: Preprocessing,
+    compute: Compute,
+    seed: int,
+    count: int | None,
+    reporter: Reporter,
+    title: str,
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Inputs, targets and groups of images drawn at random, always the same ones of a seed.
+
+    Images are as in evaluation, not flipped. A last batch of one image is left out.
+
+    Args:
+        split: Where they are drawn from, without replacement.
+        preprocessing: Of the model that is to see them.
+        compute: Says the batch size and the device.
+        seed: Draws them.
+        count: Number of images; ``None`` takes all.
+        reporter: Shows a bar.
+        title: Of the bar.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(split), generator=generator)[:count]
+    size, device = compute.batch_size, compute.device
+    if len(order) > size and len(order) % size == 1:
+        order = order[:-1]
+    with reporter.bar(title, len(order)) as update:
+        for done, (rows, pixels) in enumerate(split.images.batches(order, size), start=1):
+            inputs = compute.to_inputs(pixels, preprocessing)
+            yield inputs, split.targets[rows].to(device), split.groups[rows].to(device)
+            update(min(done * size, len(order)), "")
+
+
 @torch.no_grad()
 def _predict(
     model: nn.Module,

@@ -38,6 +38,7 @@ def describe_file(path: Path) -> dict[str, Any]:
             for name in ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
         },
         "sparsity": _sparsity(lineage),
+        "recalibrated": lineage.recalibrated if lineage else None,
         "eps": lineage.eps if lineage else None,
         "seed": lineage.seed if lineage else None,
         "groups": _groups(lineage),
@@ -58,6 +59,7 @@ def _sparsity(lineage: Lineage | None) -> dict[str, Any] | None:
         "achieved": record.achieved,
         "scope": record.scope,
         "criterion": record.criterion,
+        "pattern": record.pattern,
         "tensors": {name: list(pair) for name, pair in record.tensors.items()},
     }
 
@@ -97,9 +99,12 @@ def lines(found: dict[str, Any]) -> list[str]:
             (
                 "sparsity",
                 f"{record['achieved']:.4%} of {len(record['tensors'])} tensors "
-                f"(target {record['target']:g}, {record['criterion']}, per {record['scope']})",
+                f"(target {record['target']:g}, {record['criterion']}, scope {record['scope']}, "
+                f"{record['pattern']})",
             )
         )
+    if found["recalibrated"]:
+        shown.append(("BatchNorm", f"measured anew on {found['recalibrated']} train images"))
     if found["eps"] is not None:
         shown.append(("eps", f"{found['eps']:g}"))
     shown.append(("seed", str(found["seed"])))

@@ -20,15 +20,10 @@ from ceag_cli.images import Images, Split, Store, count_duplicates, open_store
 from ceag_cli.labels import Labels, read_labels
 from ceag_cli.lineage import GroupsReference, Lineage, Reference, newest, sha256_of
 from ceag_cli.masks import Masks
-from ceag_cli.models import (
-    Preprocessing,
-    TimmConfig,
-    architecture_of,
-    check_runs,
-    prunable_parameters,
-)
+from ceag_cli.models import Preprocessing, TimmConfig, architecture_of, check_runs
 from ceag_cli.options import ArchitectureOptions, DataOptions, DenseOptions
 from ceag_cli.progress import Reporter
+from ceag_cli.prunable import prunable_parameters
 
 
 @dataclass

@@ -90,6 +90,8 @@ class SparsityRecord:
     criterion: str
     tensors: Mapping[str, tuple[int, int]]
     """``(zeros, weights)`` of each pruned tensor."""
+    pattern: str = "unstructured"
+    """Or N:M."""
 
     @property
     def achieved(self) -> float:
@@ -112,6 +114,8 @@ class Lineage:
     groups: GroupsReference | None = None
     sparsity: SparsityRecord | None = None
     eps: float | None = None
+    recalibrated: int | None = None
+    """Train images on which BatchNorm statistics were measured anew after pruning."""
 
     def to_metadata(self) -> dict[str, str]:
         """As the string-to-string metadata of a .safetensors file."""
@@ -142,11 +146,14 @@ class Lineage:
                     "achieved": self.sparsity.achieved,
                     "scope": self.sparsity.scope,
                     "criterion": self.sparsity.criterion,
+                    "pattern": self.sparsity.pattern,
                     "tensors": {name: list(pair) for name, pair in self.sparsity.tensors.items()},
                 }
             )
         if self.eps is not None:
             metadata["ceag.eps"] = repr(self.eps)
+        if self.recalibrated is not None:
+            metadata["ceag.recalibrated"] = str(self.recalibrated)
         return metadata
 
     @classmethod
@@ -193,8 +200,12 @@ class Lineage:
                     sparsity["scope"],
                     sparsity["criterion"],
                     {name: (pair[0], pair[1]) for name, pair in sparsity["tensors"].items()},
+                    sparsity.get("pattern", "unstructured"),
                 ),
                 eps=float(metadata["ceag.eps"]) if "ceag.eps" in metadata else None,
+                recalibrated=(
+                    int(metadata["ceag.recalibrated"]) if "ceag.recalibrated" in metadata else None
+                ),
             )
         except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
             raise CheckpointError(f"{path}: its ceag metadata is damaged: {error!r}") from None

@@ -17,7 +17,13 @@ from torch import Tensor, nn
 from ceag_cli.audit import FAIL, Paired, SplitResult, audit
 from ceag_cli.checkpoints import Checkpoint
 from ceag_cli.errors import OptionError
-from ceag_cli.evaluation import Compute, Predictions, evaluate, evaluate_in_training_mode
+from ceag_cli.evaluation import (
+    Compute,
+    Predictions,
+    evaluate,
+    evaluate_in_training_mode,
+    sampled_batches,
+)
 from ceag_cli.fairgrape import FairPruning
 from ceag_cli.groups import GroupStats, set_aside
 from ceag_cli.images import Split
@@ -31,9 +37,9 @@ from ceag_cli.methods import (
     rule_of_keeping,
     troubles,
 )
-from ceag_cli.models import prunable_parameters
 from ceag_cli.options import CONSTRAINED, MitigateOptions
 from ceag_cli.progress import Reporter
+from ceag_cli.prunable import prunable_parameters
 from ceag_cli.pruning import GradualPruning
 from ceag_cli.runs import Run
 from ceag_cli.training import Schedule, Training
@@ -196,17 +202,17 @@ class Mitigation:
         return schedule
 
     def _scoring_batches(self, train: Split) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Batches in an order of their own, the same in every round."""
-        generator = torch.Generator().manual_seed(self.options.seed)
-        order = torch.randperm(len(train), generator=generator)
-        size, device = self.compute.batch_size, self.compute.device
-        if self.options.score_batches is not None:
-            order = order[: self.options.score_batches * size]
-        with self.reporter.bar("scoring weights by group", len(order)) as update:
-            for done, (rows, pixels) in enumerate(train.images.batches(order, size), start=1):
-                inputs = self.compute.to_inputs(pixels, self.source.preprocessing)
-                yield inputs, train.targets[rows].to(device), train.groups[rows].to(device)
-                update(min(done * size, len(order)), "")
+        """The same ones in every round."""
+        most = self.options.score_batches
+        return sampled_batches(
+            train,
+            self.source.preprocessing,
+            self.compute,
+            self.options.seed,
+            most and most * self.compute.batch_size,
+            self.reporter,
+            "scoring weights by group",
+        )
 
     def _split(self, name: str) -> Split:
         workers = self.options.workers

@@ -252,61 +252,6 @@ def adapt(
     )
 
 
-def classifier_names(model: nn.Module) -> set[str]:
-    """Names of the modules that make the final decision; distilled models have two."""
-    config: Mapping[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
-    named = config.get("classifier") or ()
-    names = {named} if isinstance(named, str) else set(named)
-    head = model.get_classifier() if hasattr(model, "get_classifier") else None  # type: ignore[operator]
-    heads = head if isinstance(head, (tuple, list)) else [head]
-    names |= {
-        name
-        for name, module in model.named_modules()
-        if any(module is item for item in heads) and not isinstance(module, nn.Identity)
-    }
-    return names
-
-
-def first_layer_names(model: nn.Module) -> set[str]:
-    """Names of the layers that see the pixels.
-
-    timm names them per architecture; where an argument has turned the layer into a sequence, or
-    the name does not exist, it is the first convolution or linear layer there.
-    """
-    config: Mapping[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
-    named = config.get("first_conv") or ()
-    modules = dict(model.named_modules())
-    names = set()
-    for name in [named] if isinstance(named, str) else named:
-        inside = [other for other in modules if other == name or other.startswith(f"{name}.")]
-        names |= set(next(([other] for other in inside if _prunable(modules[other])), []))
-    if not names:
-        names |= set(next(([name] for name in modules if _prunable(modules[name])), []))
-    return names
-
-
-def _prunable(module: nn.Module) -> bool:
-    return isinstance(module, (nn.Linear, nn.modules.conv._ConvNd))
-
-
-def prunable_parameters(model: nn.Module) -> list[str]:
-    """Names of the parameters that pruning may touch, in the model's order.
-
-    The weights of convolutions and linear layers, but for the first layer and the classifier.
-    Biases, norms, layer scales, class and position tokens stay dense. A weight shared by two
-    layers is listed once.
-    """
-    skipped = classifier_names(model) | first_layer_names(model)
-    parameters = {id(parameter): name for name, parameter in model.named_parameters()}
-    chosen: dict[str, None] = {}
-    for name, module in model.named_modules():
-        inside_skipped = any(name == skip or name.startswith(f"{skip}.") for skip in skipped)
-        weight = getattr(module, "weight", None)
-        if _prunable(module) and not inside_skipped and id(weight) in parameters:
-            chosen[parameters[id(weight)]] = None
-    return list(chosen)
-
-
 @torch.inference_mode()
 def check_runs(model: nn.Module, preprocessing: Preprocessing) -> None:
     """Try one black image, before any image is read.

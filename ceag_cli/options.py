@@ -240,9 +240,16 @@ class DenseOptions(DataOptions, ArchitectureOptions, TrainingOptions, RunOptions
     pretrained: bool = option(False, "Start from timm's pretrained weights.", MODEL)
 
 
+CRITERIA = ("magnitude", "random", "taylor", "snip", "fairgrape")
+NEED_DATA = ("taylor", "snip", "fairgrape")
+"""The criteria that look at images."""
+
+SCOPES = ("layer", "global", "erk")
+
+
 @dataclass(frozen=True, kw_only=True)
 class PruneOptions(DataOptions, ArchitectureOptions, TrainingOptions, RunOptions):
-    """Prune a model by weight magnitude."""
+    """Prune a model: at once, or gradually while it is fine-tuned."""
 
     checkpoint: str | None = option(
         None,
@@ -252,6 +259,59 @@ class PruneOptions(DataOptions, ArchitectureOptions, TrainingOptions, RunOptions
     )
     sparsity: float | None = option(
         None, "Fraction of the prunable weights to remove.", PRUNING, low=0, below=1
+    )
+    criterion: str = option(
+        "magnitude",
+        "What a weight is worth; taylor, snip and fairgrape look at train images (--groups).",
+        PRUNING,
+        choices=CRITERIA,
+    )
+    scope: str = option(
+        "layer",
+        "How the zeros are spread: the same sparsity in every layer, one ranking of all weights, "
+        "or by the layers' shapes (ERK).",
+        PRUNING,
+        choices=SCOPES,
+    )
+    pattern: str = option(
+        "unstructured",
+        "unstructured, or N:M: of every M weights along the input N are kept (2:4, 4:8).",
+        PRUNING,
+    )
+    max_layer_sparsity: float | None = option(
+        None,
+        "Largest fraction removed of any one layer, with --scope global or erk.",
+        PRUNING,
+        above=0,
+        high=1,
+        shown="no bound",
+    )
+    include: str | None = option(
+        None,
+        "Prune only the tensors in whose names this regular expression is found; it may name the "
+        "first layer and the classifier, which stay dense otherwise.",
+        PRUNING,
+    )
+    exclude: str | None = option(
+        None, "Leave out the tensors in whose names this regular expression is found.", PRUNING
+    )
+    dry_run: bool = option(
+        False, "Show every tensor and what would happen to it; write nothing.", PRUNING
+    )
+    score_batches: int | None = option(
+        None,
+        "Batches of train images that weights are scored on.",
+        PRUNING,
+        low=1,
+        shown="all of train",
+    )
+    recalibrate: int | None = option(
+        None,
+        "Train images on which BatchNorm statistics are measured anew after one-shot pruning; 0 "
+        "keeps the dense model's.",
+        PRUNING,
+        low=0,
+        shown="2048 with --groups",
     )
     epochs: int = option(
         0,

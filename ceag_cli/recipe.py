@@ -25,7 +25,9 @@ C = TypeVar("C", bound=Command)
 
 # What only concerns how a run is carried out or where it goes, not what comes out of it: changing
 # these does not make a resumed run another run.
-_NOT_IN_RECIPE = {"resume", "overwrite", "output", "workers", "device", "format", "strict"}
+_NOT_IN_RECIPE = {
+    *("resume", "overwrite", "output", "workers", "device", "format", "strict", "dry_run"),
+}
 
 
 class _UniqueKeys(yaml.SafeLoader):

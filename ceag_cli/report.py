@@ -6,6 +6,7 @@ Fractions become percentage points here and nowhere earlier.
 from __future__ import annotations
 
 import dataclasses
+import math
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -198,16 +199,38 @@ def dense_lines(result: DenseResult) -> list[str]:
 
 
 def prune_lines(result: PruneResult) -> list[str]:
-    """What ``prune`` prints."""
+    """What ``prune`` prints; for a dry run with a line for every tensor."""
+    amount = (
+        f"sparsity {result.sparsity:.4%} of the prunable weights ({result.zeros} of "
+        f"{result.weights} in {result.tensors} tensors), {result.sparsity_of_all:.1%} of all "
+        "parameters"
+    )
+    if result.bytes is None:
+        return [*_tensor_lines(result), amount, "dry run: nothing was written"]
     size = f"{megabytes(result.bytes)}, as before"
     if result.bytes_compressed is not None:
         size += f"; {megabytes(result.bytes_compressed)} when compressed (zlib)"
+    lines = [f"wrote {result.output}", amount]
+    if result.recalibrated is not None:
+        lines.append(f"BatchNorm statistics measured anew on {result.recalibrated} train images")
+    return [*lines, f"size {size}. Zeros do not make the model faster in PyTorch."]
+
+
+def _tensor_lines(result: PruneResult) -> list[str]:
+    """A table of the tensors, one a line: name, shape, weights, zeros and sparsity."""
+    rows = [("tensor", "shape", "weights", "zeros", "sparsity")]
+    for tensor in result.by_tensor:
+        weights = math.prod(tensor.shape)
+        fate = f"{tensor.zeros / weights:.2%}" if weights else "empty"
+        if tensor.dense_because is not None:
+            fate = f"dense: {tensor.dense_because}"
+        shape = "x".join(map(str, tensor.shape)) or "scalar"
+        rows.append((tensor.name, shape, str(weights), str(tensor.zeros), fate))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
     return [
-        f"wrote {result.output}",
-        f"sparsity {result.sparsity:.4%} of the prunable weights ({result.zeros} of "
-        f"{result.weights} in {result.tensors} tensors), {result.sparsity_of_all:.1%} of all "
-        "parameters",
-        f"size {size}. Zeros do not make the model faster in PyTorch.",
+        f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]:>{widths[2]}}  "
+        f"{row[3]:>{widths[3]}}  {row[4]}"
+        for row in rows
     ]
 
 

@@ -22,10 +22,25 @@ class DenseResult:
 
 
 @dataclass(frozen=True)
+class TensorResult:
+    """What became of one parameter."""
+
+    name: str
+    shape: tuple[int, ...]
+    zeros: int
+    dense_because: str | None
+    """Why it was not pruned; ``None`` for a tensor that was."""
+
+
+@dataclass(frozen=True)
 class PruneResult:
-    """What ``prune`` made."""
+    """What ``prune`` made, or with ``dry_run`` would make."""
 
     output: Path
+    dry_run: bool
+    criterion: str
+    scope: str
+    pattern: str
     sparsity: float
     """Fraction removed over the prunable weights."""
     sparsity_of_all: float
@@ -33,7 +48,12 @@ class PruneResult:
     zeros: int
     weights: int
     tensors: int
-    bytes: int
+    by_tensor: tuple[TensorResult, ...]
+    """Every parameter in the model's order."""
+    recalibrated: int | None
+    """Train images on which BatchNorm statistics were measured anew."""
+    bytes: int | None
+    """Size of the file; ``None`` when none was written."""
     bytes_compressed: int | None
     """Size after zlib; ``None`` for a file too large to measure in passing."""
 

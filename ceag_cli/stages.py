@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from ceag_cli.audit import Paired, Subject, audit
+from ceag_cli.batchnorm import norms_of
 from ceag_cli.checkpoints import Checkpoint, load_adapted, place, save, write_text, writes_config
 from ceag_cli.classes import class_index, class_order, ordered_names
 from ceag_cli.errors import OptionError, OutputError
@@ -47,9 +48,9 @@ from ceag_cli.models import (
     device_of,
     model_kwargs,
     preprocessing_of,
-    prunable_parameters,
 )
 from ceag_cli.options import (
+    NEED_DATA,
     AuditOptions,
     Command,
     DenseOptions,
@@ -59,10 +60,13 @@ from ceag_cli.options import (
 )
 from ceag_cli.page import page
 from ceag_cli.progress import Quiet, Reporter
-from ceag_cli.pruning import GradualPruning, magnitude_uniform
+from ceag_cli.prunable import prunable_parameters, standardised, why_dense
+from ceag_cli.pruners import OptionsPruner, target_of
+from ceag_cli.pruners import check_options as check_pruning
+from ceag_cli.pruning import GradualPruning
 from ceag_cli.recipe import as_recipe
 from ceag_cli.report import audit_document
-from ceag_cli.results import Audit, DenseResult, MitigateResult, PruneResult
+from ceag_cli.results import Audit, DenseResult, MitigateResult, PruneResult, TensorResult
 from ceag_cli.runs import Run, folder_of
 from ceag_cli.training import Training
 
@@ -140,9 +144,9 @@ def dense(options: DenseOptions, reporter: Reporter | None = None) -> DenseResul
 
 
 def prune(options: PruneOptions, reporter: Reporter | None = None) -> PruneResult:
-    """Prune a model by magnitude, the same fraction of every layer.
+    """Prune a model: one-shot, or gradually over ``epochs`` of fine-tuning on the groups CSV.
 
-    One-shot, without data, or gradually over ``epochs`` of fine-tuning on the groups CSV.
+    With a groups CSV the BatchNorm statistics of a model pruned at once are measured anew.
 
     Args:
         options: See ``ceag prune --help``.
@@ -153,26 +157,44 @@ def prune(options: PruneOptions, reporter: Reporter | None = None) -> PruneResul
         AlreadyFinished: ``resume``, and the output is there.
     """
     reporter = reporter or Quiet()
-    if options.sparsity is None:
-        raise OptionError("ceag prune needs --sparsity, the fraction of weights to remove")
+    for warning in check_pruning(options):
+        reporter.warn(warning)
     source = open_checkpoint(
         choose(options.checkpoint, ("dense",), "prune", reporter), options, reporter
     )
     output = place(options.output, derived(source.path, "pruned"))
     _refuse_same(source.path, output)
-    names = prunable_parameters(source.model)
-    data = None
+    names = tuple(prunable_parameters(source.model, options.include, options.exclude))
+    if standardised(source.model):
+        reporter.warn(
+            f"{architecture_of(source.model)} standardises its weights before it uses them: pruned "
+            "weights are zero in the file, but not in the computation"
+        )
+    data, train = None, None
     if options.epochs > 0 or options.groups is not None:
         data = open_data(options, [source], reporter, "prune")
         check_targets(data, source, options.class_map)
-        data.require(["train"] if options.epochs else [], seen_in_train=True)
+        needs_train = options.epochs or options.recalibrate or options.criterion in NEED_DATA
+        data.require(["train"] if needs_train else [], seen_in_train=True)
+        recalibrates = options.recalibrate != 0 and norms_of(source.model)
+        if needs_train or ("train" in data.labels.splits and recalibrates):
+            train = data.split("train", source.preprocessing, options.workers, reporter)
+    compute = _compute(options)
+    pruner = OptionsPruner(options, names, source, compute, reporter, data, train)
+    if options.dry_run:
+        masks = pruner(source.model, target_of(options))
+        return _prune_result(options, output, source.model, masks, None)
     run = Run(output, as_recipe(options), _inputs(data, input=source))
     state = _open_run(run, options, reporter)
+    recalibrated = None
     if options.epochs > 0:
         assert data is not None
-        masks = _prune_gradually(options, source, data, run, state, reporter)
+        assert train is not None
+        groups = data.labels.grouping.num_groups
+        masks = _prune_gradually(options, source, pruner, train, groups, run, state, reporter)
     else:
-        masks = magnitude_uniform(source.model, names, options.sparsity)
+        masks = pruner(source.model, target_of(options))
+        recalibrated = pruner.recalibrate(source.model)
     _warn_of_empty(masks, reporter)
     lineage = Lineage(
         stage="pruned",
@@ -181,11 +203,14 @@ def prune(options: PruneOptions, reporter: Reporter | None = None) -> PruneResul
         recipe=as_recipe(options),
         parents=parents_of(source, output),
         groups=data.reference(output) if data else inherited_groups(source, output),
-        sparsity=_record(options.sparsity, masks),
+        sparsity=_record(
+            target_of(options), masks, options.criterion, options.scope, options.pattern
+        ),
+        recalibrated=recalibrated,
     )
     save(output, source.model, source.config, lineage, writes_config(options.output))
     run.finish()
-    return _prune_result(output, source.model, masks)
+    return _prune_result(options, output, source.model, masks, recalibrated)
 
 
 def mitigate(options: MitigateOptions, reporter: Reporter | None = None) -> MitigateResult:
@@ -224,10 +249,6 @@ def mitigate(options: MitigateOptions, reporter: Reporter | None = None) -> Miti
 
     mitigation = Mitigation(options, source, reference, data, _compute(options), reporter)
     found = mitigation.fine_tune(masks, run, state)
-    target = options.sparsity
-    if target is None:
-        record = source.lineage and source.lineage.sparsity
-        target = record.target if record else found.masks.sparsity
     lineage = Lineage(
         stage="mitigated",
         version=_version(),
@@ -235,7 +256,7 @@ def mitigate(options: MitigateOptions, reporter: Reporter | None = None) -> Miti
         recipe=as_recipe(options),
         parents=parents_of(source, output, reference),
         groups=data.reference(output),
-        sparsity=_record(target, found.masks, _criterion(options)),
+        sparsity=_record_of_mitigated(options, source, found.masks),
         eps=options.eps,
     )
     save(output, source.model, source.config, lineage, writes_config(options.output))
@@ -425,7 +446,9 @@ def _as_it_is(options: DenseOptions) -> DenseOptions:
 def _prune_gradually(
     options: PruneOptions,
     source: Checkpoint,
-    data: Data,
+    pruner: OptionsPruner,
+    train: Split,
+    num_groups: int,
     run: Run,
     state: dict[str, Any] | None,
     reporter: Reporter,
@@ -435,19 +458,17 @@ def _prune_gradually(
         raise OptionError(f"--prune-epochs {end} must be less than --epochs {options.epochs}")
     training = Training(
         model=source.model,
-        split=data.split("train", source.preprocessing, options.workers, reporter),
+        split=train,
         preprocessing=source.preprocessing,
-        compute=_compute(options),
+        compute=pruner.compute,
         options=options,
         epochs=options.epochs,
         seed=options.seed,
-        num_groups=data.labels.grouping.num_groups,
+        num_groups=num_groups,
         run=run,
         reporter=reporter,
         title="prune",
-        schedule=GradualPruning.of(
-            source.model, prunable_parameters(source.model), options.sparsity or 0.0, end
-        ),
+        schedule=GradualPruning.of(source.model, pruner.names, target_of(options), end, pruner),
     )
     training.fit(state)
     assert training.masks is not None
@@ -462,34 +483,65 @@ def _warn_of_empty(masks: Masks, reporter: Reporter) -> None:
         reporter.warn(f"no weight is left in {', '.join(empty[:5])}{more}")
 
 
-def _criterion(options: MitigateOptions) -> str:
-    return "fairgrape" if options.method == "fairgrape" else "magnitude"
+def _record_of_mitigated(
+    options: MitigateOptions, source: Checkpoint, masks: Masks
+) -> SparsityRecord:
+    """How a model was pruned that is mitigated now: as its file says, unless it is done here."""
+    record = source.lineage.sparsity if source.lineage else None
+    if options.sparsity is None:
+        if record is None:  # pruned by another tool
+            return _record(masks.sparsity, masks, "unknown")
+        return _record(record.target, masks, record.criterion, record.scope, record.pattern)
+    criterion = "fairgrape" if options.method == "fairgrape" else "magnitude"
+    return _record(options.sparsity, masks, criterion)
 
 
-def _record(target: float, masks: Masks, criterion: str = "magnitude") -> SparsityRecord:
+def _record(
+    target: float,
+    masks: Masks,
+    criterion: str,
+    scope: str = "layer",
+    pattern: str = "unstructured",
+) -> SparsityRecord:
     return SparsityRecord(
         target=target,
-        scope="layer",
+        scope=scope,
         criterion=criterion,
+        pattern=pattern,
         tensors={
             name: (zeros, masks.pruned[name].numel()) for name, zeros in masks.zeros().items()
         },
     )
 
 
-def _prune_result(output: Path, model: nn.Module, masks: Masks) -> PruneResult:
-    zeros = sum(masks.zeros().values())
-    size = output.stat().st_size
+def _prune_result(
+    options: PruneOptions, output: Path, model: nn.Module, masks: Masks, recalibrated: int | None
+) -> PruneResult:
+    zeros = masks.zeros()
+    parameters = dict(model.named_parameters())
+    reasons = why_dense(model, zeros)
+    size = None if options.dry_run else output.stat().st_size
     return PruneResult(
         output=output,
+        dry_run=options.dry_run,
+        criterion=options.criterion,
+        scope=options.scope,
+        pattern=options.pattern,
         sparsity=masks.sparsity,
-        sparsity_of_all=zeros / sum(parameter.numel() for parameter in model.parameters()),
-        zeros=zeros,
+        sparsity_of_all=sum(zeros.values()) / sum(p.numel() for p in parameters.values()),
+        zeros=sum(zeros.values()),
         weights=sum(mask.numel() for mask in masks.pruned.values()),
-        tensors=len(masks.pruned),
+        tensors=len(zeros),
+        by_tensor=tuple(
+            TensorResult(name, tuple(p.shape), zeros.get(name, 0), reasons.get(name))
+            for name, p in parameters.items()
+        ),
+        recalibrated=recalibrated,
         bytes=size,
         bytes_compressed=(
-            len(zlib.compress(output.read_bytes(), 6)) if size <= COMPRESSED_UP_TO else None
+            len(zlib.compress(output.read_bytes(), 6))
+            if size is not None and size <= COMPRESSED_UP_TO
+            else None
         ),
     )
 

@@ -28,9 +28,10 @@ from ceag_cli.groups import BatchOutcome, GroupStats
 from ceag_cli.images import Split, flipped
 from ceag_cli.iterates import Keeper
 from ceag_cli.masks import Masks
-from ceag_cli.models import Preprocessing, classifier_names
+from ceag_cli.models import Preprocessing
 from ceag_cli.options import TrainingOptions
 from ceag_cli.progress import Reporter, Update
+from ceag_cli.prunable import classifier_names
 from ceag_cli.runs import Run
 
 

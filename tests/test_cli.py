@@ -1,6 +1,8 @@
 import json
+import math
 import os
 import shutil
+from fractions import Fraction
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -420,6 +422,241 @@ def test_a_finished_run_that_is_resumed_still_gives_one_document_or_says_nothing
     assert result.stdout == "" or json.loads(result.stdout)["schema_version"] == 1
 
 
+# Pruning
+
+
+PRUNE = ("prune", "model.safetensors", "-o", "x.safetensors")
+ON_DATA = ("--groups", "labels.csv", *FAST)
+
+
+def weights_of(path: str) -> dict[str, torch.Tensor]:
+    return safetensors.torch.load_file(path)
+
+
+@pytest.mark.parametrize("scope", ["layer", "global", "erk"])
+@pytest.mark.parametrize("criterion", ["magnitude", "random", "taylor", "snip", "fairgrape"])
+def test_every_criterion_goes_with_every_budget_that_makes_sense(
+    here: Path, criterion: str, scope: str
+) -> None:
+    command = (*PRUNE, "--criterion", criterion, "--scope", scope, "--sparsity", "0.7")
+    data = ON_DATA if criterion in ("taylor", "snip", "fairgrape") else ()
+    if criterion == "fairgrape" and scope != "layer":
+        assert errors(*command, *data) == [
+            "--criterion fairgrape preserves the groups' shares within every layer; leave out "
+            f"--scope {scope}"
+        ]
+        return
+    found = json.loads(done(*command, *data, "--format", "json").stdout)
+    zeros = {t["name"]: t["zeros"] for t in found["by_tensor"] if t["dense_because"] is None}
+    after = weights_of("x.safetensors")
+    assert {name: int((after[name] == 0).sum()) for name in zeros} == zeros
+    sizes = {name: after[name].numel() for name in zeros}
+    if scope == "layer":
+        assert zeros == {name: math.ceil(Fraction(7, 10) * size) for name, size in sizes.items()}
+    else:
+        assert sum(zeros.values()) == math.ceil(Fraction(7, 10) * sum(sizes.values()))
+        assert len({zeros[name] / size for name, size in sizes.items()}) > 2
+    record = lineage_of("x.safetensors").sparsity
+    assert record is not None
+    assert (record.criterion, record.scope, record.pattern) == (criterion, scope, "unstructured")
+    assert record.target == 0.7
+
+
+def test_criteria_choose_different_weights(here: Path) -> None:
+    chosen = set()
+    for criterion in ("magnitude", "random", "taylor", "snip", "fairgrape"):
+        output = f"{criterion}.safetensors"
+        command = ("prune", "model.safetensors", "--sparsity", "0.7", "-o", output)
+        done(*command, "--criterion", criterion, *ON_DATA)
+        after = weights_of(output)
+        names = sorted(lineage_of(output).sparsity.tensors)  # type: ignore[union-attr]
+        chosen.add(tuple((after[name] == 0).numpy().tobytes() for name in names))
+    assert len(chosen) == 5
+
+
+def test_an_n_to_m_pattern_leaves_two_of_every_four_inputs(here: Path) -> None:
+    result = done(*PRUNE, "--pattern", "2:4", "--format", "json")
+    found = json.loads(result.stdout)
+    after = weights_of("x.safetensors")
+    pruned = [t["name"] for t in found["by_tensor"] if t["dense_because"] is None]
+    assert pruned
+    for name in pruned:
+        blocks = after[name].movedim(1, -1).reshape(-1, 4)
+        assert (blocks == 0).sum(dim=1).tolist() == [2] * len(blocks)
+    # What the pattern does not fit stays dense, and says so.
+    assert {t["dense_because"] for t in found["by_tensor"]} >= {None, "first layer", "classifier"}
+    record = lineage_of("x.safetensors").sparsity
+    assert record is not None
+    assert (record.target, record.pattern) == (0.5, "2:4")
+    shown = done("info", "x.safetensors").stdout
+    assert "(target 0.5, magnitude, scope layer, 2:4)" in shown
+
+
+def test_a_pattern_survives_fine_tuning_and_is_still_named(here: Path) -> None:
+    done(*PRUNE, "--pattern", "2:4", "--prune-epochs", "0", "--epochs", "2", *ON_DATA)
+    done("mitigate", "x.safetensors", "-o", "y.safetensors", "--epochs", "1", *ON_DATA)
+    record = lineage_of("y.safetensors").sparsity
+    assert record is not None
+    assert record.pattern == "2:4"
+    after = weights_of("y.safetensors")
+    for name in record.tensors:
+        assert int((after[name].movedim(1, -1).reshape(-1, 4) == 0).sum(dim=1).min()) >= 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "ceag prune needs --sparsity, the fraction of weights to remove"),
+        (
+            ("--sparsity", "0.5", "--criterion", "taylor"),
+            "--criterion taylor scores weights on train images; name their CSV with --groups",
+        ),
+        (
+            ("--pattern", "4:2"),
+            "--pattern: '4:2' is neither 'unstructured' nor N:M with 0 < N < M, such as 2:4",
+        ),
+        (
+            ("--pattern", "2:4", "--sparsity", "0.9"),
+            "--pattern 2:4 removes 0.5 of every tensor that it fits, not 0.9; leave out --sparsity",
+        ),
+        (
+            ("--pattern", "2:4", "--scope", "global"),
+            "--pattern 2:4 fixes what every tensor gives up; leave out --scope global",
+        ),
+        (
+            ("--pattern", "2:4", "--epochs", "3", *ON_DATA),
+            "--pattern 2:4 has no steps on the way: give --prune-epochs 0, and the --epochs of "
+            "fine-tuning follow",
+        ),
+        (
+            ("--sparsity", "0.9", "--scope", "erk", "--max-layer-sparsity", "0.5"),
+            "--max-layer-sparsity 0.5 is less than --sparsity 0.9, so it cannot be reached",
+        ),
+        (
+            ("--sparsity", "0.9", "--recalibrate", "5"),
+            "--recalibrate measures on train images; name their CSV with --groups",
+        ),
+        (
+            ("--sparsity", "0.9", "--include", "layer1.0.conv9"),
+            "--include: 'layer1.0.conv9' is found in the name of none of the 16 tensors that may "
+            "be pruned; did you mean 'layer1.0.conv2.weight'?; --dry-run lists them",
+        ),
+        (
+            ("--sparsity", "0.9", "--exclude", "("),
+            "--exclude: '(' is not a regular expression: missing ), unterminated subpattern at "
+            "position 0",
+        ),
+    ],
+)
+def test_pruning_that_makes_no_sense_is_refused_with_the_reason(
+    here: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    assert errors(*PRUNE, *arguments) == [message]
+    assert not Path("x.safetensors").exists()
+    assert not Path("x.run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "warning"),
+    [
+        (
+            ("--max-layer-sparsity", "0.9"),
+            "--max-layer-sparsity has no effect with --scope layer",
+        ),
+        (("--score-batches", "1"), "--score-batches has no effect with --criterion magnitude"),
+    ],
+)
+def test_a_pruning_option_without_effect_is_named(
+    here: Path, arguments: tuple[str, ...], warning: str
+) -> None:
+    result = done(*PRUNE, "--sparsity", "0.5", *arguments)
+    assert f"warning: {warning}" in result.stderr.splitlines()
+
+
+def test_no_layer_loses_more_than_the_cap(here: Path) -> None:
+    command = (*PRUNE, "--sparsity", "0.9", "--scope", "global", "--format", "json")
+    free = json.loads(done(*command).stdout)
+    capped = json.loads(done(*command, "--max-layer-sparsity", "0.92", "--overwrite").stdout)
+
+    def most(found: dict[str, Any]) -> float:
+        return max(float(t["zeros"] / math.prod(t["shape"])) for t in found["by_tensor"])
+
+    assert most(free) > 0.92 >= most(capped)
+    assert free["zeros"] == capped["zeros"]
+
+
+def test_a_dry_run_lists_every_tensor_and_writes_nothing(here: Path) -> None:
+    before = sorted(here.rglob("*"))
+    lines = done(*PRUNE, "--sparsity", "0.5", "--dry-run").stdout.splitlines()
+    assert sorted(here.rglob("*")) == before
+    rows = {line.split()[0]: line.split()[1:] for line in lines[1:-2]}
+    assert lines[0].split() == ["tensor", "shape", "weights", "zeros", "sparsity"]
+    assert rows["fc.weight"][-2:] == ["dense:", "classifier"]
+    assert rows["fc.bias"][-4:] == ["dense:", "no", "layer's", "weight"]
+    assert rows["layer1.0.conv1.weight"][-1] == "50.00%"
+    assert lines[-1] == "dry run: nothing was written"
+    # What it shows is what happens.
+    assert lines[-2] == done(*PRUNE, "--sparsity", "0.5").stdout.splitlines()[1]
+
+
+def test_tensors_are_chosen_by_name(here: Path) -> None:
+    command = (*PRUNE, "--sparsity", "0.5", "--dry-run", "--format", "json")
+
+    def pruned(*arguments: str) -> list[str]:
+        found = json.loads(done(*command, *arguments).stdout)
+        return [t["name"] for t in found["by_tensor"] if t["dense_because"] is None]
+
+    every = pruned()
+    assert pruned("--include", "^fc|^conv1|layer1") == [
+        "conv1.0.weight",  # the first layer and the classifier too, since they are named
+        *(name for name in every if name.startswith(("conv1", "layer1"))),
+        "fc.weight",
+    ]
+    assert pruned("--exclude", "layer[12]") == [
+        name for name in every if not name.startswith(("layer1", "layer2"))
+    ]
+    assert pruned("--include", "layer1", "--exclude", "conv2") == [
+        name for name in every if name.startswith("layer1") and "conv2" not in name
+    ]
+
+
+def test_batch_norm_is_measured_anew_where_there_are_images(here: Path) -> None:
+    command = (*PRUNE, "--sparsity", "0.5", "--overwrite")
+    plain = done(*command)
+    assert "BatchNorm" not in plain.stdout
+    dense = weights_of("model.safetensors")
+    assert torch.equal(weights_of("x.safetensors")["bn1.running_mean"], dense["bn1.running_mean"])
+
+    lines = done(*command, *ON_DATA).stdout.splitlines()
+    assert "BatchNorm statistics measured anew on 24 train images" in lines
+    anew = weights_of("x.safetensors")
+    assert not torch.equal(anew["bn1.running_mean"], dense["bn1.running_mean"])
+    assert lineage_of("x.safetensors").recalibrated == 24
+    assert "measured anew on 24 train images" in done("info", "x.safetensors").stdout
+    done(*command, *ON_DATA)
+    assert all(
+        torch.equal(anew[name], value) for name, value in weights_of("x.safetensors").items()
+    )
+
+    done(*command, *ON_DATA, "--recalibrate", "0")
+    assert torch.equal(weights_of("x.safetensors")["bn1.running_mean"], dense["bn1.running_mean"])
+    assert lineage_of("x.safetensors").recalibrated is None
+
+
+def test_a_model_that_standardises_its_weights_is_warned_of(images: Path) -> None:
+    done(
+        *("dense", "--groups", "labels.csv", "--model", "test_nfnet", "--img-size", "32", *FAST),
+        "--epochs",
+        "1",
+    )
+    result = done("prune", "model.safetensors", "--sparsity", "0.5")
+    (warning,) = [line for line in result.stderr.splitlines() if line.startswith("warning: ")]
+    assert warning == (
+        "warning: test_nfnet standardises its weights before it uses them: pruned weights are zero "
+        "in the file, but not in the computation"
+    )
+
+
 # Info
 
 
@@ -427,7 +664,9 @@ def test_info_shows_lineage_architecture_sparsity_eps_groups_and_seed(here: Path
     shown = done("info", "model.mitigated.safetensors").stdout
     lines = dict(line.split(maxsplit=1) for line in shown.splitlines())
     assert lines["architecture"] == "test_resnet, 3 classes"
-    assert lines["sparsity"] == "50.0000% of 14 tensors (target 0.5, magnitude, per layer)"
+    assert lines["sparsity"] == (
+        "50.0000% of 14 tensors (target 0.5, magnitude, scope layer, unstructured)"
+    )
     assert lines["eps"] == "0.25"
     assert lines["seed"] == "42"
     assert lines["groups"] == "labels.csv by group, label label"

@@ -15,7 +15,7 @@ from toys import tiny_model
 from ceag_cli import fairgrape
 from ceag_cli.errors import PruningError
 from ceag_cli.fairgrape import FairPruning, group_importance, preserve_shares, prune_fairly
-from ceag_cli.models import prunable_parameters
+from ceag_cli.prunable import prunable_parameters
 
 Batch = tuple[Tensor, Tensor, Tensor]
 

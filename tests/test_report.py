@@ -485,6 +485,12 @@ def test_mitigate_says_when_they_hold() -> None:
 def test_prune_promises_no_speed() -> None:
     result = PruneResult(
         output=Path("model.pruned.safetensors"),
+        dry_run=False,
+        criterion="magnitude",
+        scope="layer",
+        pattern="unstructured",
+        by_tensor=(),
+        recalibrated=None,
         bytes=46_837_000,
         bytes_compressed=9_000_000,
         sparsity=0.9,

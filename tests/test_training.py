@@ -21,9 +21,10 @@ from ceag_cli.images import Split
 from ceag_cli.iterates import Keeper
 from ceag_cli.lineage import Lineage, read_metadata
 from ceag_cli.masks import Masks
-from ceag_cli.models import Preprocessing, prunable_parameters
+from ceag_cli.models import Preprocessing
 from ceag_cli.options import DenseOptions, MitigateOptions, PruneOptions, TrainingOptions
 from ceag_cli.progress import Quiet
+from ceag_cli.prunable import prunable_parameters
 from ceag_cli.pruning import GradualPruning, magnitude_uniform
 from ceag_cli.runs import Run
 from ceag_cli.stages import dense, mitigate, prune

@@ -39,9 +39,10 @@ from ceag_cli.groups import BatchOutcome, Grouping, GroupStats
 from ceag_cli.images import Split
 from ceag_cli.masks import Masks
 from ceag_cli.methods import objective
-from ceag_cli.models import Preprocessing, prunable_parameters
+from ceag_cli.models import Preprocessing
 from ceag_cli.options import MitigateOptions
 from ceag_cli.progress import Quiet
+from ceag_cli.prunable import prunable_parameters
 from ceag_cli.pruning import magnitude_uniform
 from ceag_cli.runs import Run
 from ceag_cli.training import Training
