@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install test lint demo demo-seeds bench bench-methods bench-choices clean
+.PHONY: install test lint families demo demo-seeds bench bench-methods bench-choices clean
 
 install: .venv/installed
 
@@ -23,7 +23,10 @@ lint: install
 demo: install
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash recipes/digits/demo.sh
 
-# Longer checks; their results are in docs/benchmarks.md.
+# Longer checks; their results are in docs/.
+
+families: install
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python -m pytest tests/test_families.py --every-family
 
 demo-seeds: install
 	test -e demo/labels.csv || $(BIN)/python recipes/digits/write_digits.py demo
@@ -31,6 +34,7 @@ demo-seeds: install
 
 bench: install
 	$(BIN)/python recipes/benchmarks/steps.py
+	$(BIN)/python recipes/benchmarks/pruning.py
 
 bench-methods: install
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash recipes/benchmarks/methods.sh demo/methods

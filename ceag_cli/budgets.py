@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from decimal import ROUND_FLOOR, Decimal
+from functools import partial
 
 from torch import Tensor
 
@@ -143,7 +144,7 @@ def _ranked(names: Sequence[str], target: int, scores: Scores) -> dict[str, int]
     """How many of the ``target`` smallest scores each tensor has."""
     if target == 0:
         return dict.fromkeys(names, 0)
-    threshold = kth_smallest(lambda: (scores(name) for name in names), target)
+    threshold = kth_smallest([partial(scores, name) for name in names], target)
     both = {name: count_at_most(scores(name), threshold) for name in names}
     counts = {name: below for name, (below, _) in both.items()}
     missing = target - sum(counts.values())

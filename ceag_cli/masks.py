@@ -8,7 +8,9 @@ after every optimiser step, because momentum and weight decay would otherwise re
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+import math
+import struct
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,52 +21,85 @@ CHUNK = 2**18
 """Scores looked at together: as many as a processor's cache holds with what is made of them."""
 
 
-def kth_smallest(parts: Callable[[], Iterable[Tensor]], k: int) -> float:
+def kth_smallest(parts: Sequence[Callable[[], Tensor]], k: int) -> float:
     """The k-th smallest of many scores, exactly, without sorting or copying them.
 
     The bits of a float, with those after the sign flipped where it is negative, are a whole number
     in the same order. So two histograms of 65,536 bins find it: of the upper 16 bits, and of the
     lower 16 among the scores with the upper ones that it has. Memory beyond the scores is a few
-    hundred kilobytes, whatever their number.
+    megabytes, whatever their number.
 
     Args:
-        parts: Gives the scores, float32 without NaN, anew at each call (twice).
+        parts: Each gives some of the scores, float32 without NaN, anew when called (twice), so
+            that no more than one part has to be in memory.
         k: Counted from 1, at most the number of scores.
 
-    >>> kth_smallest(lambda: [torch.tensor([3.0, -1.0]), torch.tensor([2.0])], 2)
+    >>> kth_smallest([lambda: torch.tensor([3.0, -1.0]), lambda: torch.tensor([2.0])], 2)
     2.0
     """
-    upper, k = _digit_of_kth(parts, k, lambda keys: (keys >> 16) + 2**15)
-    lower, _ = _digit_of_kth(parts, k, lambda keys: keys[(keys >> 16) + 2**15 == upper] & 0xFFFF)
-    key = torch.tensor((upper - 2**15) * 2**16 + lower, dtype=torch.int32)
-    return float(_keys(key).view(torch.float32))
+    upper, k = _digit_of_kth(parts, k, _upper_half)
+    low, high = _ends(upper)
+
+    def lower_half(chunk: Tensor) -> Tensor:
+        return _keys(chunk[(chunk >= low) & (chunk <= high)]) & 0xFFFF
+
+    lower, _ = _digit_of_kth(parts, k, lower_half)
+    return _float_of((upper - 2**15) << 16 | lower)
 
 
 def _digit_of_kth(
-    parts: Callable[[], Iterable[Tensor]], k: int, digits: Callable[[Tensor], Tensor]
+    parts: Sequence[Callable[[], Tensor]], k: int, digits: Callable[[Tensor], Tensor]
 ) -> tuple[int, int]:
     """The 16-bit digit of the k-th smallest, and its rank among the scores with that digit."""
     counts = torch.zeros(2**16, dtype=torch.int64)
-    for scores in parts():
-        for chunk in torch.split(scores.detach().reshape(-1), CHUNK):
-            keys = _keys((chunk.cpu() + 0.0).view(torch.int32))  # -0.0 becomes 0.0
-            counts += torch.bincount(digits(keys), minlength=2**16)
+    for part in parts:
+        _count_digits(part(), digits, counts)
     up_to = counts.cumsum(0)
     digit = int(torch.searchsorted(up_to, k))
     return digit, k - int(up_to[digit] - counts[digit])
 
 
-def _keys(bits: Tensor) -> Tensor:
-    """Whole numbers in the order of the floats whose bits these are; its own inverse."""
-    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+def _count_digits(scores: Tensor, digits: Callable[[Tensor], Tensor], counts: Tensor) -> None:
+    for chunk in torch.split(scores.detach().reshape(-1), CHUNK):
+        found = torch.bincount(digits(chunk.cpu()))
+        counts[: len(found)] += found
+
+
+def _upper_half(chunk: Tensor) -> Tensor:
+    return (_keys(chunk) >> 16).add_(2**15)
+
+
+def _keys(chunk: Tensor) -> Tensor:
+    """Whole numbers, int32, in the order of some floats; both zeros are 0."""
+    bits = (chunk + 0.0).view(torch.int32)
+    if len(bits) and int(bits.amin()) < 0:  # a float below zero has its sign bit set
+        bits.bitwise_xor_((bits >> 31).bitwise_and_(0x7FFFFFFF))
+    return bits
+
+
+def _float_of(key: int) -> float:
+    """The float that has a key."""
+    bits = key if key >= 0 else key ^ 0x7FFFFFFF
+    value: float = struct.unpack("f", struct.pack("i", bits))[0]
+    return value
+
+
+def _ends(upper: int) -> tuple[float, float]:
+    """The smallest and the largest float whose keys have an upper half."""
+    first = (upper - 2**15) << 16
+    last = first | 0xFFFF
+    low, high = _float_of(first), _float_of(last if first >= 0 else min(last, -2))  # -1 is -0.0
+    # Beyond the infinities lie NaNs.
+    return (-math.inf if math.isnan(low) else low), (math.inf if math.isnan(high) else high)
 
 
 def count_at_most(scores: Tensor, threshold: float) -> tuple[int, int]:
     """How many scores are below a threshold, and how many are equal to it."""
-    return int((scores < threshold).sum()), int((scores == threshold).sum())
+    below, equal = scores < threshold, scores == threshold
+    return int(below.count_nonzero()), int(equal.count_nonzero())  # a sum would copy to int64
 
 
-def smallest(scores: Tensor, count: int) -> Tensor:
+def smallest(scores: Tensor, count: int, out: Tensor | None = None) -> Tensor:
     """Mark exactly the ``count`` smallest scores.
 
     Among equal scores the first in memory order are kept, so the result is unique.
@@ -72,6 +107,7 @@ def smallest(scores: Tensor, count: int) -> Tensor:
     Args:
         scores: Any shape, without NaN; taken in single precision.
         count: In [0, number of scores].
+        out: Bool tensor of the same shape to write to.
 
     Returns:
         Bool tensor of the same shape with exactly ``count`` True.
@@ -79,16 +115,16 @@ def smallest(scores: Tensor, count: int) -> Tensor:
     >>> smallest(torch.tensor([3.0, 1.0, 2.0, 1.0]), 1)
     tensor([False, False, False,  True])
     """
-    if count <= 0:
-        return torch.zeros_like(scores, dtype=torch.bool)
-    if count >= scores.numel():
-        return torch.ones_like(scores, dtype=torch.bool)
+    pruned = torch.empty_like(scores, dtype=torch.bool) if out is None else out
+    if count <= 0 or count >= scores.numel():
+        return pruned.fill_(count > 0)
     scores = scores.float()
-    threshold = kth_smallest(lambda: [scores], count)
-    pruned = (scores < threshold).reshape(-1)
+    threshold = kth_smallest([lambda: scores], count)
+    torch.lt(scores, threshold, out=pruned)
     ties = torch.nonzero(scores.reshape(-1) == threshold).reshape(-1)
-    pruned[ties[len(ties) - (count - int(pruned.sum())) :]] = True
-    return pruned.reshape(scores.shape)
+    more = count - int(pruned.count_nonzero())
+    pruned.view(-1)[ties[len(ties) - more :]] = True
+    return pruned
 
 
 class Masks:
@@ -133,7 +169,7 @@ class Masks:
 
     def zeros(self) -> dict[str, int]:
         """Number of pruned weights by parameter name."""
-        return {name: int(mask.sum()) for name, mask in self.pruned.items()}
+        return {name: int(mask.count_nonzero()) for name, mask in self.pruned.items()}
 
     @property
     def sparsity(self) -> float:

@@ -62,8 +62,13 @@ def prune(
         return _ranked(name, chosen[name].detach(), score)
 
     shapes = {name: tuple(weight.shape) for name, weight in chosen.items()}
+    # Made before anything else, so that what is needed in between can be used again and again.
+    pruned = {
+        name: torch.empty(shape, dtype=torch.bool, device=chosen[name].device)
+        for name, shape in shapes.items()
+    }
     counts = budget(shapes, sparsity, scores)
-    pruned, denser = {}, []
+    denser = []
     for name, weight in chosen.items():
         already = weight.numel() - int(weight.detach().count_nonzero())
         count = max(counts[name], already) if on_the_way else counts[name]
@@ -74,7 +79,7 @@ def prune(
                 "more or start from the dense model"
             )
             continue
-        pruned[name] = smallest(scores(name), count)
+        smallest(scores(name), count, out=pruned[name])
     if denser:
         raise PruningError(denser)
     masks = Masks(model, pruned)
@@ -124,7 +129,10 @@ def prune_pattern(model: nn.Module, names: Iterable[str], pattern: Pattern, scor
 
 def _ranked(name: str, weight: Tensor, score: Score) -> Tensor:
     """Scores in single precision; zeros rank below all, so that a new mask contains the old one."""
-    return score(name, weight).float().masked_fill_(weight == 0, -torch.inf)
+    scores = score(name, weight).float()
+    if int(weight.count_nonzero()) < weight.numel():
+        scores.masked_fill_(weight == 0, -torch.inf)
+    return scores
 
 
 def _finite(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Parameter]:

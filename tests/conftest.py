@@ -1,0 +1,11 @@
+from __future__ import annotations
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--every-family",
+        action="store_true",
+        help="prune a model of every family of timm instead of a few (make families)",
+    )
