@@ -1,8 +1,7 @@
 """Any timm model can be pruned: a small model of every family goes through the whole of it.
 
 `make families` takes the smallest variant of each of timm's modules, which takes long; `make test`
-takes some that are small. What cannot be pruned is listed here by name, with the reason, and in
-docs/families.md.
+takes some that are small.
 """
 
 from __future__ import annotations
