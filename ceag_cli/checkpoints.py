@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import pickle
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,10 +34,14 @@ from ceag_cli.models import (
     preprocessing_of,
 )
 from ceag_cli.options import ArchitectureOptions
+from ceag_cli.packing import pack, unpack
 from ceag_cli.prunable import classifier_names, first_layer_names
 
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
+
+PACKED = "ceag.packed"
+"""Key of the metadata of a packed file."""
 
 
 @dataclass
@@ -111,7 +116,11 @@ def load_adapted(path: Path, num_classes: int, options: ArchitectureOptions) -> 
         kwargs = model_kwargs(options)
         bare = _bare(config["architecture"], state, kwargs, options, infer_classes=True)
         config = describe(bare, preprocessing_of(bare), None)
-    return adapt(config, path, num_classes=num_classes, options=options)
+    with tempfile.TemporaryDirectory() as folder:
+        if PACKED in read_metadata(path):  # timm reads the file itself
+            path = Path(folder, WEIGHTS_NAME)
+            safetensors.torch.save_file(state, path, metadata={"format": "pt"})
+        return adapt(config, path, num_classes=num_classes, options=options)
 
 
 def read_state(
@@ -125,9 +134,10 @@ def read_state(
     metadata = read_metadata(path)
     if path.suffix == ".safetensors":
         try:
-            return safetensors.torch.load_file(path), None, metadata
+            state = safetensors.torch.load_file(path)
         except (SafetensorError, OSError, ValueError) as error:
             raise CheckpointError(f"{path}: not a whole .safetensors file: {error}") from None
+        return (unpacked(path, state, metadata) if PACKED in metadata else state), None, metadata
     try:
         # timm's training checkpoints store their command line as a Namespace: harmless.
         with torch.serialization.safe_globals([argparse.Namespace]):
@@ -307,9 +317,23 @@ def writes_config(output: str | None) -> bool:
 
 
 def save(
-    path: Path, model: nn.Module, config: TimmConfig, lineage: Lineage, with_config: bool
+    path: Path,
+    model: nn.Module,
+    config: TimmConfig,
+    lineage: Lineage,
+    with_config: bool,
+    *,
+    packed: bool = False,
 ) -> None:
     """Write a model; the file is whole or not there.
+
+    Args:
+        path: A .safetensors file.
+        model: Its weights are written under timm's keys.
+        config: Timm's configuration, for the metadata.
+        lineage: Where the model comes from, for the metadata.
+        with_config: Also write timm's ``config.json`` beside it.
+        packed: Write the weights in fewer bytes (``packing``).
 
     Raises:
         OutputError: The folder cannot be written.
@@ -320,19 +344,47 @@ def save(
         for name, tensor in model.state_dict().items()
     }
     metadata = {"format": "pt", "ceag.timm": json.dumps(config)} | lineage.to_metadata()
+    write_tensors(path, tensors, metadata, packed=packed)
+    if with_config:
+        write_text(path.parent / CONFIG_NAME, json.dumps(config, indent=2) + "\n")
+
+
+def write_tensors(
+    path: Path, tensors: dict[str, Tensor], metadata: dict[str, str], *, packed: bool = False
+) -> None:
+    """Write a .safetensors file, plain or packed; it is whole or not there.
+
+    Raises:
+        OutputError: The folder cannot be written, or a tensor cannot be packed.
+    """
     try:
+        if packed:
+            tensors, index = pack(tensors)
+            metadata = metadata | {PACKED: json.dumps(index)}
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
         try:
             safetensors.torch.save_file(tensors, temporary, metadata=metadata)
             temporary.chmod(0o666 & ~_umask())  # safetensors leaves it readable by the owner alone
             os.replace(temporary, path)
-            if with_config:
-                write_text(path.parent / CONFIG_NAME, json.dumps(config, indent=2) + "\n")
         finally:
             temporary.unlink(missing_ok=True)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, ValueError) as error:
         raise OutputError(f"{path}: cannot be written: {error}") from None
+
+
+def unpacked(
+    path: Path, state: dict[str, Tensor], metadata: Mapping[str, str]
+) -> dict[str, Tensor]:
+    """The tensors of a packed file.
+
+    Raises:
+        CheckpointError: It is damaged.
+    """
+    try:
+        return unpack(state, json.loads(metadata[PACKED]))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: not a whole packed file: {error}") from None
 
 
 def _umask() -> int:

@@ -299,6 +299,56 @@ def _info(
         _show(info.lines(found), found, output_format == "json")
 
 
+_Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output", "-o", help="File to write. [default: beside FILE]", show_default=False
+    ),
+]
+_Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
+
+
+def _show_archived(found: Any) -> None:
+    from ceag_cli.report import megabytes
+
+    typer.echo(
+        f"wrote {found.output}: {megabytes(found.bytes)} "
+        f"({found.source}: {megabytes(found.bytes_before)})"
+    )
+
+
+@app.command("pack", rich_help_panel="Commands")
+def _pack(
+    file: Annotated[Path, typer.Argument(help="A .safetensors file.")],
+    output: _Output = None,
+    overwrite: _Overwrite = False,
+) -> None:
+    """Write a pruned model in fewer bytes. Every command of ceag reads it; timm does not.
+
+    Example: ceag pack model.pruned.safetensors
+    """
+    with exit_codes():
+        from ceag_cli.archives import pack_file
+
+        _show_archived(pack_file(file, output, overwrite=overwrite))
+
+
+@app.command("unpack", rich_help_panel="Commands")
+def _unpack(
+    file: Annotated[Path, typer.Argument(help="A file that ceag has packed.")],
+    output: _Output = None,
+    overwrite: _Overwrite = False,
+) -> None:
+    """Write a packed model as a plain timm file, the same weights bit for bit.
+
+    Example: ceag unpack model.pruned.packed.safetensors
+    """
+    with exit_codes():
+        from ceag_cli.archives import unpack_file
+
+        _show_archived(unpack_file(file, output, overwrite=overwrite))
+
+
 def _version(value: bool) -> None:
     if value:
         from importlib.metadata import version

@@ -298,6 +298,12 @@ class PruneOptions(DataOptions, ArchitectureOptions, TrainingOptions, RunOptions
     dry_run: bool = option(
         False, "Show every tensor and what would happen to it; write nothing.", PRUNING
     )
+    pack: bool = option(
+        False,
+        "Write a packed file, really smaller, which every command of ceag reads; 'ceag unpack' "
+        "makes a plain timm file of it.",
+        OUTPUT,
+    )
     score_batches: int | None = option(
         None,
         "Batches of train images that weights are scored on.",

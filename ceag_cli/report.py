@@ -207,9 +207,9 @@ def prune_lines(result: PruneResult) -> list[str]:
     )
     if result.bytes is None:
         return [*_tensor_lines(result), amount, "dry run: nothing was written"]
-    size = f"{megabytes(result.bytes)}, as before"
-    if result.bytes_compressed is not None:
-        size += f"; {megabytes(result.bytes_compressed)} when compressed (zlib)"
+    size = f"{megabytes(result.bytes)}, {'packed' if result.packed else 'as before'}"
+    if result.bytes_packed is not None:
+        size += f"; {megabytes(result.bytes_packed)} with --pack"
     lines = [f"wrote {result.output}", amount]
     if result.recalibrated is not None:
         lines.append(f"BatchNorm statistics measured anew on {result.recalibrated} train images")

@@ -54,8 +54,10 @@ class PruneResult:
     """Train images on which BatchNorm statistics were measured anew."""
     bytes: int | None
     """Size of the file; ``None`` when none was written."""
-    bytes_compressed: int | None
-    """Size after zlib; ``None`` for a file too large to measure in passing."""
+    packed: bool
+    """Whether the file is a packed one."""
+    bytes_packed: int | None
+    """Size of a plain file's weights if they were packed; ``None`` for one too large to try."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ order, and what is written. Logic lives further down.
 from __future__ import annotations
 
 import json
-import zlib
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ceag_cli.archives import packed_name
 from ceag_cli.audit import Paired, Subject, audit
 from ceag_cli.batchnorm import norms_of
 from ceag_cli.checkpoints import Checkpoint, load_adapted, place, save, write_text, writes_config
@@ -58,6 +58,7 @@ from ceag_cli.options import (
     PruneOptions,
     RunOptions,
 )
+from ceag_cli.packing import pack
 from ceag_cli.page import page
 from ceag_cli.progress import Quiet, Reporter
 from ceag_cli.prunable import prunable_parameters, standardised, why_dense
@@ -72,8 +73,8 @@ from ceag_cli.training import Training
 
 DEFAULT_EPS = 0.02
 
-COMPRESSED_UP_TO = 200 * 1024**2
-"""Bytes of a file up to which its compressed size is measured."""
+PACKED_UP_TO = 400 * 1024**2
+"""Bytes of a file up to which its packed size is measured in passing."""
 
 
 def dense(options: DenseOptions, reporter: Reporter | None = None) -> DenseResult:
@@ -162,8 +163,11 @@ def prune(options: PruneOptions, reporter: Reporter | None = None) -> PruneResul
     source = open_checkpoint(
         choose(options.checkpoint, ("dense",), "prune", reporter), options, reporter
     )
-    output = place(options.output, derived(source.path, "pruned"))
+    default = derived(source.path, "pruned")
+    output = place(options.output, packed_name(default) if options.pack else default)
     _refuse_same(source.path, output)
+    if options.pack and writes_config(options.output):
+        raise OptionError("-o DIR/ is for plain timm, which cannot read a packed file (--pack)")
     names = tuple(prunable_parameters(source.model, options.include, options.exclude))
     if standardised(source.model):
         reporter.warn(
@@ -208,7 +212,8 @@ def prune(options: PruneOptions, reporter: Reporter | None = None) -> PruneResul
         ),
         recalibrated=recalibrated,
     )
-    save(output, source.model, source.config, lineage, writes_config(options.output))
+    with_config = writes_config(options.output)
+    save(output, source.model, source.config, lineage, with_config, packed=options.pack)
     run.finish()
     return _prune_result(options, output, source.model, masks, recalibrated)
 
@@ -538,12 +543,17 @@ def _prune_result(
         ),
         recalibrated=recalibrated,
         bytes=size,
-        bytes_compressed=(
-            len(zlib.compress(output.read_bytes(), 6))
-            if size is not None and size <= COMPRESSED_UP_TO
-            else None
-        ),
+        packed=options.pack,
+        bytes_packed=_packed_size(model, size) if size is not None and not options.pack else None,
     )
+
+
+def _packed_size(model: nn.Module, size: int) -> int | None:
+    """Bytes that the weights would take when packed; ``None`` for a file too large for that."""
+    if size > PACKED_UP_TO:
+        return None
+    packed, _ = pack(model.state_dict())
+    return sum(tensor.numel() for tensor in packed.values())
 
 
 def _eps(options: AuditOptions, sparse: Checkpoint) -> tuple[float, str]:

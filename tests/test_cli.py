@@ -657,6 +657,47 @@ def test_a_model_that_standardises_its_weights_is_warned_of(images: Path) -> Non
     )
 
 
+def test_a_packed_model_is_accepted_wherever_a_plain_one_is(here: Path) -> None:
+    done(*PRUNE, "--sparsity", "0.9")
+    plain = weights_of("x.safetensors")
+    done("prune", "model.safetensors", "--sparsity", "0.9", "--pack", "-o", "p.safetensors")
+    assert Path("p.safetensors").stat().st_size < Path("x.safetensors").stat().st_size / 2
+    assert lineage_of("p.safetensors").sparsity == lineage_of("x.safetensors").sparsity
+
+    # Fine-tuned, audited, described and pruned further as the plain one is.
+    for name in "xp":
+        source = f"{name}.safetensors"
+        done("mitigate", source, "-o", f"{name}m.safetensors", "--epochs", "1", *ON_DATA)
+        ceag("audit", source, "--groups", "labels.csv", "-o", f"{name}-audit")
+        done("prune", source, "--sparsity", "0.95", "-o", f"{name}2.safetensors")
+        done("dense", "--checkpoint", source, "--epochs", "0", "-o", f"{name}d.safetensors")
+        adapted = ("--checkpoint", source, "--epochs", "1", "--img-size", "24", *ON_DATA)
+        done("dense", *adapted, "-o", f"{name}a.safetensors")
+        assert "sparsity" in done("info", source).stdout
+    for kind in ("m", "2", "d", "a"):
+        a, b = weights_of(f"x{kind}.safetensors"), weights_of(f"p{kind}.safetensors")
+        assert all(torch.equal(a[key], b[key]) for key in a), kind
+    audits = [json.loads(Path(f"{name}-audit/audit.json").read_text()) for name in "xp"]
+    assert audits[0]["groups"] == audits[1]["groups"]
+
+    done("unpack", "p.safetensors", "-o", "u.safetensors")
+    restored = weights_of("u.safetensors")
+    assert restored.keys() == plain.keys()
+    assert all(torch.equal(restored[key], plain[key]) for key in plain)
+    assert (
+        read_metadata(Path("u.safetensors")).keys() == read_metadata(Path("x.safetensors")).keys()
+    )
+
+
+def test_the_default_name_of_a_packed_file_says_so(here: Path) -> None:
+    result = done("prune", "model.safetensors", "--sparsity", "0.9", "--pack")
+    assert result.stdout.splitlines()[0] == "wrote model.pruned.packed.safetensors"
+    assert ", packed. Zeros" in result.stdout
+    assert errors(*PRUNE[:2], "--sparsity", "0.9", "--pack", "-o", "out/") == [
+        "-o DIR/ is for plain timm, which cannot read a packed file (--pack)"
+    ]
+
+
 # Info
 
 

@@ -492,7 +492,8 @@ def test_prune_promises_no_speed() -> None:
         by_tensor=(),
         recalibrated=None,
         bytes=46_837_000,
-        bytes_compressed=9_000_000,
+        packed=False,
+        bytes_packed=9_000_000,
         sparsity=0.9,
         zeros=900,
         weights=1000,
@@ -504,11 +505,11 @@ def test_prune_promises_no_speed() -> None:
         "wrote model.pruned.safetensors",
         "sparsity 90.0000% of the prunable weights (900 of 1000 in 20 tensors), 85.6% of all "
         "parameters",
-        "size 46.8 MB, as before; 9.0 MB when compressed (zlib). Zeros do not make the model "
+        "size 46.8 MB, as before; 9.0 MB with --pack. Zeros do not make the model "
         "faster in PyTorch.",
     ]
-    unmeasured = dataclasses.replace(result, bytes_compressed=None)
-    assert "compressed" not in prune_lines(unmeasured)[2]
+    unmeasured = dataclasses.replace(result, bytes_packed=None)
+    assert "--pack" not in prune_lines(unmeasured)[2]
 
 
 def test_dense_names_what_it_measured() -> None:
