@@ -252,11 +252,14 @@ def _bare(
 
 
 def _input_channels(model: nn.Module) -> int | None:
-    """Channels of the first layer, where that is a convolution."""
+    """Channels of the images, 1 or 3, where the first layer is a convolution over them.
+
+    It is not in models that transform the image first (csatv2 sees its frequencies).
+    """
     modules = dict(model.named_modules())
     for name in first_layer_names(model):
         module = modules[name]
-        if isinstance(module, nn.modules.conv._ConvNd):
+        if isinstance(module, nn.modules.conv._ConvNd) and module.in_channels in (1, 3):
             return module.in_channels
     return None
 
