@@ -13,10 +13,10 @@ shift
 
 subset() {
     [ -e "$1/labels.csv" ] ||
-        python "$here/subset.py" "$data/$2/labels.csv" "$1/labels.csv" "$3" "$4"
+        python "$here/subset.py" "$data/$1/labels.csv" "$1/labels.csv" "$2" "$3"
 }
-subset cifar100 cifar100 label 100   # 100 of 500 images a class
-subset fairface fairface64 race 1/3  # 10,000 images, the races as frequent as they are
+subset cifar100 label 100    # 100 of 500 images a class
+subset fairface64 race 1/3 # 10,000 images, the races as frequent as they are
 
 for recipe in "${@:-cifar100-classes cifar100-hidden fairface-race}"; do
     for name in $recipe; do
