@@ -88,7 +88,7 @@ def erk(
         }
 
     # What is kept grows with the scale, from the least that the caps allow to everything.
-    low, high = 0.0, max(sizes[name] / wish[name] for name in sizes)
+    low, high = 0.0, max((sizes[name] / wish[name] for name in sizes if wish[name]), default=0.0)
     keep = sum(sizes.values()) - target
     for _ in range(128):  # more halvings than a float has bits
         middle = (low + high) / 2

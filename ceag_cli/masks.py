@@ -107,7 +107,7 @@ def smallest(scores: Tensor, count: int, out: Tensor | None = None) -> Tensor:
     Args:
         scores: Any shape, without NaN; taken in single precision.
         count: In [0, number of scores].
-        out: Bool tensor of the same shape to write to.
+        out: Contiguous bool tensor of the same shape to write to.
 
     Returns:
         Bool tensor of the same shape with exactly ``count`` True.
@@ -115,7 +115,9 @@ def smallest(scores: Tensor, count: int, out: Tensor | None = None) -> Tensor:
     >>> smallest(torch.tensor([3.0, 1.0, 2.0, 1.0]), 1)
     tensor([False, False, False,  True])
     """
-    pruned = torch.empty_like(scores, dtype=torch.bool) if out is None else out
+    pruned = out
+    if pruned is None:  # in plain memory order, whatever that of the scores is
+        pruned = torch.empty(scores.shape, dtype=torch.bool, device=scores.device)
     if count <= 0 or count >= scores.numel():
         return pruned.fill_(count > 0)
     scores = scores.float()

@@ -137,6 +137,8 @@ class OptionsPruner:
 
     def __call__(self, model: nn.Module, sparsity: float, *, on_the_way: bool = False) -> Masks:
         """Prune in place to a sparsity; see ``pruning.prune``."""
+        if self.options.criterion in NEED_DATA:
+            self.compute.place(model)
         if self.options.criterion == "fairgrape":
             assert self.data is not None
             groups = self.data.labels.grouping.num_groups
@@ -155,7 +157,6 @@ class OptionsPruner:
         if criterion == "random":
             return scores.random_order(self.options.seed)
         of_gradients = {"taylor": scores.taylor, "snip": scores.snip}[criterion]
-        self.compute.place(model)
         return of_gradients(model, self.names, self._batches)
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

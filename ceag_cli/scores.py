@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ceag_cli.errors import PruningError
+
 Score = Callable[[str, Tensor], Tensor]
 
 Batches = Callable[[], Iterable[tuple[Tensor, Tensor, Tensor]]]
@@ -63,7 +65,11 @@ def _of_gradients(
     batches: Batches,
     each_batch: Callable[[Tensor], Tensor],
 ) -> Score:
-    """``|sum over batches of f(w dL/dw)|`` for the weights as they are now."""
+    """``|sum over batches of f(w dL/dw)|`` for the weights as they are now.
+
+    Raises:
+        PruningError: A gradient is NaN or infinite.
+    """
     parameters = dict(model.named_parameters())
     chosen = [parameters[name] for name in names]
     sums = [torch.zeros_like(weight, dtype=torch.float32) for weight in chosen]
@@ -76,5 +82,8 @@ def _of_gradients(
             if gradient is not None:  # a weight that has no part in the output is worth nothing
                 total += each_batch(weight.detach() * gradient)
     model.train(training)
+    bad = [name for name, total in zip(names, sums, strict=True) if not total.isfinite().all()]
+    if bad:
+        raise PruningError([f"tensor '{name}': NaN or infinite gradients" for name in bad])
     found: Mapping[str, Tensor] = dict(zip(names, sums, strict=True))
     return lambda name, weight: found[name].abs()

@@ -45,7 +45,9 @@ SECTIONS: dict[str, type[Command]] = {
     "prune": PruneOptions,
     "mitigate": MitigateOptions,
 }
-SET_BY_THE_SWEEP = ("seed", "output", "resume", "overwrite", "sparsity", "format", "strict")
+SET_BY_THE_SWEEP = (
+    *("seed", "output", "resume", "overwrite", "sparsity", "format", "strict", "dry_run"),
+)
 
 
 @dataclass(frozen=True)

@@ -174,6 +174,15 @@ def test_every_float_type_can_be_ranked(dtype: torch.dtype) -> None:
     assert smallest(scores, 1).tolist() == [False, False, False, True]
 
 
+def test_scores_in_another_memory_format_are_marked_in_their_own_places() -> None:
+    scores = torch.arange(16.0).reshape(1, 4, 2, 2).to(memory_format=torch.channels_last)
+    mask = smallest(scores, 5)
+    assert mask.flatten().tolist() == [True] * 5 + [False] * 11
+    # Among equals the first are kept in the order of indices, not of addresses.
+    equal = torch.ones(1, 2, 1, 2).to(memory_format=torch.channels_last)
+    assert smallest(equal, 2).flatten().tolist() == [False, False, True, True]
+
+
 def test_smallest_of_nothing() -> None:
     assert smallest(torch.zeros(0, 3), 0).shape == (0, 3)
 

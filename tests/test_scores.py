@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ceag_cli.errors import PruningError
 from ceag_cli.scores import Batches, random_order, snip, taylor
 
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -107,6 +109,12 @@ def test_a_weight_without_a_part_in_the_output_is_worth_nothing() -> None:
     score = snip(model, names, given(([[1.0, 2.0]], [0])))
     assert score("unused.weight", model.unused.weight).tolist() == [[0.0, 0.0], [0.0, 0.0]]
     assert score("used.weight", model.used.weight).min() > 0
+
+
+@pytest.mark.parametrize("criterion", [taylor, snip])
+def test_gradients_that_are_no_numbers_are_an_error(criterion: type) -> None:
+    with pytest.raises(PruningError, match="tensor 'weight': NaN or infinite gradients"):
+        criterion(two_classes(), ["weight"], given(([[math.inf, 1.0]], [0])))
 
 
 @pytest.mark.parametrize("criterion", [taylor, snip])
