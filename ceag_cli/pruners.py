@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -19,9 +21,17 @@ from ceag_cli.images import Split
 from ceag_cli.inputs import Data
 from ceag_cli.masks import Masks
 from ceag_cli.options import NEED_DATA, PruneOptions
+from ceag_cli.packing import pack
 from ceag_cli.patterns import Pattern
 from ceag_cli.progress import Reporter
-from ceag_cli.pruning import prune, prune_pattern
+from ceag_cli.prunable import why_dense
+from ceag_cli.pruning import GradualPruning, prune, prune_pattern
+from ceag_cli.results import PruneResult, TensorResult
+from ceag_cli.runs import Run
+from ceag_cli.training import Training
+
+PACKED_UP_TO = 400 * 1024**2
+"""Bytes of a file up to which its packed size is measured in passing."""
 
 RECALIBRATE = 2048
 """Train images for BatchNorm by default; nncf takes about as many."""
@@ -163,6 +173,41 @@ class OptionsPruner:
         most = self.options.score_batches
         return self._sampled(most and most * self.compute.batch_size, "scoring weights")
 
+    def prune_gradually(self, run: Run, state: dict[str, Any] | None) -> Masks:
+        """Prune by the cubic schedule while the model is fine-tuned.
+
+        Args:
+            run: Where the log and the state go.
+            state: What to continue from.
+
+        Raises:
+            OptionError: The schedule is longer than the training.
+            TrainingError: The loss became NaN or infinite.
+        """
+        assert self.data is not None
+        assert self.train is not None
+        options, model = self.options, self.source.model
+        end = options.epochs - 1 if options.prune_epochs is None else options.prune_epochs
+        if end >= options.epochs:
+            raise OptionError(f"--prune-epochs {end} must be less than --epochs {options.epochs}")
+        training = Training(
+            model=model,
+            split=self.train,
+            preprocessing=self.source.preprocessing,
+            compute=self.compute,
+            options=options,
+            epochs=options.epochs,
+            seed=options.seed,
+            num_groups=self.data.labels.grouping.num_groups,
+            run=run,
+            reporter=self.reporter,
+            title="prune",
+            schedule=GradualPruning.of(model, self.names, target_of(options), end, self),
+        )
+        training.fit(state)
+        assert training.masks is not None
+        return training.masks
+
     def recalibrate(self, model: nn.Module) -> int | None:
         """Measure BatchNorm statistics anew where there are any and images to do it on.
 
@@ -192,3 +237,49 @@ def _budget(options: PruneOptions) -> Budget:
     return partial(
         {"global": pooled, "erk": erk}[options.scope], cap=options.max_layer_sparsity or 1.0
     )
+
+
+def warn_of_empty(masks: Masks, reporter: Reporter) -> None:
+    """A layer without a single weight passes nothing on; the model may be dead behind it."""
+    empty = [name for name, mask in masks.pruned.items() if bool(mask.all())]
+    if empty:
+        more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
+        reporter.warn(f"no weight is left in {', '.join(empty[:5])}{more}")
+
+
+def prune_result(
+    options: PruneOptions, output: Path, model: nn.Module, masks: Masks, recalibrated: int | None
+) -> PruneResult:
+    """What became of a model, for the report; ``output`` is there unless it is a dry run."""
+    zeros = masks.zeros()
+    parameters = dict(model.named_parameters())
+    reasons = why_dense(model, zeros)
+    size = None if options.dry_run else output.stat().st_size
+    return PruneResult(
+        output=output,
+        dry_run=options.dry_run,
+        criterion=options.criterion,
+        scope=options.scope,
+        pattern=options.pattern,
+        sparsity=masks.sparsity,
+        sparsity_of_all=sum(zeros.values()) / sum(p.numel() for p in parameters.values()),
+        zeros=sum(zeros.values()),
+        weights=sum(mask.numel() for mask in masks.pruned.values()),
+        tensors=len(zeros),
+        by_tensor=tuple(
+            TensorResult(name, tuple(p.shape), zeros.get(name, 0), reasons.get(name))
+            for name, p in parameters.items()
+        ),
+        recalibrated=recalibrated,
+        bytes=size,
+        packed=options.pack,
+        bytes_packed=_packed_size(model, size) if size is not None and not options.pack else None,
+    )
+
+
+def _packed_size(model: nn.Module, size: int) -> int | None:
+    """Bytes that the weights would take when packed; ``None`` for a file too large for that."""
+    if size > PACKED_UP_TO:
+        return None
+    packed, _ = pack(model.state_dict())
+    return sum(tensor.numel() for tensor in packed.values())

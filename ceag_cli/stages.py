@@ -58,23 +58,18 @@ from ceag_cli.options import (
     PruneOptions,
     RunOptions,
 )
-from ceag_cli.packing import pack
 from ceag_cli.page import page
 from ceag_cli.progress import Quiet, Reporter
-from ceag_cli.prunable import prunable_parameters, standardised, why_dense
-from ceag_cli.pruners import OptionsPruner, target_of
+from ceag_cli.prunable import prunable_parameters, standardised
+from ceag_cli.pruners import OptionsPruner, prune_result, target_of, warn_of_empty
 from ceag_cli.pruners import check_options as check_pruning
-from ceag_cli.pruning import GradualPruning
 from ceag_cli.recipe import as_recipe
 from ceag_cli.report import audit_document
-from ceag_cli.results import Audit, DenseResult, MitigateResult, PruneResult, TensorResult
+from ceag_cli.results import Audit, DenseResult, MitigateResult, PruneResult
 from ceag_cli.runs import Run, folder_of
 from ceag_cli.training import Training
 
 DEFAULT_EPS = 0.02
-
-PACKED_UP_TO = 400 * 1024**2
-"""Bytes of a file up to which its packed size is measured in passing."""
 
 
 def dense(options: DenseOptions, reporter: Reporter | None = None) -> DenseResult:
@@ -187,19 +182,16 @@ def prune(options: PruneOptions, reporter: Reporter | None = None) -> PruneResul
     pruner = OptionsPruner(options, names, source, compute, reporter, data, train)
     if options.dry_run:
         masks = pruner(source.model, target_of(options))
-        return _prune_result(options, output, source.model, masks, None)
+        return prune_result(options, output, source.model, masks, None)
     run = Run(output, as_recipe(options), _inputs(data, input=source))
     state = _open_run(run, options, reporter)
     recalibrated = None
     if options.epochs > 0:
-        assert data is not None
-        assert train is not None
-        groups = data.labels.grouping.num_groups
-        masks = _prune_gradually(options, source, pruner, train, groups, run, state, reporter)
+        masks = pruner.prune_gradually(run, state)
     else:
         masks = pruner(source.model, target_of(options))
         recalibrated = pruner.recalibrate(source.model)
-    _warn_of_empty(masks, reporter)
+    warn_of_empty(masks, reporter)
     lineage = Lineage(
         stage="pruned",
         version=_version(),
@@ -215,7 +207,7 @@ def prune(options: PruneOptions, reporter: Reporter | None = None) -> PruneResul
     with_config = writes_config(options.output)
     save(output, source.model, source.config, lineage, with_config, packed=options.pack)
     run.finish()
-    return _prune_result(options, output, source.model, masks, recalibrated)
+    return prune_result(options, output, source.model, masks, recalibrated)
 
 
 def mitigate(options: MitigateOptions, reporter: Reporter | None = None) -> MitigateResult:
@@ -448,46 +440,6 @@ def _as_it_is(options: DenseOptions) -> DenseOptions:
     )
 
 
-def _prune_gradually(
-    options: PruneOptions,
-    source: Checkpoint,
-    pruner: OptionsPruner,
-    train: Split,
-    num_groups: int,
-    run: Run,
-    state: dict[str, Any] | None,
-    reporter: Reporter,
-) -> Masks:
-    end = options.epochs - 1 if options.prune_epochs is None else options.prune_epochs
-    if end >= options.epochs:
-        raise OptionError(f"--prune-epochs {end} must be less than --epochs {options.epochs}")
-    training = Training(
-        model=source.model,
-        split=train,
-        preprocessing=source.preprocessing,
-        compute=pruner.compute,
-        options=options,
-        epochs=options.epochs,
-        seed=options.seed,
-        num_groups=num_groups,
-        run=run,
-        reporter=reporter,
-        title="prune",
-        schedule=GradualPruning.of(source.model, pruner.names, target_of(options), end, pruner),
-    )
-    training.fit(state)
-    assert training.masks is not None
-    return training.masks
-
-
-def _warn_of_empty(masks: Masks, reporter: Reporter) -> None:
-    """A layer without a single weight passes nothing on; the model may be dead behind it."""
-    empty = [name for name, mask in masks.pruned.items() if bool(mask.all())]
-    if empty:
-        more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
-        reporter.warn(f"no weight is left in {', '.join(empty[:5])}{more}")
-
-
 def _record_of_mitigated(
     options: MitigateOptions, source: Checkpoint, masks: Masks
 ) -> SparsityRecord:
@@ -517,43 +469,6 @@ def _record(
             name: (zeros, masks.pruned[name].numel()) for name, zeros in masks.zeros().items()
         },
     )
-
-
-def _prune_result(
-    options: PruneOptions, output: Path, model: nn.Module, masks: Masks, recalibrated: int | None
-) -> PruneResult:
-    zeros = masks.zeros()
-    parameters = dict(model.named_parameters())
-    reasons = why_dense(model, zeros)
-    size = None if options.dry_run else output.stat().st_size
-    return PruneResult(
-        output=output,
-        dry_run=options.dry_run,
-        criterion=options.criterion,
-        scope=options.scope,
-        pattern=options.pattern,
-        sparsity=masks.sparsity,
-        sparsity_of_all=sum(zeros.values()) / sum(p.numel() for p in parameters.values()),
-        zeros=sum(zeros.values()),
-        weights=sum(mask.numel() for mask in masks.pruned.values()),
-        tensors=len(zeros),
-        by_tensor=tuple(
-            TensorResult(name, tuple(p.shape), zeros.get(name, 0), reasons.get(name))
-            for name, p in parameters.items()
-        ),
-        recalibrated=recalibrated,
-        bytes=size,
-        packed=options.pack,
-        bytes_packed=_packed_size(model, size) if size is not None and not options.pack else None,
-    )
-
-
-def _packed_size(model: nn.Module, size: int) -> int | None:
-    """Bytes that the weights would take when packed; ``None`` for a file too large for that."""
-    if size > PACKED_UP_TO:
-        return None
-    packed, _ = pack(model.state_dict())
-    return sum(tensor.numel() for tensor in packed.values())
 
 
 def _eps(options: AuditOptions, sparse: Checkpoint) -> tuple[float, str]:

@@ -122,7 +122,8 @@ def compare(rounds: int) -> None:
                 extra = statistics.median(run.extra for run in runs)
                 beyond = (extra - runs[0].weights) / runs[0].largest
                 print(f"| {name} | {side} | {median:.2f} | {extra / 1e6:.0f} | {beyond:.1f} |")
-            assert found[us][0].zeros == found[them][0].zeros or us == "ours layer"
+            # Both prune as much; torch rounds where we round up, tensor by tensor or once.
+            assert abs(found[us][0].zeros - found[them][0].zeros) <= 100
             times = [b.seconds / a.seconds for a, b in zip(found[us], found[them], strict=True)]
             ratios.append(
                 f"| {name} | {them} / {us} | {statistics.median(times):.0f} "
