@@ -27,7 +27,14 @@ from torch import Tensor
 
 from ceag_cli.gaps import excess_gap, weighted_mean
 from ceag_cli.groups import BatchOutcome, Grouping, GroupStats
-from ceag_cli.multipliers import MAX_SUM, MAX_UPWEIGHT, SPEED, Multipliers, step_by_size
+from ceag_cli.multipliers import (
+    MAX_SUM,
+    MAX_UPWEIGHT,
+    SPEED,
+    Multipliers,
+    bound_by_size,
+    step_by_size,
+)
 from ceag_cli.replay import GroupReplay
 
 
@@ -100,7 +107,7 @@ class ConstrainedExcessAccuracyGap:
             steps_per_epoch: Batches per epoch.
             speed: See ``multipliers.step_by_size``.
             max_sum: Bound on the sum of the multipliers.
-            max_upweight: Bound on what the samples of a group gain in weight.
+            max_upweight: See ``multipliers.bound_by_size``.
 
         Raises:
             ValueError: Lengths differ, an id is negative, or one occurs in two features.
@@ -115,7 +122,9 @@ class ConstrainedExcessAccuracyGap:
             grouping.num_groups,
             step_by_size(dense.prevalence, steps_per_epoch, speed),
             max_sum=max_sum,
-            max_each=max_upweight * dense.prevalence,
+            max_each=bound_by_size(
+                dense.prevalence, grouping.feature_of.to(ids.device), max_upweight
+            ),
             device=ids.device,
         )
         return cls(grouping, dense, eps, GroupReplay.by_size(dense.count), multipliers)

@@ -12,7 +12,7 @@ from ceag_cli.baselines import EqualizedLoss, GroupDRO, NaiveFineTuning, Reweigh
 from ceag_cli.ceag import ConstrainedExcessAccuracyGap
 from ceag_cli.errors import OptionError
 from ceag_cli.groups import Grouping, GroupStats
-from ceag_cli.multipliers import SPEED, Multipliers, step_by_size
+from ceag_cli.multipliers import SPEED, Multipliers, bound_by_size, step_by_size
 from ceag_cli.options import MitigateOptions, flag
 from ceag_cli.replay import LONGEST, GroupReplay
 from ceag_cli.training import Objective
@@ -131,7 +131,7 @@ def _ceag(options: MitigateOptions, grouping: Grouping, dense: GroupStats, steps
         dense,
         options.eps,
         _replay(options, dense, torch.int64),
-        _multipliers(options, dense, steps),
+        _multipliers(options, grouping, dense, steps),
         macro_overall=options.macro_overall,
         batch_means=options.batch_means,
         detach_overall=options.detach_overall,
@@ -145,7 +145,7 @@ def _equalized_loss(
         grouping,
         dense,
         _replay(options, dense, torch.float64),
-        _multipliers(options, dense, steps),
+        _multipliers(options, grouping, dense, steps),
         macro_overall=options.macro_overall,
         batch_means=options.batch_means,
         detach_overall=options.detach_overall,
@@ -171,11 +171,16 @@ def dual_step(options: MitigateOptions, dense: GroupStats, steps: int) -> Tensor
     return step_by_size(dense.prevalence, steps, options.dual_speed or default)
 
 
-def _multipliers(options: MitigateOptions, dense: GroupStats, steps: int) -> Multipliers:
+def _multipliers(
+    options: MitigateOptions, grouping: Grouping, dense: GroupStats, steps: int
+) -> Multipliers:
     kp = 0.0
     if options.dual_opt == "nupi":
         kp = steps * (DUAL_KP if options.dual_kp is None else options.dual_kp)
-    bound = options.max_upweight
+    bound = None
+    if options.max_upweight:
+        feature_of = grouping.feature_of.to(dense.count.device)
+        bound = bound_by_size(dense.prevalence, feature_of, options.max_upweight)
     return Multipliers(
         len(dense.count),
         dual_step(options, dense, steps),
@@ -183,7 +188,7 @@ def _multipliers(options: MitigateOptions, dense: GroupStats, steps: int) -> Mul
         nu=options.dual_nu,
         restart=options.dual_restarts,
         max_sum=options.max_multiplier_sum or None,
-        max_each=bound * dense.prevalence if bound else None,
+        max_each=bound,
         device=dense.count.device,
     )
 

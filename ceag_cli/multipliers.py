@@ -10,7 +10,7 @@ SPEED = 10.0
 
 MAX_SUM = 0.9
 MAX_UPWEIGHT = 1.0
-"""Default bounds: on the sum, and on each multiplier over its group's prevalence."""
+"""Default bounds: on the sum, and on each multiplier; see :func:`bound_by_size`."""
 
 
 def step_by_size(prevalence: Tensor, steps: int, speed: float = SPEED) -> Tensor:
@@ -32,6 +32,30 @@ def step_by_size(prevalence: Tensor, steps: int, speed: float = SPEED) -> Tensor
         Float64, shape ``(G,)``.
     """
     return speed / steps * prevalence.double()
+
+
+def bound_by_size(prevalence: Tensor, feature_of: Tensor, upweight: float) -> Tensor:
+    """Bounds that let a group of average size count a few times more, and a rare one many times.
+
+        max_g = upweight * max(p_g, 1 / G_f)
+
+    with p_g the share of the training images in group g and G_f the number of groups that its
+    feature has there. A multiplier of p_g lets the samples of its group count once more than the
+    others (``lagrangian_weights``), so at 1 a group that is no smaller than the average counts at
+    most twice, and a rarer one at most as much more as the average group has images.
+
+    Args:
+        prevalence: p_g, shape ``(G,)``.
+        feature_of: Feature number of each group, shape ``(G,)``.
+        upweight: More than 0.
+
+    Returns:
+        Float64, shape ``(G,)``; zero for a group without images.
+    """
+    there = (prevalence > 0).double()
+    groups = torch.zeros_like(there).index_add_(0, feature_of, there)[feature_of]
+    bound = torch.maximum(prevalence.double(), 1 / groups.clamp(min=1))
+    return upweight * torch.where(prevalence > 0, bound, 0.0)
 
 
 class Multipliers:

@@ -506,8 +506,9 @@ class MitigateOptions(DataOptions, ArchitectureOptions, TrainingOptions, RunOpti
     )
     max_upweight: float = option(
         1.0,
-        "Bound on what a group's samples gain in weight: 1 lets them count up to twice; 0 is no "
-        "bound.",
+        "Bound on what a group's samples gain in weight: at 1 a group of average size or more "
+        "counts at most twice, a rarer one at most as much more as an average group has images; 0 "
+        "is no bound.",
         METHOD,
         low=0,
         paper=0.0,

@@ -668,13 +668,14 @@ def test_two_hundred_steps_agree_with_cooper(buffers: bool) -> None:
 
 
 def test_the_method_for_another_loop_has_the_defaults_of_the_command() -> None:
-    # 6 of a, 2 of b; 4 batches an epoch. Steps 10 / 4 * p, bounds 1 * p and 0.9, whole buffers.
+    # 6 of a, 2 of b; 4 batches an epoch. Steps 10 / 4 * p, bounds p or 1 / 2, whichever is larger,
+    # and 0.9 in sum; whole buffers.
     correct = torch.tensor([1, 1, 1, 1, 1, 0, 1, 1], dtype=torch.bool)
     groups = torch.tensor([0, 0, 0, 0, 0, 0, 1, 1])
     method = ConstrainedExcessAccuracyGap.against(correct, groups, eps=0.05, steps_per_epoch=4)
     assert method.multipliers.lr.tolist() == [1.875, 0.625]
     assert method.multipliers.max_each is not None
-    assert method.multipliers.max_each.tolist() == [0.75, 0.25]
+    assert method.multipliers.max_each.tolist() == [0.75, 0.5]
     assert method.multipliers.max_sum == 0.9
     assert method.replay is not None
     assert method.replay.capacity.tolist() == [6, 2]

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ceag_cli.multipliers import Multipliers
+from ceag_cli.multipliers import Multipliers, bound_by_size
 
 NAN = float("nan")
 
@@ -295,6 +295,21 @@ def test_status_is_the_largest_and_the_sum() -> None:
     multipliers = Multipliers(2, lr=1.0)
     multipliers.ascend_(violation(0.5, 0.25))
     assert multipliers.status() == {"max_multiplier": 0.5, "sum_multipliers": 0.75}
+
+
+def test_the_bound_is_a_groups_share_or_that_of_an_average_group() -> None:
+    # Two features: one of three groups (half, a quarter, a quarter), one of two, one of them rare.
+    prevalence = torch.tensor([0.5, 0.25, 0.25, 0.99, 0.01], dtype=torch.float64)
+    feature_of = torch.tensor([0, 0, 0, 1, 1])
+    third = pytest.approx(1 / 3)
+    assert bound_by_size(prevalence, feature_of, 1.0).tolist() == [0.5, third, third, 0.99, 0.5]
+    assert bound_by_size(prevalence, feature_of, 2.0).tolist()[3:] == [1.98, 1.0]
+
+
+def test_a_group_without_images_has_no_share_and_does_not_count_among_the_groups() -> None:
+    prevalence = torch.tensor([0.9, 0.1, 0.0], dtype=torch.float64)
+    bounds = bound_by_size(prevalence, torch.zeros(3, dtype=torch.int64), 1.0)
+    assert bounds.tolist() == [0.9, 0.5, 0.0]
 
 
 def test_a_multiplier_is_at_its_bound_alone() -> None:
