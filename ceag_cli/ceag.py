@@ -110,10 +110,15 @@ class ConstrainedExcessAccuracyGap:
             max_upweight: See ``multipliers.bound_by_size``.
 
         Raises:
-            ValueError: Lengths differ, an id is negative, or one occurs in two features.
+            ValueError: Lengths differ, an id is negative or occurs in two features, or a number is
+                out of its range.
         """
         ids = _columns(groups)
         grouping = _grouping_of(ids)
+        if steps_per_epoch < 1 or not 0 <= eps <= 1:
+            raise ValueError(
+                f"need steps_per_epoch >= 1 and eps in [0, 1], got {steps_per_epoch}, {eps}"
+            )
         if len(dense_correct) != len(ids):
             raise ValueError(f"{len(dense_correct)} outcomes of the dense model, {len(ids)} groups")
         unknown = torch.zeros(len(ids), device=ids.device)
@@ -138,7 +143,12 @@ class ConstrainedExcessAccuracyGap:
 
         Returns:
             Shape ``(B,)``, torch's default dtype; multiply with the losses and sum.
+
+        Raises:
+            ValueError: There are more or fewer outcomes than groups.
         """
+        if len(correct) != len(groups):
+            raise ValueError(f"{len(correct)} outcomes, but the groups of {len(groups)} samples")
         no_losses = torch.empty(len(correct), device=correct.device)
         return self.weights(BatchOutcome(no_losses, correct, _columns(groups)))
 

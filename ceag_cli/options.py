@@ -125,6 +125,26 @@ class RunOptions:
     )
     format: str = option("text", "What is printed.", OUTPUT, choices=("text", "json"))
 
+    def __post_init__(self) -> None:
+        """Check values given in Python as those of a command line or a recipe are.
+
+        Raises:
+            OptionError: With every value that is out of its range.
+        """
+        problems: list[str] = []
+        for name, field in self.__dataclass_fields__.items():
+            value = getattr(self, name)
+            for item in value if isinstance(value, tuple) else (value,):
+                try:
+                    if item is not None:
+                        _check(name, item, field)
+                except OptionError as error:
+                    problems += error.problems
+                except TypeError:
+                    problems.append(f"{flag(name)}: '{item}' is of the wrong type")
+        if problems:
+            raise OptionError(problems)
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:

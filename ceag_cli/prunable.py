@@ -105,6 +105,8 @@ def prunable_parameters(
     if exclude is not None:
         left_out = set(_matching("--exclude", exclude, chosen))
         chosen = [name for name in chosen if name not in left_out]
+        if not chosen:
+            raise OptionError(f"--exclude: '{exclude}' leaves no tensor to prune")
     return chosen
 
 

@@ -218,6 +218,11 @@ class OptionsPruner:
         if self.train is None or not wanted or not norms_of(model):
             return None
         count = min(wanted, len(self.train))
+        if min(count, self.compute.batch_size) < 2:
+            raise OptionError(
+                "BatchNorm statistics cannot be measured on one image at a time; take a larger "
+                "--batch-size and more images, or --recalibrate 0"
+            )
         self.compute.place(model)
         inputs = (inputs for inputs, _, _ in self._sampled(count, "measuring BatchNorm statistics"))
         recalibrate(model, inputs)

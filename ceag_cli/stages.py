@@ -232,6 +232,11 @@ def mitigate(options: MitigateOptions, reporter: Reporter | None = None) -> Miti
     source = open_checkpoint(path, options, reporter)
     output = place(options.output, derived(path, "mitigated"))
     _refuse_same(path, output)
+    if options.method == "fairgrape" and source.lineage and source.lineage.sparsity:
+        raise OptionError(
+            f"{path}: is pruned already, and --method fairgrape chooses the weights to prune itself; "
+            "give the dense model"
+        )
     masks = masks_of(source) if options.sparsity is None else None
     reference = source
     from_dense = source.lineage is None or "dense" not in source.lineage.parents

@@ -747,3 +747,18 @@ def test_groups_that_cannot_be_used_are_refused(
     flags = torch.tensor(correct, dtype=torch.bool)
     with pytest.raises(ValueError, match=message):
         ConstrainedExcessAccuracyGap.against(flags, ids, eps=0.1, steps_per_epoch=1)
+
+
+def test_outcomes_and_groups_must_be_of_the_same_samples() -> None:
+    correct, groups = torch.ones(4, dtype=torch.bool), torch.tensor([0, 0, 1, 1])
+    method = ConstrainedExcessAccuracyGap.against(correct, groups, eps=0.1, steps_per_epoch=1)
+    with pytest.raises(ValueError, match="4 outcomes, but the groups of 2 samples"):
+        method(correct, groups[:2])
+
+
+@pytest.mark.parametrize(("steps", "eps"), [(0, 0.1), (1, -0.1), (1, 2.0)])
+def test_numbers_out_of_range_are_refused(steps: int, eps: float) -> None:
+    with pytest.raises(ValueError, match="need steps_per_epoch >= 1 and eps in"):
+        ConstrainedExcessAccuracyGap.against(
+            torch.ones(2, dtype=torch.bool), torch.tensor([0, 1]), eps=eps, steps_per_epoch=steps
+        )

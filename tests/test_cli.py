@@ -15,9 +15,10 @@ from PIL import Image
 from toys import ROWS, ceag, done, tiny_model, write_csv, write_images
 
 from ceag_cli import stages
+from ceag_cli.errors import OptionError
 from ceag_cli.inputs import open_checkpoint
 from ceag_cli.lineage import Lineage, read_metadata
-from ceag_cli.options import METHODS, AuditOptions
+from ceag_cli.options import METHODS, AuditOptions, PruneOptions
 from ceag_cli.progress import Quiet
 
 FAST = ("--batch-size", "8", "--workers", "0")
@@ -655,6 +656,38 @@ def test_a_model_that_standardises_its_weights_is_warned_of(images: Path) -> Non
         "warning: test_nfnet standardises its weights before it uses them: pruned weights are zero "
         "in the file, but not in the computation"
     )
+
+
+def test_fairgrape_does_not_start_from_a_pruned_model(here: Path) -> None:
+    command = ("mitigate", "model.pruned.safetensors", "--method", "fairgrape", "--sparsity", "0.9")
+    assert errors(*command, *ON_DATA, "-o", "x.safetensors") == [
+        "model.pruned.safetensors: is pruned already, and --method fairgrape chooses the weights to "
+        "prune itself; give the dense model"
+    ]
+
+
+@pytest.mark.parametrize("arguments", [("--recalibrate", "1"), ("--batch-size", "1")])
+def test_batch_norm_is_not_measured_on_single_images(
+    here: Path, arguments: tuple[str, ...]
+) -> None:
+    (message,) = errors(*PRUNE, "--sparsity", "0.5", *ON_DATA, *arguments)
+    assert message.startswith("BatchNorm statistics cannot be measured on one image at a time")
+    assert not Path("x.safetensors").exists()
+
+
+def test_filters_that_leave_nothing_are_named(here: Path) -> None:
+    command = (*PRUNE, "--sparsity", "0.5", "--include", "layer1", "--exclude", ".")
+    assert errors(*command) == ["--exclude: '.' leaves no tensor to prune"]
+
+
+def test_values_given_in_python_are_checked_too() -> None:
+    with pytest.raises(OptionError) as caught:
+        PruneOptions(sparsity=1.5, criterion="size", batch_size="x")  # type: ignore[arg-type]
+    assert caught.value.problems == [
+        "--batch-size: 'x' is of the wrong type",
+        "--sparsity: 1.5 must be less than 1",
+        "--criterion: 'size' is not one of magnitude, random, taylor, snip, fairgrape",
+    ]
 
 
 def test_a_packed_model_is_accepted_wherever_a_plain_one_is(here: Path) -> None:
