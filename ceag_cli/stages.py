@@ -234,8 +234,8 @@ def mitigate(options: MitigateOptions, reporter: Reporter | None = None) -> Miti
     _refuse_same(path, output)
     if options.method == "fairgrape" and source.lineage and source.lineage.sparsity:
         raise OptionError(
-            f"{path}: is pruned already, and --method fairgrape chooses the weights to prune itself; "
-            "give the dense model"
+            f"{path}: is pruned already, and --method fairgrape chooses the weights to prune "
+            "itself; give the dense model"
         )
     masks = masks_of(source) if options.sparsity is None else None
     reference = source

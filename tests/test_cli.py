@@ -661,8 +661,8 @@ def test_a_model_that_standardises_its_weights_is_warned_of(images: Path) -> Non
 def test_fairgrape_does_not_start_from_a_pruned_model(here: Path) -> None:
     command = ("mitigate", "model.pruned.safetensors", "--method", "fairgrape", "--sparsity", "0.9")
     assert errors(*command, *ON_DATA, "-o", "x.safetensors") == [
-        "model.pruned.safetensors: is pruned already, and --method fairgrape chooses the weights to "
-        "prune itself; give the dense model"
+        "model.pruned.safetensors: is pruned already, and --method fairgrape chooses the weights "
+        "to prune itself; give the dense model"
     ]
 
 
