@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -144,8 +143,12 @@ def prune_fairly(
     sparsity: float,
     batches: Batches,
     num_groups: int,
+    *,
+    on_the_way: bool = False,
 ) -> Masks:
     """Prune in place to the same sparsity in every tensor, preserving the groups' shares.
+
+    ``on_the_way`` is as for ``pruning.prune``.
 
     Raises:
         PruningError: A tensor has more zeros already than the sparsity asks for, or NaN or
@@ -153,7 +156,10 @@ def prune_fairly(
     """
     parameters = dict(model.named_parameters())
     counts = uniform({name: parameters[name].shape for name in names}, sparsity)
-    denser = [name for name in names if int((parameters[name] == 0).sum()) > counts[name]]
+    already = {name: int((parameters[name] == 0).sum()) for name in names}
+    if on_the_way:
+        counts = {name: max(counts[name], already[name]) for name in names}
+    denser = [name for name in names if already[name] > counts[name]]
     if denser:
         raise PruningError(
             [
@@ -192,40 +198,3 @@ def _parts(
         size += needed
     if part:
         yield part
-
-
-@dataclass(frozen=True)
-class FairPruning:
-    """The rounds of FairGRAPE as a schedule: prune, fine-tune some epochs, prune again."""
-
-    names: tuple[str, ...]
-    """The parameters that may be pruned."""
-    final: float
-    """Fraction removed in the end."""
-    rounds: int
-    """Number of times that the model is pruned."""
-    epochs_between: int
-    """Epochs of fine-tuning after each round but the last."""
-    batches: Batches
-    num_groups: int
-
-    @property
-    def end(self) -> int:
-        """The epoch at whose start the last round takes place, counted from 0."""
-        return (self.rounds - 1) * self.epochs_between
-
-    def sparsity(self, done: int) -> float:
-        """Fraction removed after some rounds: each keeps the same fraction of what is left.
-
-        Exactly ``final`` after the last.
-        """
-        if done >= self.rounds:
-            return self.final
-        return float(1 - (1 - self.final) ** (done / self.rounds))
-
-    def prune(self, model: nn.Module, epoch: int) -> Masks:
-        """Prune in place if a round is due at the start of an epoch."""
-        if epoch % self.epochs_between:
-            return Masks.from_zeros(model, self.names)
-        sparsity = self.sparsity(epoch // self.epochs_between + 1)
-        return prune_fairly(model, self.names, sparsity, self.batches, self.num_groups)

@@ -21,7 +21,7 @@ from ceag_cli.labels import Labels, read_labels
 from ceag_cli.lineage import GroupsReference, Lineage, Reference, newest, sha256_of
 from ceag_cli.masks import Masks
 from ceag_cli.models import Preprocessing, TimmConfig, architecture_of, check_runs
-from ceag_cli.options import ArchitectureOptions, DataOptions, DenseOptions
+from ceag_cli.options import ArchitectureOptions, DataOptions, DenseOptions, PruneOptions
 from ceag_cli.progress import Reporter
 from ceag_cli.prunable import prunable_parameters
 
@@ -240,6 +240,37 @@ def find_dense(
     return dense
 
 
+def find_early(source: Checkpoint, options: PruneOptions, reporter: Reporter) -> Checkpoint:
+    """The same model as it was early in its training, for lottery tickets.
+
+    Raises:
+        LineageError: The model names none, or it is gone or changed.
+        CheckpointError: It has other tensors than the model.
+    """
+    if options.early is not None:
+        path = Path(options.early)
+    else:
+        reference = source.lineage and source.lineage.parents.get("early")
+        if not reference:
+            raise LineageError(
+                f"{source.path}: names no early weights to rewind to; train it with 'ceag dense "
+                "--early-epoch 1', or name a file with --early"
+            )
+        path = reference.find(source.path, "early weights", "--early")
+    early = open_checkpoint(path, options, reporter, source.config)
+    shapes, wanted = (
+        {name: tuple(tensor.shape) for name, tensor in checkpoint.model.state_dict().items()}
+        for checkpoint in (early, source)
+    )
+    if shapes != wanted:
+        other = [name for name in {**wanted, **shapes} if shapes.get(name) != wanted.get(name)]
+        raise CheckpointError(
+            f"{early.path}: tensor '{other[0]}' is not as in {source.path}, so these are not its "
+            "early weights"
+        )
+    return early
+
+
 def masks_of(checkpoint: Checkpoint) -> Masks:
     """The masks of a pruned model: the zeros of the tensors that its metadata lists.
 
@@ -273,10 +304,18 @@ def masks_of(checkpoint: Checkpoint) -> Masks:
 
 
 def parents_of(
-    source: Checkpoint, output: Path, dense: Checkpoint | None = None
+    source: Checkpoint,
+    output: Path,
+    dense: Checkpoint | None = None,
+    early: Checkpoint | None = None,
 ) -> dict[str, Reference]:
-    """Parents of a file made from ``source``: the source itself and the dense model behind it."""
+    """Parents of a file made from ``source``: the source itself and the dense model behind it.
+
+    A lottery ticket also has the early weights that it was rewound to.
+    """
     parents = {"input": Reference.to(source.path, source.sha256, output)}
+    if early is not None:
+        parents["early"] = Reference.to(early.path, early.sha256, output)
     if dense is not None:
         parents["dense"] = Reference.to(dense.path, dense.sha256, output)
     elif source.lineage is None or source.lineage.stage == "dense":

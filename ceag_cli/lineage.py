@@ -22,7 +22,7 @@ FORMAT = "1"
 """Version of our metadata. A file with another one is refused."""
 
 SUFFIX = ".safetensors"
-STAGES = ("dense", "pruned", "mitigated")
+STAGES = ("early", "dense", "pruned", "mitigated")
 
 
 def sha256_of(path: Path) -> str:
@@ -105,12 +105,13 @@ class Lineage:
     """The ``ceag.*`` metadata of a weights file."""
 
     stage: str
-    """dense, pruned or mitigated."""
+    """early, dense, pruned or mitigated."""
     version: str
     seed: int
     recipe: Mapping[str, Any]
     parents: Mapping[str, Reference] = field(default_factory=dict)
-    """``dense``: the dense model it descends from; ``input``: the file it was made from."""
+    """``dense``: the dense model it descends from; ``input``: the file it was made from; ``early``:
+    the weights of early in the training of a dense model, which lottery tickets are rewound to."""
     groups: GroupsReference | None = None
     sparsity: SparsityRecord | None = None
     eps: float | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from ceag_cli.evaluation import (
     evaluate_in_training_mode,
     sampled_batches,
 )
-from ceag_cli.fairgrape import FairPruning
+from ceag_cli.fairgrape import prune_fairly
 from ceag_cli.groups import GroupStats, set_aside
 from ceag_cli.images import Split
 from ceag_cli.inputs import Data
@@ -40,7 +41,7 @@ from ceag_cli.methods import (
 from ceag_cli.options import CONSTRAINED, MitigateOptions
 from ceag_cli.progress import Reporter
 from ceag_cli.prunable import prunable_parameters
-from ceag_cli.pruning import GradualPruning
+from ceag_cli.pruning import GradualPruning, IterativePruning
 from ceag_cli.runs import Run
 from ceag_cli.training import Schedule, Training
 
@@ -188,13 +189,17 @@ class Mitigation:
         names, last = prunable_parameters(model), prune_epochs(options)
         if options.method != "fairgrape":
             return GradualPruning.of(model, names, options.sparsity, last)
-        schedule = FairPruning(
-            tuple(names),
+        groups = self.data.labels.grouping.num_groups
+
+        def fairly(model: nn.Module, sparsity: float, *, on_the_way: bool = False) -> Masks:
+            batches = partial(self._scoring_batches, train)
+            return prune_fairly(model, names, sparsity, batches, groups, on_the_way=on_the_way)
+
+        schedule = IterativePruning(
+            fairly,
             options.sparsity,
-            1 + last // options.epochs_between,
-            options.epochs_between,
-            lambda: self._scoring_batches(train),
-            self.data.labels.grouping.num_groups,
+            rounds=1 + last // options.epochs_between,
+            epochs_between=options.epochs_between,
         )
         self.reporter.say(
             f"FairGRAPE prunes in {schedule.rounds} rounds, {options.epochs_between} epochs apart"

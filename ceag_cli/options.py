@@ -247,6 +247,15 @@ class TrainingOptions:
     clip_grad: float | None = option(
         None, "Largest norm of the gradient.", TRAINING, above=0, shown="no bound"
     )
+    grad_accum_steps: int = option(
+        1, "Batches whose gradients are averaged into one step of the optimiser.", TRAINING, low=1
+    )
+    model_ema: bool = option(
+        False, "Write, and choose among, moving averages of the weights.", TRAINING
+    )
+    model_ema_decay: float = option(
+        0.9998, "Decay of the averages, which warms up from 0.", TRAINING, low=0, below=1
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,6 +263,14 @@ class DenseOptions(DataOptions, ArchitectureOptions, TrainingOptions, RunOptions
     """Train, fine-tune or adopt the dense reference model."""
 
     epochs: int = option(30, "Epochs; 0 adopts --checkpoint unchanged.", TRAINING, low=0, flags=())
+    early_epoch: int | None = option(
+        None,
+        "Also write the weights as they were after so many epochs, 0 for the initial ones: "
+        "lottery tickets are rewound to them (ceag prune --schedule rewind).",
+        TRAINING,
+        low=0,
+        shown="none",
+    )
     checkpoint: str | None = option(
         None, "Weights to start from (.safetensors, .pth, .pth.tar).", MODEL
     )
@@ -265,6 +282,7 @@ NEED_DATA = ("taylor", "snip", "fairgrape")
 """The criteria that look at images."""
 
 SCOPES = ("layer", "global", "erk")
+SCHEDULES = ("one-shot", "cubic", "iterative", "rewind")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -341,9 +359,19 @@ class PruneOptions(DataOptions, ArchitectureOptions, TrainingOptions, RunOptions
     )
     epochs: int = option(
         0,
-        "Epochs of gradual pruning with fine-tuning (needs --groups); 0 is one-shot.",
+        "Epochs of fine-tuning (needs --groups); with --schedule iterative or rewind, after each "
+        "round of pruning.",
         TRAINING,
         low=0,
+    )
+    schedule: str | None = option(
+        None,
+        "When weights go: at once; a little every epoch by the cubic schedule; in rounds with "
+        "fine-tuning after each; or in rounds that each go back to early weights (lottery "
+        "tickets).",
+        PRUNING,
+        choices=SCHEDULES,
+        shown="cubic with --epochs, else one-shot; always one-shot with an N:M pattern",
     )
     prune_epochs: int | None = option(
         None,
@@ -351,6 +379,19 @@ class PruneOptions(DataOptions, ArchitectureOptions, TrainingOptions, RunOptions
         PRUNING,
         low=0,
         shown="--epochs less one",
+    )
+    rounds: int | None = option(
+        None,
+        "Rounds of --schedule iterative or rewind.",
+        PRUNING,
+        low=1,
+        shown="so many that each removes at most a fifth of what is left; 1 with an N:M pattern",
+    )
+    early: str | None = option(
+        None,
+        "Early weights for --schedule rewind.",
+        PRUNING,
+        shown="those that the model names, written by ceag dense --early-epoch",
     )
 
 

@@ -25,10 +25,14 @@ from ceag_cli.packing import pack
 from ceag_cli.patterns import Pattern
 from ceag_cli.progress import Reporter
 from ceag_cli.prunable import why_dense
-from ceag_cli.pruning import GradualPruning, prune, prune_pattern
+from ceag_cli.pruning import GradualPruning, IterativePruning, prune, prune_pattern
 from ceag_cli.results import PruneResult, TensorResult
 from ceag_cli.runs import Run
+from ceag_cli.schedules import rounds_of_a_fifth
 from ceag_cli.training import Training
+
+IN_ROUNDS = ("iterative", "rewind")
+"""The schedules with rounds of training."""
 
 PACKED_UP_TO = 400 * 1024**2
 """Bytes of a file up to which its packed size is measured in passing."""
@@ -67,6 +71,12 @@ def check_options(options: PruneOptions) -> list[str]:
             f"--max-layer-sparsity {cap:g} is less than --sparsity {options.sparsity:g}, so it "
             "cannot be reached"
         )
+    schedule = schedule_of(options)
+    if schedule != "one-shot" and not options.epochs:
+        raise OptionError(
+            f"--schedule {schedule} prunes while the model is fine-tuned; say for how long with "
+            "--epochs"
+        )
     if options.recalibrate and options.groups is None:
         raise OptionError("--recalibrate measures on train images; name their CSV with --groups")
     without_effect = {
@@ -76,6 +86,15 @@ def check_options(options: PruneOptions) -> list[str]:
         ),
         "--recalibrate has no effect with --epochs: training measures BatchNorm statistics": (
             options.recalibrate and options.epochs
+        ),
+        f"--prune-epochs has no effect with --schedule {schedule}": (
+            options.prune_epochs is not None and schedule != "cubic"
+        ),
+        f"--rounds has no effect with --schedule {schedule}": (
+            options.rounds is not None and schedule not in IN_ROUNDS
+        ),
+        f"--early has no effect with --schedule {schedule}": (
+            options.early is not None and schedule != "rewind"
         ),
     }
     return [text for text, applies in without_effect.items() if applies]
@@ -98,11 +117,25 @@ def _check_pattern(options: PruneOptions, pattern: Pattern) -> None:
             f"--criterion fairgrape chooses weights of a whole layer, which --pattern {pattern} "
             "does not allow; take another criterion"
         )
-    if options.epochs and options.prune_epochs != 0:
+    if schedule_of(options) == "cubic" or (options.rounds or 1) > 1:
         raise OptionError(
-            f"--pattern {pattern} has no steps on the way: give --prune-epochs 0, and the --epochs "
-            "of fine-tuning follow"
+            f"--pattern {pattern} has no steps on the way; prune at once (--schedule one-shot, or "
+            "--rounds 1), and the --epochs of fine-tuning follow"
         )
+
+
+def schedule_of(options: PruneOptions) -> str:
+    """When weights go, by name: as asked for, else by what else is asked for."""
+    if options.schedule is not None:
+        return options.schedule
+    return "cubic" if options.epochs and pattern_of(options) is None else "one-shot"
+
+
+def rounds_of(options: PruneOptions, initial: float) -> int:
+    """Rounds of an iterative schedule from a sparsity on."""
+    if options.rounds is not None:
+        return options.rounds
+    return 1 if pattern_of(options) else rounds_of_a_fifth(target_of(options), initial)
 
 
 def pattern_of(options: PruneOptions) -> Pattern | None:
@@ -152,7 +185,9 @@ class OptionsPruner:
         if self.options.criterion == "fairgrape":
             assert self.data is not None
             groups = self.data.labels.grouping.num_groups
-            return prune_fairly(model, self.names, sparsity, self._batches, groups)
+            return prune_fairly(
+                model, self.names, sparsity, self._batches, groups, on_the_way=on_the_way
+            )
         score = self._score(model)
         pattern = pattern_of(self.options)
         if pattern is not None:
@@ -173,12 +208,18 @@ class OptionsPruner:
         most = self.options.score_batches
         return self._sampled(most and most * self.compute.batch_size, "scoring weights")
 
-    def prune_gradually(self, run: Run, state: dict[str, Any] | None) -> Masks:
-        """Prune by the cubic schedule while the model is fine-tuned.
+    def prune_in_training(
+        self, run: Run, state: dict[str, Any] | None, early: nn.Module | None
+    ) -> tuple[Masks, int | None]:
+        """Prune by the schedule asked for while the model is fine-tuned.
 
         Args:
             run: Where the log and the state go.
             state: What to continue from.
+            early: The model as it was early in its training, for lottery tickets.
+
+        Returns:
+            The masks, and the number of rounds of an iterative schedule.
 
         Raises:
             OptionError: The schedule is longer than the training.
@@ -186,27 +227,50 @@ class OptionsPruner:
         """
         assert self.data is not None
         assert self.train is not None
-        options, model = self.options, self.source.model
-        end = options.epochs - 1 if options.prune_epochs is None else options.prune_epochs
-        if end >= options.epochs:
-            raise OptionError(f"--prune-epochs {end} must be less than --epochs {options.epochs}")
+        options = self.options
+        schedule = self._schedule(early)
+        rounds = schedule.rounds if isinstance(schedule, IterativePruning) else None
+        if rounds is not None:
+            self.reporter.say(
+                f"rounds of pruning: {rounds}; epochs of training after each: {options.epochs}"
+            )
         training = Training(
-            model=model,
+            model=self.source.model,
             split=self.train,
             preprocessing=self.source.preprocessing,
             compute=self.compute,
             options=options,
-            epochs=options.epochs,
+            epochs=options.epochs * (rounds or 1),
             seed=options.seed,
             num_groups=self.data.labels.grouping.num_groups,
             run=run,
             reporter=self.reporter,
             title="prune",
-            schedule=GradualPruning.of(model, self.names, target_of(options), end, self),
+            schedule=schedule,
+            cycle=options.epochs if rounds else None,
         )
         training.fit(state)
         assert training.masks is not None
-        return training.masks
+        return training.masks, rounds
+
+    def _schedule(self, early: nn.Module | None) -> GradualPruning | IterativePruning:
+        options, final, name = self.options, target_of(self.options), schedule_of(self.options)
+        initial = Masks.from_zeros(self.source.model, self.names).sparsity
+        if name in IN_ROUNDS:
+            return IterativePruning(
+                self,
+                final,
+                rounds=rounds_of(options, initial),
+                epochs_between=options.epochs,
+                initial=initial,
+                early=early.state_dict() if early is not None else None,
+            )
+        end = options.epochs - 1 if options.prune_epochs is None else options.prune_epochs
+        if name == "one-shot":
+            end = 0
+        if end >= options.epochs:
+            raise OptionError(f"--prune-epochs {end} must be less than --epochs {options.epochs}")
+        return GradualPruning(self, final, end, initial)
 
     def recalibrate(self, model: nn.Module) -> int | None:
         """Measure BatchNorm statistics anew where there are any and images to do it on.
@@ -253,7 +317,12 @@ def warn_of_empty(masks: Masks, reporter: Reporter) -> None:
 
 
 def prune_result(
-    options: PruneOptions, output: Path, model: nn.Module, masks: Masks, recalibrated: int | None
+    options: PruneOptions,
+    output: Path,
+    model: nn.Module,
+    masks: Masks,
+    recalibrated: int | None = None,
+    rounds: int | None = None,
 ) -> PruneResult:
     """What became of a model, for the report; ``output`` is there unless it is a dry run."""
     zeros = masks.zeros()
@@ -266,6 +335,8 @@ def prune_result(
         criterion=options.criterion,
         scope=options.scope,
         pattern=options.pattern,
+        schedule=schedule_of(options),
+        rounds=rounds,
         sparsity=masks.sparsity,
         sparsity_of_all=sum(zeros.values()) / sum(p.numel() for p in parameters.values()),
         zeros=sum(zeros.values()),

@@ -7,7 +7,7 @@ tensor gives up (``budgets``), which weights may go together (``patterns``), whi
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,7 +18,7 @@ from ceag_cli.budgets import Budget, uniform
 from ceag_cli.errors import PruningError
 from ceag_cli.masks import Masks, smallest
 from ceag_cli.patterns import Pattern
-from ceag_cli.schedules import cubic
+from ceag_cli.schedules import cubic, geometric
 from ceag_cli.scores import Score, magnitude
 
 
@@ -196,3 +196,42 @@ class GradualPruning:
         """Prune in place to the sparsity of an epoch."""
         sparsity = cubic(epoch, self.end, self.final, self.initial)
         return self.pruner(model, sparsity, on_the_way=epoch < self.end)
+
+
+@dataclass(frozen=True)
+class IterativePruning:
+    """Rounds of pruning with epochs of training after each; an objective sets in with the last.
+
+    With ``early`` weights it looks for lottery tickets: every round takes the weights that are
+    left back to them, and all other parameters and statistics too (Frankle et al. 2020, *Linear
+    mode connectivity and the lottery ticket hypothesis*, algorithm 2).
+    """
+
+    pruner: Pruner
+    final: float
+    """Fraction removed in the end."""
+    rounds: int
+    """Number of times that the model is pruned."""
+    epochs_between: int
+    """Epochs of training after each round but the last."""
+    initial: float = 0.0
+    """Fraction removed before."""
+    early: Mapping[str, Tensor] | None = None
+    """State of the model from early in its training."""
+
+    @property
+    def end(self) -> int:
+        """The epoch at whose start the last round takes place, counted from 0."""
+        return (self.rounds - 1) * self.epochs_between
+
+    def prune(self, model: nn.Module, epoch: int) -> Masks | None:
+        """Prune in place if a round is due at the start of an epoch, and rewind."""
+        if epoch % self.epochs_between:
+            return None
+        done = epoch // self.epochs_between + 1
+        sparsity = geometric(done, self.rounds, self.final, self.initial)
+        masks = self.pruner(model, sparsity, on_the_way=done < self.rounds)
+        if self.early is not None:
+            model.load_state_dict(dict(self.early))
+            masks.apply_()
+        return masks

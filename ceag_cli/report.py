@@ -195,6 +195,8 @@ def dense_lines(result: DenseResult) -> list[str]:
     """What ``dense`` prints."""
     accuracy = ", ".join(f"{name} {percent(a)} %" for name, a in result.accuracy.items())
     lines = [f"wrote {result.output}: {result.architecture}, {result.num_classes} classes"]
+    if result.early is not None:
+        lines.append(f"wrote {result.early}: the weights to rewind lottery tickets to")
     return lines + ([f"accuracy: {accuracy}"] if accuracy else [])
 
 
@@ -211,6 +213,9 @@ def prune_lines(result: PruneResult) -> list[str]:
     if result.bytes_packed is not None:
         size += f"; {megabytes(result.bytes_packed)} with --pack"
     lines = [f"wrote {result.output}", amount]
+    if result.rounds is not None:
+        rewound = ", each from the early weights on" if result.schedule == "rewind" else ""
+        lines.append(f"rounds of pruning: {result.rounds}{rewound}")
     if result.recalibrated is not None:
         lines.append(f"BatchNorm statistics measured anew on {result.recalibrated} train images")
     return [*lines, f"size {size}. Zeros do not make the model faster in PyTorch."]

@@ -19,6 +19,8 @@ class DenseResult:
     num_classes: int
     accuracy: dict[str, float]
     """By split; empty when no groups CSV was given."""
+    early: Path | None = None
+    """The file with the weights of ``early_epoch``."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,9 @@ class PruneResult:
     criterion: str
     scope: str
     pattern: str
+    schedule: str
+    rounds: int | None
+    """Rounds of an iterative schedule."""
     sparsity: float
     """Fraction removed over the prunable weights."""
     sparsity_of_all: float

@@ -6,6 +6,7 @@ order, and what is written. Logic lives further down.
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 from importlib.metadata import version
@@ -28,6 +29,7 @@ from ceag_cli.inputs import (
     check_targets,
     choose,
     find_dense,
+    find_early,
     inherited_groups,
     masks_of,
     open_checkpoint,
@@ -35,7 +37,7 @@ from ceag_cli.inputs import (
     parents_of,
 )
 from ceag_cli.labels import SPLITS
-from ceag_cli.lineage import Lineage, Reference, SparsityRecord, derived
+from ceag_cli.lineage import Lineage, Reference, SparsityRecord, derived, sha256_of
 from ceag_cli.masks import Masks
 from ceag_cli.methods import check_options
 from ceag_cli.mitigation import Mitigation
@@ -61,7 +63,13 @@ from ceag_cli.options import (
 from ceag_cli.page import page
 from ceag_cli.progress import Quiet, Reporter
 from ceag_cli.prunable import prunable_parameters, standardised
-from ceag_cli.pruners import OptionsPruner, prune_result, target_of, warn_of_empty
+from ceag_cli.pruners import (
+    OptionsPruner,
+    prune_result,
+    schedule_of,
+    target_of,
+    warn_of_empty,
+)
 from ceag_cli.pruners import check_options as check_pruning
 from ceag_cli.recipe import as_recipe
 from ceag_cli.report import audit_document
@@ -99,6 +107,9 @@ def dense(options: DenseOptions, reporter: Reporter | None = None) -> DenseResul
         _refuse_same(given.path, output)
     run = Run(output, as_recipe(options), _inputs(data, input=given))
     state = _open_run(run, options, reporter)
+    early_output = None if options.early_epoch is None else derived(output, "early")
+    if early_output is not None and early_output.exists() and not (state or options.overwrite):
+        raise OutputError(f"{early_output}: exists already; replace it with --overwrite")
 
     torch.manual_seed(options.seed)
     model = _dense_model(options, given, names, new_classifier)
@@ -106,9 +117,10 @@ def dense(options: DenseOptions, reporter: Reporter | None = None) -> DenseResul
     reporter.say(f"model {architecture_of(model)}, {preprocessing}")
     check_runs(model, preprocessing)
     splits = _splits(data, preprocessing, options, reporter)
+    early = None
     if options.epochs > 0:
         assert data is not None
-        Training(
+        training = Training(
             model=model,
             split=splits["train"],
             preprocessing=preprocessing,
@@ -120,7 +132,10 @@ def dense(options: DenseOptions, reporter: Reporter | None = None) -> DenseResul
             run=run,
             reporter=reporter,
             title="dense",
-        ).fit(state)
+            early_epoch=options.early_epoch,
+        )
+        training.fit(state)
+        early = training.early
     accuracy = {}
     for name, split in splits.items():
         said = evaluate(model, split, preprocessing, compute, reporter, f"dense on {name}")
@@ -134,13 +149,21 @@ def dense(options: DenseOptions, reporter: Reporter | None = None) -> DenseResul
         groups=data.reference(output) if data else None,
     )
     config = describe(model, preprocessing, names)
+    if early is not None:
+        assert early_output is not None
+        was = copy.deepcopy(model)
+        was.load_state_dict(early)
+        save(early_output, was, config, replace(lineage, stage="early"), with_config=False)
+        found = Reference.to(early_output, sha256_of(early_output), output)
+        lineage = replace(lineage, parents={**lineage.parents, "early": found})
     save(output, model, config, lineage, writes_config(options.output))
     run.finish()
-    return DenseResult(output, architecture_of(model), int(config["num_classes"]), accuracy)
+    classes = int(config["num_classes"])
+    return DenseResult(output, architecture_of(model), classes, accuracy, early_output)
 
 
 def prune(options: PruneOptions, reporter: Reporter | None = None) -> PruneResult:
-    """Prune a model: one-shot, or gradually over ``epochs`` of fine-tuning on the groups CSV.
+    """Prune a model: at once, or by a schedule over ``epochs`` of fine-tuning on the groups CSV.
 
     With a groups CSV the BatchNorm statistics of a model pruned at once are measured anew.
 
@@ -182,12 +205,15 @@ def prune(options: PruneOptions, reporter: Reporter | None = None) -> PruneResul
     pruner = OptionsPruner(options, names, source, compute, reporter, data, train)
     if options.dry_run:
         masks = pruner(source.model, target_of(options))
-        return prune_result(options, output, source.model, masks, None)
-    run = Run(output, as_recipe(options), _inputs(data, input=source))
+        return prune_result(options, output, source.model, masks)
+    early = None
+    if schedule_of(options) == "rewind":
+        early = find_early(source, options, reporter)
+    run = Run(output, as_recipe(options), _inputs(data, input=source, early=early))
     state = _open_run(run, options, reporter)
-    recalibrated = None
+    recalibrated, rounds = None, None
     if options.epochs > 0:
-        masks = pruner.prune_gradually(run, state)
+        masks, rounds = pruner.prune_in_training(run, state, early.model if early else None)
     else:
         masks = pruner(source.model, target_of(options))
         recalibrated = pruner.recalibrate(source.model)
@@ -197,7 +223,7 @@ def prune(options: PruneOptions, reporter: Reporter | None = None) -> PruneResul
         version=_version(),
         seed=options.seed,
         recipe=as_recipe(options),
-        parents=parents_of(source, output),
+        parents=parents_of(source, output, early=early),
         groups=data.reference(output) if data else inherited_groups(source, output),
         sparsity=_record(
             target_of(options), masks, options.criterion, options.scope, options.pattern
@@ -207,7 +233,7 @@ def prune(options: PruneOptions, reporter: Reporter | None = None) -> PruneResul
     with_config = writes_config(options.output)
     save(output, source.model, source.config, lineage, with_config, packed=options.pack)
     run.finish()
-    return prune_result(options, output, source.model, masks, recalibrated)
+    return prune_result(options, output, source.model, masks, recalibrated, rounds)
 
 
 def mitigate(options: MitigateOptions, reporter: Reporter | None = None) -> MitigateResult:
@@ -364,6 +390,10 @@ def _check_dense(options: DenseOptions) -> None:
         raise OptionError("ceag dense needs --model, a timm model, or --checkpoint, a file")
     if options.checkpoint is None and options.epochs == 0 and not options.pretrained:
         raise OptionError("--epochs 0 adopts existing weights; name them with --checkpoint")
+    if options.early_epoch is not None and options.early_epoch >= options.epochs:
+        raise OptionError(
+            f"--early-epoch {options.early_epoch} must be less than --epochs {options.epochs}"
+        )
     if options.groups is None and options.epochs > 0:
         raise OptionError("ceag dense needs --groups, a CSV with one row per image")
     adopts_hub_weights = options.pretrained and options.epochs == 0

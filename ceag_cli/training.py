@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import torch
 from timm.optim._optim_factory import create_optimizer_v2
 from timm.scheduler.scheduler_factory import create_scheduler_v2
+from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -51,6 +52,11 @@ class Objective(Protocol):
         """Restore it."""
 
 
+def _paper_milestones(epochs: int) -> tuple[int, ...]:
+    """60, 80 and 90 % of the epochs."""
+    return tuple(round(epochs * share) for share in (0.6, 0.8, 0.9))
+
+
 class Schedule(Protocol):
     """Pruning at the start of epochs; the objective sets in with the last of them."""
 
@@ -58,8 +64,8 @@ class Schedule(Protocol):
     def end(self) -> int:
         """The epoch that reaches the final sparsity, counted from 0."""
 
-    def prune(self, model: nn.Module, epoch: int) -> Masks:
-        """Prune in place to the sparsity of an epoch; called for every epoch up to ``end``."""
+    def prune(self, model: nn.Module, epoch: int) -> Masks | None:
+        """Prune in place at the start of an epoch, where that is due; called up to ``end``."""
 
 
 @dataclass
@@ -93,10 +99,18 @@ class Training:
     """``all`` weights but biases and norms, or the ``classifier`` alone."""
     watch: Callable[[Sequence[dict[str, Any]]], list[str]] = lambda log: []
     """Reads the log after every epoch and says what the user should be warned of."""
+    cycle: int | None = None
+    """Epochs after which optimiser, learning rate and averages start anew; ``None`` for never."""
+    early_epoch: int | None = None
+    """The number of epochs after which the state of the model is set aside in ``early``."""
 
     epoch: int = 0
     """Finished epochs."""
     log: list[dict[str, Any]] = field(default_factory=list)
+    early: dict[str, Tensor] | None = None
+    """The model as it was after ``early_epoch`` epochs."""
+    averaged: ModelEmaV3 | None = field(init=False, default=None)
+    """Moving averages of the model's state, with ``--model-ema``."""
 
     def __post_init__(self) -> None:
         if len(self.split) < 2:
@@ -116,7 +130,11 @@ class Training:
         except (ValueError, AssertionError, TypeError) as error:
             raise OptionError(f"--opt {self.options.opt}: {error}") from None
         self.steps = len(self._batches(torch.arange(len(self.split))))
-        self.lr_scheduler = self._lr_scheduler()
+        self._cycle = self.cycle or max(self.epochs, 1)
+        self.lr_scheduler = self._lr_scheduler(self._cycle)
+        if self.options.model_ema:
+            decay = self.options.model_ema_decay
+            self.averaged = ModelEmaV3(self.model, decay, use_warmup=True)
 
     def _classifier_apart(self) -> list[dict[str, Any]]:
         """Parameters in two groups: the classifier's, which decay, and all others."""
@@ -129,22 +147,21 @@ class Training:
             {"params": parts[False], "weight_decay": 0.0},
         ]
 
-    def _lr_scheduler(self) -> Any:
+    def _lr_scheduler(self, epochs: int) -> Any:
         if self.options.sched == "constant" and not self.options.warmup_epochs:
             return None
-        if self.options.warmup_epochs >= max(self.epochs, 1):
+        if self.options.warmup_epochs >= epochs:
             raise OptionError(
-                f"--warmup-epochs {self.options.warmup_epochs} leaves nothing of --epochs "
-                f"{self.epochs}"
+                f"--warmup-epochs {self.options.warmup_epochs} leaves nothing of --epochs {epochs}"
             )
-        milestones = self.options.decay_milestones
+        milestones = self.options.decay_milestones or _paper_milestones(epochs)
         if self.options.sched == "constant":
-            milestones = (self.epochs + 1,)
+            milestones = (epochs + 1,)
         scheduler, _ = create_scheduler_v2(
             self.optimizer,
             sched="cosine" if self.options.sched == "cosine" else "multistep",
-            num_epochs=max(self.epochs, 1),
-            decay_milestones=list(milestones or self._paper_milestones()),
+            num_epochs=epochs,
+            decay_milestones=list(milestones),
             decay_rate=self.options.decay_rate,
             warmup_epochs=self.options.warmup_epochs,
             warmup_lr=0.0,
@@ -152,10 +169,6 @@ class Training:
             updates_per_epoch=self.steps,
         )
         return scheduler
-
-    def _paper_milestones(self) -> tuple[int, ...]:
-        """60, 80 and 90 % of the epochs."""
-        return tuple(round(self.epochs * share) for share in (0.6, 0.8, 0.9))
 
     def _batches(self, order: Tensor) -> list[Tensor]:
         """Batches of an epoch; a last batch of one image is left out (BatchNorm needs two)."""
@@ -175,12 +188,16 @@ class Training:
             self.reporter.say(f"continuing after epoch {self.epoch} of {self.epochs}")
         with self.reporter.bar(self.title, self.epochs * self.steps) as update:
             while self.epoch < self.epochs and not self._out_of_patience():
+                if self.epoch == self.early_epoch:
+                    self.early = {k: v.clone() for k, v in self.model.state_dict().items()}
                 line = self._one_epoch(update)
                 self.epoch += 1
                 self.log.append(line | self._offer())
                 for warning in self.watch(self.log):
                     self.reporter.warn(warning)
                 self.run.save_state(self._state(), self.log)
+        if self.averaged is not None:
+            self.model.load_state_dict(self.averaged.module.state_dict())
         if self.keeper is not None:
             self.keeper.restore(self.model)
 
@@ -191,7 +208,8 @@ class Training:
         """Show the iterate to the keeper; what was measured, for the log."""
         if self.keeper is None or (self.schedule is not None and self.epoch <= self.schedule.end):
             return {}
-        found = self.keeper.offer(self.epoch, self.model)
+        shown = self.model if self.averaged is None else self.averaged.module
+        found = self.keeper.offer(self.epoch, shown)
         if found is None:
             return {}
         return {"judged_accuracy": found.accuracy, "judged_max_excess_gap": found.max_excess_gap}
@@ -202,19 +220,27 @@ class Training:
         generator = torch.Generator().manual_seed((self.seed << 24) + epoch + 1)
         objective: Objective = self.objective
         if self.schedule is not None and epoch <= self.schedule.end:
-            self.masks = self.schedule.prune(self.model, epoch)
+            self._prune(self.schedule)
             if epoch < self.schedule.end:
                 objective = NaiveFineTuning()
+        if epoch % self._cycle == 0:
+            self._start_anew()
         self.model.train()
         stats = GroupStats.zeros(self.num_groups, self.compute.device)
         order = torch.randperm(len(self.split), generator=generator)
         used = torch.cat(self._batches(order))
+        accumulated = self.options.grad_accum_steps
         batches = self.split.images.batches(used, self.compute.batch_size)
         for step, (rows, pixels) in enumerate(batches, start=1):
             pixels = flipped(pixels, self.options.hflip, generator)
-            stats.add_(self._step(rows, pixels, objective))
+            first = (step - 1) // accumulated * accumulated  # of those that make one step
+            together = min(accumulated, self.steps - first)
+            stats.add_(self._gradient(rows, pixels, objective, together))
+            in_cycle = epoch % self._cycle * self.steps + step
+            if step == first + together:
+                self._primal_step(in_cycle)
             if self.lr_scheduler is not None:
-                self.lr_scheduler.step_update(epoch * self.steps + step)
+                self.lr_scheduler.step_update(in_cycle)
             if step % 10 == 0 or step == self.steps:  # reading the numbers stops the device
                 update(epoch * self.steps + step, self._words(stats))
         line = self._line(epoch, stats)
@@ -225,8 +251,30 @@ class Training:
             )
         return line
 
-    def _step(self, rows: Tensor, pixels: Tensor, objective: Objective) -> BatchOutcome:
-        """One step: outcome of the batch, weights from the method, primal step, masks."""
+    def _prune(self, schedule: Schedule) -> None:
+        masks = schedule.prune(self.model, self.epoch)
+        if masks is None:
+            return
+        self.masks = masks
+        if self.averaged is not None:
+            Masks(self.averaged.module, masks.pruned).apply_()
+
+    def _start_anew(self) -> None:
+        """The beginning of a cycle."""
+        self.optimizer.state.clear()
+        if self.lr_scheduler is not None:
+            self.lr_scheduler.step_update(0)
+        if self.averaged is not None:
+            self.averaged.set(self.model)  # type: ignore[no-untyped-call]
+
+    def _gradient(
+        self, rows: Tensor, pixels: Tensor, objective: Objective, together: int
+    ) -> BatchOutcome:
+        """Add a batch's share of the gradient of one step.
+
+        Outcome of the batch, weights from the method, gradient of the weighted sum divided by the
+        number of batches that are taken together.
+        """
         device = self.compute.device
         targets = self.split.targets[rows].to(device, non_blocking=True)
         groups = self.split.groups[rows].to(device, non_blocking=True)
@@ -243,14 +291,19 @@ class Training:
         if self.correct_in_eval_mode and not isinstance(objective, NaiveFineTuning):
             measured = replace(outcome, correct=self._says_in_eval_mode(inputs) == targets)
         weights = objective.weights(measured).to(losses.dtype)
-        self.optimizer.zero_grad(set_to_none=True)
-        (weights * losses).sum().backward()  # type: ignore[no-untyped-call]
+        ((weights * losses).sum() / together).backward()  # type: ignore[no-untyped-call]
+        return outcome
+
+    def _primal_step(self, in_cycle: int) -> None:
+        """Step down the gradient and put the masks back on; the averages follow."""
         if self.options.clip_grad is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip_grad)
         self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
         if self.masks is not None:
             self.masks.apply_()
-        return outcome
+        if self.averaged is not None:
+            self.averaged.update(self.model, in_cycle // self.options.grad_accum_steps)
 
     @torch.no_grad()
     def _says_in_eval_mode(self, inputs: Tensor) -> Tensor:
@@ -291,6 +344,8 @@ class Training:
             "masks": self.masks.pruned if self.masks is not None else None,
             "objective": self.objective.state_dict(),
             "keeper": self.keeper.state_dict() if self.keeper is not None else None,
+            "averaged": self.averaged and self.averaged.module.state_dict(),
+            "early": self.early,
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -301,5 +356,8 @@ class Training:
         self.objective.load_state_dict(state["objective"])
         if self.keeper is not None:
             self.keeper.load_state_dict(state["keeper"])
+        self.early = state["early"]
+        if self.averaged is not None:
+            self.averaged.module.load_state_dict(state["averaged"])
         if state["masks"] is not None:
             self.masks = Masks(self.model, state["masks"])

@@ -494,7 +494,7 @@ def test_an_n_to_m_pattern_leaves_two_of_every_four_inputs(here: Path) -> None:
 
 
 def test_a_pattern_survives_fine_tuning_and_is_still_named(here: Path) -> None:
-    done(*PRUNE, "--pattern", "2:4", "--prune-epochs", "0", "--epochs", "2", *ON_DATA)
+    done(*PRUNE, "--pattern", "2:4", "--epochs", "2", *ON_DATA)
     done("mitigate", "x.safetensors", "-o", "y.safetensors", "--epochs", "1", *ON_DATA)
     record = lineage_of("y.safetensors").sparsity
     assert record is not None
@@ -525,9 +525,9 @@ def test_a_pattern_survives_fine_tuning_and_is_still_named(here: Path) -> None:
             "--pattern 2:4 fixes what every tensor gives up; leave out --scope global",
         ),
         (
-            ("--pattern", "2:4", "--epochs", "3", *ON_DATA),
-            "--pattern 2:4 has no steps on the way: give --prune-epochs 0, and the --epochs of "
-            "fine-tuning follow",
+            ("--pattern", "2:4", "--schedule", "cubic", "--epochs", "3", *ON_DATA),
+            "--pattern 2:4 has no steps on the way; prune at once (--schedule one-shot, or --rounds "
+            "1), and the --epochs of fine-tuning follow",
         ),
         (
             ("--sparsity", "0.9", "--scope", "erk", "--max-layer-sparsity", "0.5"),

@@ -14,8 +14,10 @@ from toys import tiny_model
 
 from ceag_cli import fairgrape
 from ceag_cli.errors import PruningError
-from ceag_cli.fairgrape import FairPruning, group_importance, preserve_shares, prune_fairly
+from ceag_cli.fairgrape import group_importance, preserve_shares, prune_fairly
+from ceag_cli.masks import Masks
 from ceag_cli.prunable import prunable_parameters
+from ceag_cli.pruning import IterativePruning
 
 Batch = tuple[Tensor, Tensor, Tensor]
 
@@ -203,11 +205,17 @@ def test_scoring_changes_nothing_about_the_model() -> None:
 def test_the_number_of_zeros_is_exact_and_masks_are_nested() -> None:
     model = tiny_model("test_resnet")
     names = prunable_parameters(model)
-    schedule = FairPruning(tuple(names), 0.9, 3, 2, images, 3)
-    masks = [schedule.prune(model, epoch) for epoch in range(schedule.end + 1)]
+
+    def fairly(model: nn.Module, sparsity: float, *, on_the_way: bool = False) -> Masks:
+        return prune_fairly(model, names, sparsity, images, 3, on_the_way=on_the_way)
+
+    schedule = IterativePruning(fairly, 0.9, rounds=3, epochs_between=2)
     assert schedule.end == 4
+    found = [schedule.prune(model, epoch) for epoch in range(schedule.end + 1)]
+    masks = [mask for mask in found if mask is not None]
+    assert [mask is not None for mask in found] == [True, False, True, False, True]
     # Each of three rounds keeps 0.1^(1/3) = 46 % of what is left.
-    assert [round(mask.sparsity, 2) for mask in masks] == [0.54, 0.54, 0.78, 0.78, 0.9]
+    assert [round(mask.sparsity, 2) for mask in masks] == [0.54, 0.78, 0.9]
     for earlier, later in pairwise(masks):
         for name, mask in earlier.pruned.items():
             assert bool(later.pruned[name][mask].all())
@@ -216,17 +224,12 @@ def test_the_number_of_zeros_is_exact_and_masks_are_nested() -> None:
         assert int((weight == 0).sum()) == zeros == -(-9 * weight.numel() // 10)
 
 
-def test_the_rounds_of_the_paper() -> None:
-    """Keeping 90 % a round, 90 % sparsity takes 22 rounds."""
-    schedule = FairPruning(("w",), 0.9, 22, 3, list, 1)
-    kept = [1 - schedule.sparsity(done) for done in range(23)]
-    assert kept[0] == 1.0
-    assert kept[22] == pytest.approx(0.1)
-    assert schedule.sparsity(22) == 0.9
-    ratios = [after / before for before, after in pairwise(kept)]
-    assert min(ratios) == pytest.approx(max(ratios))
-    assert 0.9 <= ratios[0] < 0.901
-    assert schedule.end == 63
+def test_on_the_way_a_tensor_that_is_sparser_already_waits() -> None:
+    model = tiny_model("test_resnet")
+    names = prunable_parameters(model)
+    before = prune_fairly(model, names, 0.8, images, 3)
+    after = prune_fairly(model, names, 0.5, images, 3, on_the_way=True)
+    assert before.sha256() == after.sha256()
 
 
 def test_a_model_that_is_sparser_already_is_refused() -> None:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import doctest
 import math
 from fractions import Fraction
-from itertools import pairwise
 from types import ModuleType
 
 import pytest
@@ -102,44 +101,6 @@ def test_uniform_is_the_smallest_count_that_reaches_the_sparsity(
     count = uniform({"a": [size]}, thousandths / 1000)["a"]
     assert count * 1000 >= thousandths * size
     assert (count - 1) * 1000 < thousandths * size
-
-
-# ---------------------------------------------------------------------------------------------
-# Schedules
-# ---------------------------------------------------------------------------------------------
-
-
-def test_cubic_by_hand() -> None:
-    # s = 0.8 (1 - (1 - t/4)^3), of 64: 0, 37, 56, 63, 64.
-    expected = [0.0, 0.8 * 37 / 64, 0.8 * 56 / 64, 0.8 * 63 / 64, 0.8]
-    assert [cubic(t, 4, 0.8) for t in range(5)] == pytest.approx(expected, abs=1e-15)
-
-
-def test_cubic_from_an_initial_sparsity() -> None:
-    # 0.75 - 0.5 * (1 - t/2)^3
-    assert [cubic(t, 2, 0.75, 0.25) for t in range(3)] == [0.25, 0.6875, 0.75]
-
-
-def test_cubic_as_the_paper_has_it() -> None:
-    percent = [round(100 * cubic(t, 15, 0.99), 1) for t in range(16)]
-    assert percent[:8] == [0.0, 18.5, 34.6, 48.3, 60.0, 69.7, 77.6, 84.0]
-    assert percent[8:] == [88.9, 92.7, 95.3, 97.1, 98.2, 98.8, 99.0, 99.0]
-
-
-def test_from_the_end_on_cubic_is_exactly_final() -> None:
-    for final in (0.1, 0.7, 0.9, 0.995):
-        assert [cubic(t, 3, final, 0.3) for t in (3, 4, 1000)] == [final] * 3
-        assert cubic(0, 0, final, 0.3) == final
-
-
-@settings(max_examples=200)
-@given(st.integers(1, 40), st.integers(0, 998), st.integers(1, 999))
-def test_cubic_rises_from_initial_to_final(end: int, low: int, extra: int) -> None:
-    initial, final = low / 1000, min(999, low + extra) / 1000
-    values = [cubic(t, end, final, initial) for t in range(end + 2)]
-    assert values[0] == pytest.approx(initial, abs=1e-15)
-    assert all(a <= b for a, b in pairwise(values))
-    assert max(values) <= final
 
 
 # ---------------------------------------------------------------------------------------------

@@ -437,6 +437,7 @@ def test_the_document_of_a_stage() -> None:
         "architecture": "resnet18",
         "num_classes": 2,
         "accuracy": {"train": 0.5},
+        "early": None,
     }
     json.dumps(document)
 
@@ -489,6 +490,8 @@ def test_prune_promises_no_speed() -> None:
         criterion="magnitude",
         scope="layer",
         pattern="unstructured",
+        schedule="one-shot",
+        rounds=None,
         by_tensor=(),
         recalibrated=None,
         bytes=46_837_000,

@@ -186,7 +186,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with images, a dense model of two epochs and a pruned one."""
     folder = tmp_path_factory.mktemp("prepared")
     csv = write_images(folder)
-    dense(dense_options(folder, "model.safetensors", epochs=2, groups=str(csv)))
+    options = dense_options(folder, "model.safetensors", epochs=2, groups=str(csv))
+    dense(dataclasses.replace(options, early_epoch=0))
     prune(
         PruneOptions(
             checkpoint=str(folder / "model.safetensors"), sparsity=0.9, epochs=0, workers=0
@@ -287,8 +288,33 @@ def fairgrape_options(folder: Path, output: str, **changes: Any) -> MitigateOpti
     return mitigate_options(folder, output, **(given | changes))
 
 
+def in_rounds(schedule: str) -> Callable[..., PruneOptions]:
+    """Two rounds of two epochs, so that the second begins where the run may be stopped."""
+
+    def of(folder: Path, output: str, **changes: Any) -> PruneOptions:
+        rounds = {"schedule": schedule, "rounds": 2, "epochs": 2, "prune_epochs": None}
+        return prune_options(folder, output, **(rounds | changes))
+
+    return of
+
+
+def averaged_options(folder: Path, output: str, **changes: Any) -> MitigateOptions:
+    """Moving averages, judged on val, with a step for every two of three batches."""
+    averages = {"model_ema": True, "grad_accum_steps": 2, "keep": "val", "val_share": 0.25}
+    return mitigate_options(folder, output, **(averages | changes))
+
+
+def early_options(folder: Path, output: str, **changes: Any) -> DenseOptions:
+    """With early weights and moving averages."""
+    return dense_options(folder, output, **({"early_epoch": 2, "model_ema": True} | changes))
+
+
 STAGES: dict[str, tuple[Callable[..., Any], Callable[..., Any], str]] = {
     "dense": (dense, dense_options, "dense"),
+    "dense with early weights": (dense, early_options, "dense"),
+    "iterative pruning": (prune, in_rounds("iterative"), "prune"),
+    "lottery tickets": (prune, in_rounds("rewind"), "prune"),
+    "moving averages": (mitigate, averaged_options, "ceag"),
     "gradual pruning": (prune, prune_options, "prune"),
     "mitigate": (mitigate, mitigate_options, "ceag"),
     "gradual pruning, then mitigate": (mitigate, gradual_options, "ceag"),
@@ -304,10 +330,14 @@ STAGES: dict[str, tuple[Callable[..., Any], Callable[..., Any], str]] = {
 
 
 def content(path: Path) -> tuple[dict[str, bytes], dict[str, str]]:
-    """The bits of every tensor and the metadata. (safetensors writes metadata in any order.)"""
+    """The bits of every tensor and the metadata, whatever the name of the early weights.
+
+    (safetensors writes metadata in any order.)
+    """
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return {name: t.numpy().tobytes() for name, t in tensors.items()}, file.metadata()
+        metadata = {k: v.replace(f"{path.stem}.early", "early") for k, v in file.metadata().items()}
+        return {name: t.numpy().tobytes() for name, t in tensors.items()}, metadata
 
 
 @contextmanager

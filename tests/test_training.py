@@ -1,6 +1,5 @@
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,99 +10,20 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
-from toys import tiny_model, write_images
+from toys import CPU, HALF, PLAIN_DESCENT, Watching, a_split, tiny_model, training, write_images
 
-from ceag_cli.baselines import NaiveFineTuning
 from ceag_cli.errors import EvaluationError, OptionError, TrainingError
 from ceag_cli.evaluation import Compute, evaluate, evaluate_in_training_mode
 from ceag_cli.groups import BatchOutcome, GroupStats
-from ceag_cli.images import Split
 from ceag_cli.iterates import Keeper
 from ceag_cli.lineage import Lineage, read_metadata
 from ceag_cli.masks import Masks
-from ceag_cli.models import Preprocessing
-from ceag_cli.options import DenseOptions, MitigateOptions, PruneOptions, TrainingOptions
+from ceag_cli.options import DenseOptions, MitigateOptions, PruneOptions
 from ceag_cli.progress import Quiet
 from ceag_cli.prunable import prunable_parameters
 from ceag_cli.pruning import GradualPruning, magnitude_uniform
 from ceag_cli.runs import Run
 from ceag_cli.stages import dense, mitigate, prune
-from ceag_cli.training import Training
-
-HALF = Preprocessing((3, 16, 16), (0.5,) * 3, (0.5,) * 3, "bilinear", 1.0, "center")
-CPU = torch.device("cpu")
-
-
-class Pixels:
-    """Images that are in memory already."""
-
-    def __init__(self, pixels: Tensor) -> None:
-        self.pixels = pixels
-
-    def batches(self, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        for rows in torch.split(order, batch_size):
-            yield rows, self.pixels[rows]
-
-
-def a_split(count: int = 24) -> Split:
-    """Image i has class i modulo 3, which its colour tells, and group i modulo 2."""
-    rows = torch.arange(count)
-    pixels = torch.randint(0, 50, (count, 3, 16, 16), generator=torch.Generator().manual_seed(3))
-    pixels[rows, rows % 3] += 200
-    images: Any = Pixels(pixels.to(torch.uint8))
-    return Split("train", images, rows % 3, (rows % 2)[:, None])
-
-
-class Watching:
-    """Naive fine-tuning that looks on."""
-
-    def __init__(self, look: Callable[[], None] = lambda: None) -> None:
-        self.look = look
-        self.seen: list[BatchOutcome] = []
-
-    def weights(self, batch: BatchOutcome) -> Tensor:
-        self.look()
-        self.seen.append(batch)
-        return NaiveFineTuning().weights(batch)
-
-    def status(self) -> dict[str, float]:
-        return {"max_multiplier": 0.5}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
-
-
-def training(folder: Path, model: nn.Module | None = None, **changes: Any) -> Training:
-    """Three steps of eight images an epoch; ``changes`` go to the options or to Training."""
-    options = {name: changes.pop(name) for name in list(changes) if name in OPTIONS}
-    batch_size = changes.pop("batch_size", 8)
-    arguments: dict[str, Any] = {
-        "model": model if model is not None else tiny_model("test_resnet"),
-        "split": a_split(),
-        "preprocessing": HALF,
-        "compute": Compute(CPU, batch_size=batch_size),
-        "options": TrainingOptions(**options),
-        "epochs": 2,
-        "seed": 1,
-        "num_groups": 2,
-        "run": Run(folder / "m.safetensors", {"command": "dense"}, {}),
-        "reporter": Quiet(),
-        "title": "test",
-    }
-    return Training(**(arguments | changes))
-
-
-PLAIN_DESCENT: dict[str, Any] = {
-    "opt": "momentum",  # timm's sgd is Nesterov's, which cannot do without momentum
-    "momentum": 0.0,
-    "weight_decay": 0.0,
-    "sched": "constant",
-}
-
-OPTIONS = {field.name for field in dataclasses.fields(TrainingOptions)}
 
 
 def pruned(model: nn.Module, sparsity: float) -> Masks:
@@ -736,3 +656,32 @@ def test_gradual_pruning_starts_from_a_model_that_has_a_few_zeros(
     save_file(state, some, metadata=read_metadata(prepared / "model.safetensors"))
     output = gradually(prepared, some, command)
     assert all(promised == found for promised, found in zeros(output).values())
+
+
+# Cycles
+
+
+def test_a_new_cycle_forgets_the_momentum(tmp_path: Path) -> None:
+    """With one step a cycle, momentum never comes to anything."""
+    found = []
+    for momentum, cycle in ((0.0, None), (0.9, 1), (0.9, None)):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(768, 3))
+        options = PLAIN_DESCENT | {"lr": 0.1, "momentum": momentum, "cycle": cycle}
+        training(tmp_path, model, epochs=3, batch_size=24, **options).fit(None)
+        found.append(model.get_parameter("1.weight").detach())
+    plain, forgetful, remembering = found
+    assert torch.equal(plain, forgetful)
+    assert not torch.allclose(plain, remembering, atol=1e-4)
+
+
+def test_a_new_cycle_begins_with_the_first_learning_rate(tmp_path: Path) -> None:
+    """At the end of a cosine the rate is 0, and a step at that rate would be none."""
+    rates: list[float] = []
+    model = nn.Sequential(nn.Flatten(), nn.Linear(768, 3))
+    watching = Watching(lambda: rates.append(one.optimizer.param_groups[0]["lr"]))
+    changes: dict[str, Any] = {"lr": 0.1, "sched": "cosine", "cycle": 1, "objective": watching}
+    one = training(tmp_path, model, epochs=2, **changes)
+    one.fit(None)
+    # 0.1 (1 + cos(pi t / 3)) / 2 before each of three steps, twice.
+    assert rates == pytest.approx([0.1, 0.075, 0.025] * 2)

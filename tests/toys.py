@@ -1,10 +1,11 @@
-"""Small things that the tests are made of: a coloured image folder, tiny timm models, the CLI."""
+"""Small things that the tests are made of: coloured images, tiny timm models, the CLI."""
 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,16 @@ from PIL import Image
 from torch import Tensor, nn
 from typer.testing import CliRunner, Result
 
+from ceag_cli.baselines import NaiveFineTuning
 from ceag_cli.cli import app
-from ceag_cli.progress import Update
+from ceag_cli.evaluation import Compute
+from ceag_cli.groups import BatchOutcome
+from ceag_cli.images import Split
+from ceag_cli.models import Preprocessing
+from ceag_cli.options import TrainingOptions
+from ceag_cli.progress import Quiet, Update
+from ceag_cli.runs import Run
+from ceag_cli.training import Training
 
 COLOURS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
 """Classes in the order of the model's outputs."""
@@ -125,3 +134,79 @@ class Interrupting:
                 raise KeyboardInterrupt
 
         yield update
+
+
+HALF = Preprocessing((3, 16, 16), (0.5,) * 3, (0.5,) * 3, "bilinear", 1.0, "center")
+CPU = torch.device("cpu")
+
+
+class Pixels:
+    """Images that are in memory already."""
+
+    def __init__(self, pixels: Tensor) -> None:
+        self.pixels = pixels
+
+    def batches(self, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for rows in torch.split(order, batch_size):
+            yield rows, self.pixels[rows]
+
+
+def a_split(count: int = 24) -> Split:
+    """Image i has class i modulo 3, which its colour tells, and group i modulo 2."""
+    rows = torch.arange(count)
+    pixels = torch.randint(0, 50, (count, 3, 16, 16), generator=torch.Generator().manual_seed(3))
+    pixels[rows, rows % 3] += 200
+    images: Any = Pixels(pixels.to(torch.uint8))
+    return Split("train", images, rows % 3, (rows % 2)[:, None])
+
+
+class Watching:
+    """Naive fine-tuning that looks on."""
+
+    def __init__(self, look: Callable[[], None] = lambda: None) -> None:
+        self.look = look
+        self.seen: list[BatchOutcome] = []
+
+    def weights(self, batch: BatchOutcome) -> Tensor:
+        self.look()
+        self.seen.append(batch)
+        return NaiveFineTuning().weights(batch)
+
+    def status(self) -> dict[str, float]:
+        return {"max_multiplier": 0.5}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+
+def training(folder: Path, model: nn.Module | None = None, **changes: Any) -> Training:
+    """Three steps of eight images an epoch; ``changes`` go to the options or to Training."""
+    options = {name: changes.pop(name) for name in list(changes) if name in OPTIONS}
+    batch_size = changes.pop("batch_size", 8)
+    arguments: dict[str, Any] = {
+        "model": model if model is not None else tiny_model("test_resnet"),
+        "split": a_split(),
+        "preprocessing": HALF,
+        "compute": Compute(CPU, batch_size=batch_size),
+        "options": TrainingOptions(**options),
+        "epochs": 2,
+        "seed": 1,
+        "num_groups": 2,
+        "run": Run(folder / "m.safetensors", {"command": "dense"}, {}),
+        "reporter": Quiet(),
+        "title": "test",
+    }
+    return Training(**(arguments | changes))
+
+
+PLAIN_DESCENT: dict[str, Any] = {
+    "opt": "momentum",  # timm's sgd is Nesterov's, which cannot do without momentum
+    "momentum": 0.0,
+    "weight_decay": 0.0,
+    "sched": "constant",
+}
+
+OPTIONS = {field.name for field in dataclasses.fields(TrainingOptions)}
