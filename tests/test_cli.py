@@ -526,8 +526,8 @@ def test_a_pattern_survives_fine_tuning_and_is_still_named(here: Path) -> None:
         ),
         (
             ("--pattern", "2:4", "--schedule", "cubic", "--epochs", "3", *ON_DATA),
-            "--pattern 2:4 has no steps on the way; prune at once (--schedule one-shot, or --rounds "
-            "1), and the --epochs of fine-tuning follow",
+            "--pattern 2:4 has no steps on the way; prune at once (--schedule one-shot, or "
+            "--rounds 1), and the --epochs of fine-tuning follow",
         ),
         (
             ("--sparsity", "0.9", "--scope", "erk", "--max-layer-sparsity", "0.5"),
