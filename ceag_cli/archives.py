@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ceag_cli.checkpoints import PACKED, read_state, write_tensors
+from ceag_cli.checkpoints import plain_header, read_state, write_tensors
 from ceag_cli.errors import CheckpointError, OutputError
-from ceag_cli.lineage import SUFFIX
+from ceag_cli.lineage import PACKED, SUFFIX
+from ceag_cli.tensorfiles import read_header
 
 PACKED_SUFFIX = f".packed{SUFFIX}"
 
@@ -46,12 +47,12 @@ def pack_file(path: Path, output: Path | None = None, *, overwrite: bool = False
         raise CheckpointError(f"{path}: is packed already; 'ceag unpack' makes a plain file of it")
     output = output or packed_name(path)
     _check(path, output, overwrite)
-    write_tensors(output, tensors, metadata, packed=True)
+    write_tensors(output, tensors, metadata, packed=True, header=read_header(path))
     return Archived(path, output, path.stat().st_size, output.stat().st_size)
 
 
 def unpack_file(path: Path, output: Path | None = None, *, overwrite: bool = False) -> Archived:
-    """Write a packed file as the plain file that it was made of: the same weights, bit for bit.
+    """Write a packed file as the plain file that it was made of, bit for bit.
 
     Args:
         path: A packed file.
@@ -70,8 +71,7 @@ def unpack_file(path: Path, output: Path | None = None, *, overwrite: bool = Fal
             raise OutputError(f"{path}: does not end in {PACKED_SUFFIX}; name the output with -o")
         output = path.with_name(path.name.removesuffix(PACKED_SUFFIX) + SUFFIX)
     _check(path, output, overwrite)
-    plain = {key: value for key, value in metadata.items() if key != PACKED}
-    write_tensors(output, tensors, plain)
+    write_tensors(output, tensors, {}, header=plain_header(metadata))
     return Archived(path, output, path.stat().st_size, output.stat().st_size)
 
 

@@ -7,10 +7,12 @@ metadata: timm's configuration and the lineage. Pickles are only read with ``wei
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import os
 import pickle
 import tempfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +24,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ceag_cli.errors import CheckpointError, OutputError
-from ceag_cli.lineage import Lineage, read_metadata, sha256_of
+from ceag_cli.lineage import PACKED, Lineage, identity_of, not_whole, read_metadata
 from ceag_cli.models import (
     Preprocessing,
     TimmConfig,
@@ -36,12 +38,10 @@ from ceag_cli.models import (
 from ceag_cli.options import ArchitectureOptions
 from ceag_cli.packing import pack, unpack
 from ceag_cli.prunable import classifier_names, first_layer_names
+from ceag_cli.tensorfiles import content, header_of, metadata_in, sha256_of_content
 
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
-
-PACKED = "ceag.packed"
-"""Key of the metadata of a packed file."""
 
 
 @dataclass
@@ -50,6 +50,7 @@ class Checkpoint:
 
     path: Path
     sha256: str
+    """Of the plain file, where this one is packed."""
     model: nn.Module
     preprocessing: Preprocessing
     label_names: list[str] | None
@@ -98,7 +99,7 @@ def load(path: Path, options: ArchitectureOptions, child: TimmConfig | None = No
         )
     return Checkpoint(
         path=path,
-        sha256=sha256_of(path),
+        sha256=identity_of(path),
         model=model,
         preprocessing=preprocessing,
         label_names=_label_names(config),
@@ -136,7 +137,7 @@ def read_state(
         try:
             state = safetensors.torch.load_file(path)
         except (SafetensorError, OSError, ValueError) as error:
-            raise CheckpointError(f"{path}: not a whole .safetensors file: {error}") from None
+            raise not_whole(path, "a whole .safetensors file", error) from None
         return (unpacked(path, state, metadata) if PACKED in metadata else state), None, metadata
     try:
         # timm's training checkpoints store their command line as a Namespace: harmless.
@@ -341,11 +342,7 @@ def save(
     Raises:
         OutputError: The folder cannot be written.
     """
-    tensors = {
-        # A clone, because safetensors refuses tensors that share memory (tied weights).
-        name: tensor.detach().cpu().contiguous().clone()
-        for name, tensor in model.state_dict().items()
-    }
+    tensors: dict[str, Tensor] = model.state_dict()
     metadata = {"format": "pt", "ceag.timm": json.dumps(config)} | lineage.to_metadata()
     write_tensors(path, tensors, metadata, packed=packed)
     if with_config:
@@ -353,26 +350,46 @@ def save(
 
 
 def write_tensors(
-    path: Path, tensors: dict[str, Tensor], metadata: dict[str, str], *, packed: bool = False
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    *,
+    packed: bool = False,
+    header: bytes | None = None,
 ) -> None:
     """Write a .safetensors file, plain or packed; it is whole or not there.
+
+    Equal content gives equal bytes. A packed file holds the header and the sha256 of the plain one
+    that it stands for, so that this one is found again by its children, and damage is noticed.
+
+    Args:
+        path: The file.
+        tensors: What it holds.
+        metadata: What it says about itself.
+        packed: Write the weights in fewer bytes (``packing``).
+        header: Of the plain file, where that is another one's.
 
     Raises:
         OutputError: The folder cannot be written, or a tensor cannot be packed.
     """
     try:
+        header = header or header_of(tensors, metadata)
         if packed:
+            digest = sha256_of_content(header, tensors)
             tensors, index = pack(tensors)
-            metadata = metadata | {PACKED: json.dumps(index)}
+            index |= {"sha256": digest, "header": base64.b64encode(zlib.compress(header)).decode()}
+            metadata = {**metadata, PACKED: json.dumps(index)}
+            header = header_of(tensors, metadata)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
         try:
-            safetensors.torch.save_file(tensors, temporary, metadata=metadata)
-            temporary.chmod(0o666 & ~_umask())  # safetensors leaves it readable by the owner alone
+            with temporary.open("wb") as file:
+                for piece in content(header, tensors):
+                    file.write(piece)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise OutputError(f"{path}: cannot be written: {error}") from None
 
 
@@ -382,19 +399,23 @@ def unpacked(
     """The tensors of a packed file.
 
     Raises:
-        CheckpointError: It is damaged.
+        CheckpointError: It is damaged: it does not make the plain file whose hash it holds.
     """
     try:
-        return unpack(state, json.loads(metadata[PACKED]))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: not a whole packed file: {error}") from None
+        index = json.loads(metadata[PACKED])
+        tensors = unpack(state, index)
+        header = plain_header(metadata)
+        said = {key: value for key, value in metadata.items() if key != PACKED}
+        if (sha256_of_content(header, tensors), metadata_in(header)) != (index["sha256"], said):
+            raise ValueError("its content does not have the checksum that it was written with")
+        return tensors
+    except (ValueError, KeyError, TypeError, AttributeError, zlib.error) as error:
+        raise not_whole(path, "a whole packed file", error) from None
 
 
-def _umask() -> int:
-    """The process's umask; it can only be read by setting it."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+def plain_header(metadata: Mapping[str, str]) -> bytes:
+    """The header of the plain file that a packed one stands for."""
+    return zlib.decompress(base64.b64decode(json.loads(metadata[PACKED])["header"]))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ceag_cli.errors import CheckpointError
-from ceag_cli.lineage import Lineage, read_metadata, sha256_of
+from ceag_cli.lineage import PACKED, Lineage, identity_of, read_metadata, sha256_of
 
 
 def describe_file(path: Path) -> dict[str, Any]:
@@ -28,6 +28,7 @@ def describe_file(path: Path) -> dict[str, Any]:
         "file": str(path),
         "sha256": sha256_of(path),
         "bytes": path.stat().st_size,
+        "sha256_unpacked": identity_of(path) if PACKED in metadata else None,
         "written_by": f"ceag {lineage.version}" if lineage else None,
         "stage": lineage.stage if lineage else None,
         "architecture": config.get("architecture"),
@@ -93,6 +94,8 @@ def lines(found: dict[str, Any]) -> list[str]:
             f"crop {size['crop_pct']}, mean {size['mean']}, std {size['std']}",
         ),
     ]
+    if found["sha256_unpacked"]:
+        shown.insert(2, ("unpacked", f"sha256 {found['sha256_unpacked']}"))
     if found["sparsity"]:
         record = found["sparsity"]
         shown.append(

@@ -1,7 +1,8 @@
 """Where a file comes from: its parents, its groups CSV, and how the next command finds them.
 
 Files refer to each other by relative path and sha256. A reference is looked for at its path and
-then, in case things were moved, by hash beside the file that names it.
+then, in case things were moved, by hash beside the file that names it. A packed file counts as the
+plain one that it stands for.
 """
 
 from __future__ import annotations
@@ -24,11 +25,23 @@ FORMAT = "1"
 SUFFIX = ".safetensors"
 STAGES = ("early", "dense", "pruned", "mitigated")
 
+PACKED = "ceag.packed"
+"""Key of the metadata of a packed file."""
+
 
 def sha256_of(path: Path) -> str:
     """Hash of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def identity_of(path: Path) -> str:
+    """The hash that references name a file by: of the plain file where this one is packed."""
+    try:
+        digest = json.loads(read_metadata(path)[PACKED])["sha256"]
+    except (CheckpointError, KeyError, TypeError, ValueError):
+        digest = None
+    return digest if isinstance(digest, str) else sha256_of(path)
 
 
 @dataclass(frozen=True)
@@ -57,11 +70,11 @@ class Reference:
             LineageError: No file of that hash is at the path or beside ``named_by``.
         """
         expected = named_by.parent / self.path
-        if expected.is_file() and sha256_of(expected) == self.sha256:
+        if expected.is_file() and identity_of(expected) == self.sha256:
             return Path(os.path.relpath(expected))
         suffix = Path(self.path).suffix
         for candidate in sorted(named_by.parent.glob(f"*{suffix}")):
-            if candidate.is_file() and sha256_of(candidate) == self.sha256:
+            if candidate.is_file() and identity_of(candidate) == self.sha256:
                 return candidate
         state = "has changed since" if expected.is_file() else "is not there"
         raise LineageError(
@@ -226,7 +239,12 @@ def read_metadata(path: Path) -> dict[str, str]:
         with safe_open(path, framework="pt") as file:
             return dict(file.metadata() or {})
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not a whole .safetensors file: {error}") from None
+        raise not_whole(path, "a whole .safetensors file", error) from None
+
+
+def not_whole(path: Path, what: str, error: Exception) -> CheckpointError:
+    """The error for a file that is damaged or cut short."""
+    return CheckpointError(f"{path}: not {what}: {error}; restore it from a copy, or write it anew")
 
 
 def derived(source: Path, stage: str) -> Path:

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-VERSION = 1
+VERSION = 2
 
 Index = dict[str, Any]
 """By tensor name its dtype, shape, and the bytes of each stream; the mask's are 0 without one."""
@@ -70,7 +70,9 @@ def unpack(packed: Mapping[str, Tensor], index: Index) -> dict[str, Tensor]:
         ValueError: Bytes and index do not belong together, or are of another version.
     """
     if index.get("version") != VERSION:
-        raise ValueError(f"packed by version {index.get('version')}, this one reads {VERSION}")
+        raise ValueError(
+            f"packed in format {index.get('version')}, this version of ceag reads format {VERSION}"
+        )
     if packed.keys() != index["tensors"].keys():
         raise ValueError("the index names other tensors than there are")
     return {name: _unpacked(name, packed[name], index["tensors"][name]) for name in packed}

@@ -12,7 +12,7 @@ import safetensors.torch
 import timm
 import torch
 from safetensors import safe_open
-from torch import Tensor, nn
+from torch import nn
 from toys import tiny_model
 
 from ceag_cli.checkpoints import (
@@ -22,10 +22,11 @@ from ceag_cli.checkpoints import (
     place,
     read_state,
     save,
+    write_tensors,
     writes_config,
 )
 from ceag_cli.errors import CheckpointError, OutputError
-from ceag_cli.lineage import Lineage
+from ceag_cli.lineage import Lineage, read_metadata
 from ceag_cli.models import describe, preprocessing_of
 from ceag_cli.options import ArchitectureOptions, PreprocessingOptions
 
@@ -549,8 +550,8 @@ def test_a_failed_save_leaves_the_old_files_whole_and_no_others(
 
     real = os.replace
 
-    def half_written(tensors: dict[str, Tensor], filename: Path, **_: Any) -> None:
-        Path(filename).write_bytes(b"half")
+    def half_written(*_: Any) -> Iterator[bytes]:
+        yield b"half"
         raise failure
 
     def not_moved(source: Any, target: Any) -> None:
@@ -559,13 +560,53 @@ def test_a_failed_save_leaves_the_old_files_whole_and_no_others(
         real(source, target)
 
     if moment == "write":
-        monkeypatch.setattr(safetensors.torch, "save_file", half_written)
+        monkeypatch.setattr("ceag_cli.checkpoints.content", half_written)
     else:
         monkeypatch.setattr(os, "replace", not_moved)
     with pytest.raises((OutputError, KeyboardInterrupt)):
         save(path, other, config, LINEAGE, with_config=True)
     monkeypatch.undo()
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_equal_models_are_equal_files(tmp_path: Path) -> None:
+    """The library writes the metadata in another order every time."""
+    digests = {
+        written(tmp_path / f"{i}.safetensors", tiny_model("test_resnet")).read_bytes()
+        for i in range(5)
+    }
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64),
+        *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+    ],
+)
+def test_the_library_reads_every_type_that_is_written(tmp_path: Path, dtype: torch.dtype) -> None:
+    tensors = {
+        "a": torch.arange(6).reshape(2, 3).to(dtype),
+        "b": torch.ones((), dtype=torch.uint8),  # odd sizes between the others
+        "c": torch.zeros((0, 4), dtype=dtype),
+        "d": torch.arange(6).reshape(2, 3).to(dtype).mT,
+    }
+    write_tensors(tmp_path / "m.safetensors", tensors, {"é": "ü"})
+    found = safetensors.torch.load_file(tmp_path / "m.safetensors")
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], tensors[name]) for name in tensors)
+    assert read_metadata(tmp_path / "m.safetensors") == {"é": "ü"}
+
+
+def test_a_type_that_is_not_written_is_named(tmp_path: Path) -> None:
+    tensors = {"w": torch.zeros(1, dtype=torch.complex128)}
+    with pytest.raises(OutputError) as caught:
+        write_tensors(tmp_path / "m.safetensors", tensors, {})
+    assert caught.value.problems == [
+        f"{tmp_path / 'm.safetensors'}: cannot be written: tensor 'w' is of type "
+        "torch.complex128, which is not written"
+    ]
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -722,6 +722,33 @@ def test_a_packed_model_is_accepted_wherever_a_plain_one_is(here: Path) -> None:
     )
 
 
+def test_children_know_their_parent_packed_and_unpacked(here: Path) -> None:
+    """As plain files, as what is unpacked again, and as packed ones beside the child."""
+    dense = Path("model.safetensors").read_bytes()
+    done("pack", "model.safetensors")
+    Path("model.safetensors").unlink()
+    result = ceag("audit", "--eps", "1")
+    assert result.exit_code == 0
+    assert "model.packed.safetensors: test_resnet" in result.stderr
+    done("unpack", "model.packed.safetensors")
+    Path("model.packed.safetensors").unlink()
+    assert Path("model.safetensors").read_bytes() == dense
+    assert ceag("audit", "--eps", "1").exit_code == 0
+
+
+def test_children_of_a_packed_parent_know_the_plain_one(here: Path) -> None:
+    done("prune", "model.safetensors", "--sparsity", "0.9", "--pack", "-o", "p.safetensors")
+    done("mitigate", "p.safetensors", "-o", "m.safetensors", "--epochs", "1", *ON_DATA)
+    done("unpack", "p.safetensors", "-o", "u.safetensors")
+    plain = json.loads(done("info", "u.safetensors", "--format", "json").stdout)
+    packed = json.loads(done("info", "p.safetensors", "--format", "json").stdout)
+    assert packed["sha256_unpacked"] == plain["sha256"] != packed["sha256"]
+    assert lineage_of("m.safetensors").parents["input"].sha256 == plain["sha256"]
+    assert plain["sha256_unpacked"] is None
+    shown = done("info", "p.safetensors").stdout.splitlines()
+    assert f"unpacked       sha256 {plain['sha256']}" in shown
+
+
 def test_the_default_name_of_a_packed_file_says_so(here: Path) -> None:
     result = done("prune", "model.safetensors", "--sparsity", "0.9", "--pack")
     assert result.stdout.splitlines()[0] == "wrote model.pruned.packed.safetensors"

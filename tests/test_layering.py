@@ -47,6 +47,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
             "prunable",
             "lineage",
             "packing",
+            "tensorfiles",
             "checkpoints",
             "runs",
             "evaluation",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -15,8 +16,9 @@ from torch import Tensor
 from toys import ceag, done
 
 from ceag_cli.archives import pack_file, unpack_file
+from ceag_cli.checkpoints import read_state
 from ceag_cli.errors import CheckpointError, OutputError
-from ceag_cli.lineage import read_metadata
+from ceag_cli.lineage import identity_of, read_metadata
 from ceag_cli.packing import pack, unpack
 
 DTYPES = [
@@ -129,11 +131,11 @@ def test_damage_is_found() -> None:
         damaged(index, streams=[-1, *sizes[1:]]),
         damaged(index, streams=[10 * size for size in sizes]),
         damaged(index, streams=None),
-        index | {"version": 2},
+        index | {"version": 1},
         index | {"tensors": {}},
     ]
     for bad in wrong:
-        with pytest.raises(ValueError, match=r"tensor 'x' is damaged|packed by|the index names"):
+        with pytest.raises(ValueError, match=r"tensor 'x' is damaged|packed in|the index names"):
             unpack(packed, bad)
     for place in range(0, packed["x"].numel(), 97):
         flipped = packed["x"].clone()
@@ -164,6 +166,87 @@ def test_a_file_is_packed_and_unpacked_to_the_same_tensors_and_metadata(file: Pa
     back = unpack_file(there.output, file.with_name("again.safetensors"))
     assert same(safetensors.torch.load_file(back.output), safetensors.torch.load_file(file))
     assert read_metadata(back.output) == {"format": "pt", "note": "kept"}
+    assert back.output.read_bytes() == file.read_bytes()
+
+
+def test_whoever_wrote_the_plain_file_it_comes_back_byte_for_byte(tmp_path: Path) -> None:
+    """The library orders the metadata at random, others leave it out or fill the header up."""
+    path = tmp_path / "m.safetensors"
+    tensors = {"b": torch.arange(3), "a": pruned(100, 0.9), "c": torch.zeros(0)}
+    library = [safetensors.torch.save(tensors, {str(i): "x" for i in range(9)}) for _ in range(5)]
+    header = json.dumps(
+        {
+            "a": {"dtype": "F32", "shape": [1], "data_offsets": [1, 5]},
+            "b": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]},
+        }
+    ).encode()
+    odd = (len(header) + 40).to_bytes(8, "little") + header + b" " * 40 + b"\x01\0\0\0\0"
+    for plain in (*library, safetensors.torch.save(tensors), odd):
+        path.write_bytes(plain)
+        there = pack_file(path, overwrite=True).output
+        assert unpack_file(there, overwrite=True).output.read_bytes() == plain
+        assert identity_of(there) == hashlib.sha256(plain).hexdigest()
+
+
+@pytest.mark.parametrize("place", [0.02, 0.3, 0.5, 0.9, 0.99])
+def test_flipped_bytes_are_noticed(file: Path, place: float) -> None:
+    there = pack_file(file).output
+    content = bytearray(there.read_bytes())
+    start = int(place * len(content))
+    for i in range(start, min(start + 50, len(content))):
+        content[i] ^= 0x01
+    there.write_bytes(content)
+    result = ceag("unpack", str(there), "-o", "out.safetensors")
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error: {there}: not a whole ")
+    assert result.stderr.endswith("; restore it from a copy, or write it anew\n")
+    assert not Path("out.safetensors").exists()
+
+
+def test_a_single_flipped_bit_of_a_number_is_noticed(file: Path) -> None:
+    """Whichever it is: many of them would decompress to other numbers of the same count."""
+    there = pack_file(file).output
+    content = there.read_bytes()
+    length = 8 + int.from_bytes(content[:8], "little")
+    for i in range(length, len(content), 61):
+        there.write_bytes(content[:i] + bytes([content[i] ^ 0x10]) + content[i + 1 :])
+        with pytest.raises(CheckpointError, match="not a whole packed file"):
+            read_state(there)
+    there.write_bytes(content)
+    read_state(there)
+
+
+@pytest.mark.parametrize("kept", [0, 7, 300, -1])
+def test_a_packed_file_that_is_cut_short_is_named(file: Path, kept: int) -> None:
+    there = pack_file(file).output
+    there.write_bytes(there.read_bytes()[:kept])
+    (message,) = ceag("unpack", str(there)).stderr.splitlines()
+    assert message.startswith(f"error: {there}: not a whole .safetensors file: ")
+    assert message.endswith("; restore it from a copy, or write it anew")
+
+
+def test_changed_metadata_of_a_packed_file_are_noticed(file: Path) -> None:
+    there = pack_file(file).output
+    tensors, metadata = safetensors.torch.load_file(there), read_metadata(there)
+    safetensors.torch.save_file(tensors, there, metadata=metadata | {"note": "another"})
+    (message,) = ceag("unpack", str(there), "-o", "out.safetensors").stderr.splitlines()
+    assert message == (
+        f"error: {there}: not a whole packed file: its content does not have the checksum that it "
+        "was written with; restore it from a copy, or write it anew"
+    )
+
+
+def test_a_file_of_the_first_format_is_refused(file: Path) -> None:
+    there = pack_file(file).output
+    tensors, metadata = safetensors.torch.load_file(there), read_metadata(there)
+    index = json.dumps(json.loads(metadata["ceag.packed"]) | {"version": 1})
+    safetensors.torch.save_file(tensors, there, metadata=metadata | {"ceag.packed": index})
+    with pytest.raises(CheckpointError) as caught:
+        read_state(there)
+    assert caught.value.problems == [
+        f"{there}: not a whole packed file: packed in format 1, this version of ceag reads format "
+        "2; restore it from a copy, or write it anew"
+    ]
 
 
 def test_nothing_is_replaced_or_packed_twice(file: Path) -> None:
@@ -197,7 +280,10 @@ def test_a_damaged_packed_file_is_named(file: Path) -> None:
         "null",
         "[1]",
         "not JSON",
-        '{"version": 1, "tensors": {"w": 1, "steps": 2}}',
+        '{"version": 2, "tensors": {"w": 1, "steps": 2}}',
+        json.dumps(json.loads(metadata["ceag.packed"]) | {"header": "eJ"}),
+        json.dumps(json.loads(metadata["ceag.packed"]) | {"header": None}),
+        json.dumps(json.loads(metadata["ceag.packed"]) | {"sha256": "0"}),
     ):
         safetensors.torch.save_file(tensors, there, metadata=metadata | {"ceag.packed": index})
         result = ceag("unpack", str(there), "-o", "out.safetensors")
