@@ -13,7 +13,7 @@ from ceag_cli.ceag import ConstrainedExcessAccuracyGap
 from ceag_cli.errors import OptionError
 from ceag_cli.groups import Grouping, GroupStats
 from ceag_cli.multipliers import SPEED, Multipliers, bound_by_size, step_by_size
-from ceag_cli.options import MitigateOptions, flag
+from ceag_cli.options import CONSTRAINED, MitigateOptions, flag, given
 from ceag_cli.replay import LONGEST, GroupReplay
 from ceag_cli.training import Objective
 
@@ -60,12 +60,24 @@ def check_options(options: MitigateOptions) -> list[str]:
             "--keep out, or take --method naive"
         )
     fields = options.__dataclass_fields__
-    return [
+    found = [
         f"{flag(name)} has no effect with --method {options.method}"
-        for name, field in fields.items()
-        if field.metadata["methods"]
-        and options.method not in field.metadata["methods"]
-        and getattr(options, name) not in (field.default, field.metadata["paper"])
+        for name in given(options, fields)
+        if fields[name].metadata["methods"]
+        and options.method not in fields[name].metadata["methods"]
+    ]
+    rule = rule_of_keeping(options)
+    plain_ascent = options.method in CONSTRAINED and options.dual_opt == "ascent"
+    without_effect: dict[str, tuple[bool, tuple[str, ...]]] = {
+        "without --dual-opt nupi": (plain_ascent, ("dual_kp", "dual_nu")),
+        "without --keep val": (rule is None or rule[1] != "val", ("val_share",)),
+        "without --sparsity": (options.sparsity is None, ("prune_epochs",)),
+    }
+    return found + [
+        f"{flag(name)} has no effect {where}"
+        for where, (applies, names) in without_effect.items()
+        if applies
+        for name in given(options, names)
     ]
 
 

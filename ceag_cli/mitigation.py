@@ -38,7 +38,7 @@ from ceag_cli.methods import (
     rule_of_keeping,
     troubles,
 )
-from ceag_cli.options import CONSTRAINED, MitigateOptions
+from ceag_cli.options import CONSTRAINED, MitigateOptions, given
 from ceag_cli.progress import Reporter
 from ceag_cli.prunable import prunable_parameters
 from ceag_cli.pruning import GradualPruning, IterativePruning
@@ -139,6 +139,8 @@ class Mitigation:
         if rule[1] == "train":
             return train, train, "train"
         if "val" in self.data.labels.splits:
+            if given(self.options, ("val_share",)):
+                self.reporter.warn("--val-share has no effect: the CSV has val rows")
             return train, self._split("val"), "val"
         generator = torch.Generator().manual_seed(self.options.seed)
         strata = torch.cat([train.targets[:, None], train.groups], dim=1)

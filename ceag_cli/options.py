@@ -11,7 +11,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar, Union
 
@@ -669,6 +669,18 @@ def value_type(options: type[Command], name: str) -> Any:
 def flag(name: str) -> str:
     """``groups_by`` → ``--groups-by``."""
     return "--" + name.replace("_", "-")
+
+
+def given(options: Command, names: Iterable[str]) -> list[str]:
+    """Those of some options that are not at their default, under ``--paper`` the published one."""
+    paper = getattr(options, "paper", False)
+    found = []
+    for name in names:
+        field = options.__dataclass_fields__[name]
+        published = field.metadata["paper"] if paper else None
+        if getattr(options, name) != (field.default if published is None else published):
+            found.append(name)
+    return found
 
 
 def parse(options: type[Command], name: str, raw: Any) -> Any:

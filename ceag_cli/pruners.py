@@ -20,7 +20,14 @@ from ceag_cli.fairgrape import prune_fairly
 from ceag_cli.images import Split
 from ceag_cli.inputs import Data
 from ceag_cli.masks import Masks
-from ceag_cli.options import NEED_DATA, PruneOptions
+from ceag_cli.options import (
+    NEED_DATA,
+    DataOptions,
+    PruneOptions,
+    TrainingOptions,
+    flag,
+    given,
+)
 from ceag_cli.packing import pack
 from ceag_cli.patterns import Pattern
 from ceag_cli.progress import Reporter
@@ -96,8 +103,23 @@ def check_options(options: PruneOptions) -> list[str]:
         f"--early has no effect with --schedule {schedule}": (
             options.early is not None and schedule != "rewind"
         ),
+        "--pack has no effect with --dry-run, which writes nothing": (
+            options.pack and options.dry_run
+        ),
     }
-    return [text for text, applies in without_effect.items() if applies]
+    found = [text for text, applies in without_effect.items() if applies]
+    if not options.epochs:
+        training = given(options, TrainingOptions.__dataclass_fields__)
+        found += [f"{flag(name)} has no effect without --epochs" for name in training]
+    if not needs_images(options) and options.groups is None:
+        names = (*DataOptions.__dataclass_fields__, "batch_size", "amp")
+        found += [f"{flag(name)} has no effect without --groups" for name in given(options, names)]
+    return found
+
+
+def needs_images(options: PruneOptions) -> bool:
+    """Whether what is asked for cannot be done without a groups CSV."""
+    return bool(options.epochs or options.recalibrate or options.criterion in NEED_DATA)
 
 
 def _check_pattern(options: PruneOptions, pattern: Pattern) -> None:

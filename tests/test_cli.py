@@ -565,6 +565,9 @@ def test_pruning_that_makes_no_sense_is_refused_with_the_reason(
             "--max-layer-sparsity has no effect with --scope layer",
         ),
         (("--score-batches", "1"), "--score-batches has no effect with --criterion magnitude"),
+        (("--prune-epochs", "3"), "--prune-epochs has no effect with --schedule one-shot"),
+        (("--lr", "0.1"), "--lr has no effect without --epochs"),
+        (("-b", "8"), "--batch-size has no effect without --groups"),
     ],
 )
 def test_a_pruning_option_without_effect_is_named(
@@ -933,6 +936,13 @@ def test_early_stopping_takes_the_val_rows_where_there_are_any(here: Path) -> No
     )
     assert "chosen on val: accuracy" in result.stdout
     assert "set aside" not in result.stderr
+    assert "--val-share" not in result.stderr
+    again = done(
+        *(*MITIGATE, "--method", "naive-es", "-o", "y.safetensors", "--groups", "labels.csv"),
+        *("--val-share", "0.2"),
+    )
+    warning = "warning: --val-share has no effect: the CSV has val rows"
+    assert warning in again.stderr.splitlines()
 
 
 def test_too_few_images_to_set_any_aside_are_an_error(here: Path) -> None:

@@ -210,6 +210,34 @@ def test_options_without_effect_are_named(
     )
 
 
+@pytest.mark.parametrize(
+    ("options", "warnings"),
+    [
+        ({"dual_kp": 1.0}, ["--dual-kp has no effect without --dual-opt nupi"]),
+        (
+            {"method": "equalized-loss", "dual_kp": 0.5, "dual_nu": 0.5},
+            [
+                "--dual-kp has no effect without --dual-opt nupi",
+                "--dual-nu has no effect without --dual-opt nupi",
+            ],
+        ),
+        ({"dual_kp": 1.0, "dual_nu": 0.5, "dual_opt": "nupi"}, []),
+        ({"method": "naive", "dual_nu": 0.5}, ["--dual-nu has no effect with --method naive"]),
+        ({"val_share": 0.2}, ["--val-share has no effect without --keep val"]),
+        ({"val_share": 0.2, "keep": "last"}, ["--val-share has no effect without --keep val"]),
+        ({"val_share": 0.2, "keep": "val"}, []),
+        ({"prune_epochs": 3}, ["--prune-epochs has no effect without --sparsity"]),
+        ({"prune_epochs": 3, "sparsity": 0.9}, []),
+        ({"paper": True}, []),
+        ({"paper": True, "prune_epochs": 3}, ["--prune-epochs has no effect without --sparsity"]),
+    ],
+)
+def test_an_option_that_needs_another_one_is_named_with_it(
+    options: dict[str, Any], warnings: list[str]
+) -> None:
+    assert check_options(MitigateOptions(**options)) == warnings
+
+
 def test_gradual_pruning_takes_fifteen_epochs_or_half() -> None:
     assert prune_epochs(MitigateOptions(epochs=30)) == 15
     assert prune_epochs(MitigateOptions(epochs=9)) == 4
