@@ -151,7 +151,10 @@ class DataOptions:
     """The groups CSV and the images."""
 
     groups: str | None = option(
-        None, "CSV with one row per image: path, label, split and sensitive features.", DATA
+        None,
+        "CSV with one row per image: path, label, split and sensitive features.",
+        DATA,
+        shown="the model's, where images are needed",
     )
     data_dir: str | None = option(
         None,
@@ -300,7 +303,7 @@ class PruneOptions(DataOptions, ArchitectureOptions, TrainingOptions, RunOptions
     )
     criterion: str = option(
         "magnitude",
-        "What a weight is worth; taylor, snip and fairgrape look at train images (--groups).",
+        "What a weight is worth; taylor, snip and fairgrape look at train images.",
         PRUNING,
         choices=CRITERIA,
     )
@@ -355,11 +358,11 @@ class PruneOptions(DataOptions, ArchitectureOptions, TrainingOptions, RunOptions
         "keeps the dense model's.",
         PRUNING,
         low=0,
-        shown="2048 with --groups",
+        shown="2048 where train images are read anyway",
     )
     epochs: int = option(
         0,
-        "Epochs of fine-tuning (needs --groups); with --schedule iterative or rewind, after each "
+        "Epochs of fine-tuning; with --schedule iterative or rewind, after each "
         "round of pruning.",
         TRAINING,
         low=0,

@@ -60,11 +60,6 @@ def check_options(options: PruneOptions) -> list[str]:
     pattern = pattern_of(options)
     if options.sparsity is None and pattern is None:
         raise OptionError("ceag prune needs --sparsity, the fraction of weights to remove")
-    if options.criterion in NEED_DATA and options.groups is None:
-        raise OptionError(
-            f"--criterion {options.criterion} scores weights on train images; name their CSV with "
-            "--groups"
-        )
     if pattern is not None:
         _check_pattern(options, pattern)
     if options.criterion == "fairgrape" and options.scope != "layer":
@@ -84,8 +79,6 @@ def check_options(options: PruneOptions) -> list[str]:
             f"--schedule {schedule} prunes while the model is fine-tuned; say for how long with "
             "--epochs"
         )
-    if options.recalibrate and options.groups is None:
-        raise OptionError("--recalibrate measures on train images; name their CSV with --groups")
     without_effect = {
         "--max-layer-sparsity has no effect with --scope layer": cap and options.scope == "layer",
         f"--score-batches has no effect with --criterion {options.criterion}": (
@@ -120,6 +113,23 @@ def check_options(options: PruneOptions) -> list[str]:
 def needs_images(options: PruneOptions) -> bool:
     """Whether what is asked for cannot be done without a groups CSV."""
     return bool(options.epochs or options.recalibrate or options.criterion in NEED_DATA)
+
+
+def check_images(options: PruneOptions, source: Checkpoint) -> None:
+    """Refuse what looks at images where neither an option nor the model names a groups CSV.
+
+    Raises:
+        OptionError: With what looks at them.
+    """
+    if options.groups is not None or (source.lineage and source.lineage.groups):
+        return
+    remedy = f"name their CSV with --groups ({source.path} names none)"
+    if options.criterion in NEED_DATA:
+        raise OptionError(
+            f"--criterion {options.criterion} scores weights on train images; {remedy}"
+        )
+    if options.recalibrate and not options.epochs:
+        raise OptionError(f"--recalibrate measures on train images; {remedy}")
 
 
 def _check_pattern(options: PruneOptions, pattern: Pattern) -> None:

@@ -52,7 +52,6 @@ from ceag_cli.models import (
     preprocessing_of,
 )
 from ceag_cli.options import (
-    NEED_DATA,
     AuditOptions,
     Command,
     DenseOptions,
@@ -65,6 +64,8 @@ from ceag_cli.progress import Quiet, Reporter
 from ceag_cli.prunable import prunable_parameters, standardised
 from ceag_cli.pruners import (
     OptionsPruner,
+    check_images,
+    needs_images,
     prune_result,
     schedule_of,
     target_of,
@@ -193,10 +194,11 @@ def prune(options: PruneOptions, reporter: Reporter | None = None) -> PruneResul
             "weights are zero in the file, but not in the computation"
         )
     data, train = None, None
-    if options.epochs > 0 or options.groups is not None:
+    needs_train = needs_images(options)
+    if needs_train or options.groups is not None:
+        check_images(options, source)
         data = open_data(options, [source], reporter, "prune")
         check_targets(data, source, options.class_map)
-        needs_train = options.epochs or options.recalibrate or options.criterion in NEED_DATA
         data.require(["train"] if needs_train else [], seen_in_train=True)
         recalibrates = options.recalibrate != 0 and norms_of(source.model)
         if needs_train or ("train" in data.labels.splits and recalibrates):
