@@ -125,11 +125,22 @@ def _matching(option: str, expression: str, names: list[str]) -> list[str]:
     return found
 
 
-def why_dense(model: nn.Module, pruned: Iterable[str]) -> dict[str, str]:
-    """Why each parameter that is not pruned stays dense, in the model's order."""
+def why_dense(
+    model: nn.Module, pruned: Iterable[str], unfit: Iterable[str] = (), pattern: str = ""
+) -> dict[str, str]:
+    """Why each parameter that is not pruned stays dense, in the model's order.
+
+    Args:
+        model: A timm model.
+        pruned: The parameters that are.
+        unfit: Those that would be, if the pattern fitted them.
+        pattern: Its name.
+    """
     weights, chosen = layer_weights(model), set(pruned)
+    reasons = {name: role or "left out" for name, role in weights.items()}
+    reasons |= dict.fromkeys(unfit, f"does not fit {pattern}")
     return {
-        name: (weights[name] or "left out") if name in weights else "no layer's weight"
+        name: reasons.get(name, "no layer's weight")
         for name, _ in model.named_parameters()
         if name not in chosen
     }

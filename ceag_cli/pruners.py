@@ -31,7 +31,7 @@ from ceag_cli.options import (
 from ceag_cli.packing import pack
 from ceag_cli.patterns import Pattern
 from ceag_cli.progress import Reporter
-from ceag_cli.prunable import why_dense
+from ceag_cli.prunable import prunable_parameters, why_dense
 from ceag_cli.pruning import GradualPruning, IterativePruning, prune, prune_pattern
 from ceag_cli.results import PruneResult, TensorResult
 from ceag_cli.runs import Run
@@ -359,7 +359,9 @@ def prune_result(
     """What became of a model, for the report; ``output`` is there unless it is a dry run."""
     zeros = masks.zeros()
     parameters = dict(model.named_parameters())
-    reasons = why_dense(model, zeros)
+    chosen = prunable_parameters(model, options.include, options.exclude)
+    unfit = [name for name in chosen if name not in zeros]  # only a pattern leaves any of them
+    reasons = why_dense(model, zeros, unfit, options.pattern)
     size = None if options.dry_run else output.stat().st_size
     return PruneResult(
         output=output,
@@ -374,6 +376,7 @@ def prune_result(
         zeros=sum(zeros.values()),
         weights=sum(mask.numel() for mask in masks.pruned.values()),
         tensors=len(zeros),
+        unfit=len(unfit),
         by_tensor=tuple(
             TensorResult(name, tuple(p.shape), zeros.get(name, 0), reasons.get(name))
             for name, p in parameters.items()

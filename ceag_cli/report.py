@@ -207,12 +207,16 @@ def prune_lines(result: PruneResult) -> list[str]:
         f"{result.weights} in {result.tensors} tensors), {result.sparsity_of_all:.1%} of all "
         "parameters"
     )
+    amounts = [amount]
+    if result.unfit:
+        they, stay = ("tensor does", "stays") if result.unfit == 1 else ("tensors do", "stay")
+        amounts.append(f"{result.unfit} {they} not fit {result.pattern} and {stay} dense")
     if result.bytes is None:
-        return [*_tensor_lines(result), amount, "dry run: nothing was written"]
+        return [*_tensor_lines(result), *amounts, "dry run: nothing was written"]
     size = f"{megabytes(result.bytes)}, {'packed' if result.packed else 'as before'}"
     if result.bytes_packed is not None:
         size += f"; {megabytes(result.bytes_packed)} with --pack"
-    lines = [f"wrote {result.output}", amount]
+    lines = [f"wrote {result.output}", *amounts]
     if result.rounds is not None:
         rewound = ", each from the early weights on" if result.schedule == "rewind" else ""
         lines.append(f"rounds of pruning: {result.rounds}{rewound}")

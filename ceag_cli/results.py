@@ -53,6 +53,8 @@ class PruneResult:
     zeros: int
     weights: int
     tensors: int
+    unfit: int
+    """Tensors that would be pruned too, if the pattern fitted them."""
     by_tensor: tuple[TensorResult, ...]
     """Every parameter in the model's order."""
     recalibrated: int | None

@@ -530,6 +530,27 @@ def test_an_n_to_m_pattern_leaves_two_of_every_four_inputs(here: Path) -> None:
     assert "(target 0.5, magnitude, scope layer, 2:4)" in shown
 
 
+def test_tensors_that_a_pattern_does_not_fit_are_counted_and_named(images: Path) -> None:
+    """Depthwise convolutions have one input each."""
+    torch.save(tiny_model("test_efficientnet").state_dict(), "bare.pth")
+    command = ("prune", "bare.pth", "--model", "test_efficientnet", "--pattern", "2:4")
+    sentence = "2 tensors do not fit 2:4 and stay dense"
+    lines = done(*command, "--exclude", "blocks.0", "--dry-run").stdout.splitlines()
+    assert lines[-2] == sentence
+    fates = {line.split()[0]: " ".join(line.split()[4:]) for line in lines[1:-3]}
+    assert fates["blocks.3.0.conv_dw.weight"] == "dense: does not fit 2:4"
+    assert fates["blocks.4.0.conv_dw.weight"] == "dense: does not fit 2:4"
+    assert fates["blocks.0.0.conv.weight"] == "dense: left out"
+    assert fates["classifier.weight"] == "dense: classifier"
+    assert sum("does not fit" in fate for fate in fates.values()) == 2
+
+    assert done(*command).stdout.splitlines()[2] == sentence
+    one = done(*command, "--exclude", "blocks.3", "-o", "x.safetensors").stdout.splitlines()
+    assert one[2] == "1 tensor does not fit 2:4 and stays dense"
+    again = done(*command, "--overwrite", "--format", "json")
+    assert json.loads(again.stdout)["unfit"] == 2
+
+
 def test_a_pattern_survives_fine_tuning_and_is_still_named(here: Path) -> None:
     done(*PRUNE, "--pattern", "2:4", "--epochs", "2", *ON_DATA)
     done("mitigate", "x.safetensors", "-o", "y.safetensors", "--epochs", "1", *ON_DATA)

@@ -501,6 +501,7 @@ def test_prune_promises_no_speed() -> None:
         zeros=900,
         weights=1000,
         tensors=20,
+        unfit=0,
         sparsity_of_all=0.856,
     )
     lines = prune_lines(result)
