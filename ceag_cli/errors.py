@@ -70,3 +70,9 @@ class TrainingError(CeagError):
 
 class SweepError(CeagError):
     """Some runs of a sweep failed; carries the problems of each."""
+
+
+def first(problems: Sequence[str], most: int = 5, what: str = "") -> list[str]:
+    """The first of many problems of one kind, and how many more there are."""
+    rest = len(problems) - most
+    return [*problems[:most], *([f"and {rest} more{what}"] if rest > 0 else [])]

@@ -22,7 +22,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ceag_cli.errors import ImageError
+from ceag_cli.errors import ImageError, first
 
 KEPT_IN_MEMORY = 2 * 1024**3
 """Bytes of decoded pixels up to which a data set is decoded once and kept."""
@@ -235,7 +235,7 @@ class Images:
             done += len(pixels) + len(wrong)
             progress(done)
         if problems:
-            raise ImageError(_shortened(problems))
+            raise ImageError(first(problems, SHOWN_PROBLEMS, " images that cannot be read"))
 
     def _load(
         self, order: list[int], batch_size: int, workers: int
@@ -260,7 +260,7 @@ class Images:
         loaded = self._load(order.tolist(), batch_size, self.workers)
         for chunk, (pixels, wrong) in zip(rows, loaded, strict=True):
             if wrong:
-                raise ImageError(_shortened(wrong))
+                raise ImageError(first(wrong, SHOWN_PROBLEMS, " images that cannot be read"))
             yield chunk, pixels
 
 
@@ -304,13 +304,6 @@ class Split:
         """The part of the split that a bool tensor of shape ``(N,)`` chooses."""
         rows = torch.nonzero(chosen).reshape(-1)
         return Split(name, Part(self.images, rows), self.targets[rows], self.groups[rows])
-
-
-def _shortened(problems: list[str]) -> list[str]:
-    if len(problems) <= SHOWN_PROBLEMS:
-        return problems
-    rest = len(problems) - SHOWN_PROBLEMS
-    return [*problems[:SHOWN_PROBLEMS], f"and {rest} more images that cannot be read"]
 
 
 def normalized(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:

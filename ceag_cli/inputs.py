@@ -13,9 +13,10 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ceag_cli.budgets import uniform
 from ceag_cli.checkpoints import WEIGHTS_NAME, Checkpoint, load
 from ceag_cli.classes import class_index
-from ceag_cli.errors import CheckpointError, LineageError, OptionError, PruningError
+from ceag_cli.errors import CheckpointError, LineageError, OptionError, PruningError, first
 from ceag_cli.images import Images, Split, Store, count_duplicates, open_store
 from ceag_cli.labels import Labels, read_labels
 from ceag_cli.lineage import GroupsReference, Lineage, Reference, newest, sha256_of
@@ -291,7 +292,7 @@ def masks_of(checkpoint: Checkpoint) -> Masks:
             if zeros.get(name, 0) < expected
         ]
         if changed:
-            raise CheckpointError(changed)
+            raise CheckpointError(first(changed))
         return masks
     masks = Masks.from_zeros(checkpoint.model, prunable_parameters(checkpoint.model))
     pruned = {name: mask for name, mask in masks.pruned.items() if bool(mask.any())}
@@ -301,6 +302,37 @@ def masks_of(checkpoint: Checkpoint) -> Masks:
             "'ceag prune', or give --sparsity"
         )
     return Masks(checkpoint.model, pruned)
+
+
+def check_further(checkpoint: Checkpoint, sparsity: float, reporter: Reporter) -> None:
+    """Say that a model is pruned already where it is to be pruned to a sparsity.
+
+    Raises:
+        PruningError: A tensor has more zeros already than that asks for.
+    """
+    masks = Masks.from_zeros(checkpoint.model, prunable_parameters(checkpoint.model))
+    zeros = masks.zeros()
+    most = uniform({name: mask.shape for name, mask in masks.pruned.items()}, sparsity)
+    denser = [
+        f"{checkpoint.path}: tensor '{name}' is {zeros[name] / mask.numel():.2%} zero already"
+        for name, mask in masks.pruned.items()
+        if zeros[name] > most[name]
+    ]
+    if denser:
+        raise PruningError(
+            [
+                *first(denser),
+                f"--sparsity {sparsity:g} asks for less, and pruned weights do not come back: ask "
+                "for more, start from the dense model, or leave out --sparsity to fine-tune the "
+                "model as it is",
+            ]
+        )
+    if checkpoint.lineage is None or checkpoint.lineage.sparsity is None:
+        return  # a few zeros by chance are nothing to speak of
+    further = f"is pruned further, to {sparsity:.2%}"
+    if zeros == most:
+        further = "no more weights are pruned"
+    reporter.say(f"{checkpoint.path}: is pruned to {masks.sparsity:.2%} already; {further}")
 
 
 def parents_of(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ceag_cli.budgets import Budget, uniform
-from ceag_cli.errors import PruningError
+from ceag_cli.errors import PruningError, first
 from ceag_cli.masks import Masks, smallest
 from ceag_cli.patterns import Pattern
 from ceag_cli.schedules import cubic, geometric
@@ -81,7 +81,7 @@ def prune(
             continue
         smallest(scores(name), count, out=pruned[name])
     if denser:
-        raise PruningError(denser)
+        raise PruningError(first(denser))
     masks = Masks(model, pruned)
     masks.apply_()
     return masks
@@ -121,7 +121,7 @@ def prune_pattern(model: nn.Module, names: Iterable[str], pattern: Pattern, scor
             )
         pruned[name] = pattern.prune(_ranked(name, weight.detach(), score))
     if denser:
-        raise PruningError(denser)
+        raise PruningError(first(denser))
     masks = Masks(model, pruned)
     masks.apply_()
     return masks
@@ -151,7 +151,8 @@ def _finite(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Parameter]:
         if weight.numel() and not torch.stack(torch.aminmax(weight.detach())).isfinite().all()
     ]
     if bad:
-        raise PruningError([f"tensor '{name}' holds NaN or infinite weights" for name in bad])
+        problems = [f"tensor '{name}' holds NaN or infinite weights" for name in bad]
+        raise PruningError(first(problems))
     return chosen
 
 

@@ -26,6 +26,7 @@ from ceag_cli.evaluation import Compute, Predictions, evaluate
 from ceag_cli.images import Split
 from ceag_cli.inputs import (
     Data,
+    check_further,
     check_targets,
     choose,
     find_dense,
@@ -265,7 +266,11 @@ def mitigate(options: MitigateOptions, reporter: Reporter | None = None) -> Miti
             f"{path}: is pruned already, and --method fairgrape chooses the weights to prune "
             "itself; give the dense model"
         )
-    masks = masks_of(source) if options.sparsity is None else None
+    masks = None
+    if options.sparsity is None:
+        masks = masks_of(source)
+    else:
+        check_further(source, options.sparsity, reporter)
     reference = source
     from_dense = source.lineage is None or "dense" not in source.lineage.parents
     if options.sparsity is None or options.dense is not None or not from_dense:

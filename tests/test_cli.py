@@ -728,6 +728,27 @@ def test_batch_norm_is_not_measured_on_single_images(
     assert not Path("x.safetensors").exists()
 
 
+def test_of_many_tensors_with_a_problem_five_are_named(here: Path) -> None:
+    again = ("prune", "model.pruned.safetensors", "-o", "x.safetensors")
+    found = errors(*again, "--sparsity", "0.25")
+    assert len(found) == 6
+    assert found[0] == (
+        "tensor 'conv1.3.weight' is 50.00% zero already, more than the sparsity 0.25 asks "
+        "for; pruned weights do not come back, so ask for more or start from the dense model"
+    )
+    assert found[5] == "and 9 more"
+    found = errors(*again, "--pattern", "3:4")
+    assert len(found) == 6
+    assert "'conv1.3.weight' has blocks with more zeros already" in found[0]
+    assert found[5] == "and 9 more"
+    names = [name for name in weights_of("model.safetensors") if ".conv" in name][:6]
+    nan = {name: torch.full_like(weights_of("model.safetensors")[name], math.nan) for name in names}
+    edit("model.safetensors", **nan)
+    found = errors(*PRUNE, "--sparsity", "0.25")
+    assert len(found) == 6
+    assert found[5] == "and 1 more"
+
+
 def test_filters_that_leave_nothing_are_named(here: Path) -> None:
     command = (*PRUNE, "--sparsity", "0.5", "--include", "layer1", "--exclude", ".")
     assert errors(*command) == ["--exclude: '.' leaves no tensor to prune"]
@@ -1452,6 +1473,35 @@ def test_pruning_further_inside_mitigation_keeps_the_dense_reference(here: Path)
     done(*MITIGATE, *more, "-o", "further.safetensors")
     of_pruned = lineage_of("model.pruned.safetensors").parents["dense"]
     assert lineage_of("further.safetensors").parents["dense"] == of_pruned
+
+
+def test_pruning_further_inside_mitigation_is_said(here: Path) -> None:
+    more = ("model.pruned.safetensors", "--prune-epochs", "0", *FAST)
+    result = done(*MITIGATE, *more, "--sparsity", "0.75", "-o", "x.safetensors")
+    assert (
+        "model.pruned.safetensors: is pruned to 50.00% already; is pruned further, to 75.00%"
+    ) in result.stderr.splitlines()
+    result = done(*MITIGATE, *more, "--sparsity", "0.5", "-o", "y.safetensors")
+    assert (
+        "model.pruned.safetensors: is pruned to 50.00% already; no more weights are pruned"
+    ) in result.stderr.splitlines()
+    dense = ("model.safetensors", "--sparsity", "0.5", "-o", "z.safetensors")
+    assert "already" not in done(*MITIGATE, *dense, "--prune-epochs", "0").stderr
+
+
+def test_pruning_less_inside_mitigation_is_refused_before_training(here: Path) -> None:
+    found = errors(
+        *(*MITIGATE, "model.pruned.safetensors", "--sparsity", "0.25", "--prune-epochs", "0"),
+        *("-o", "x.safetensors"),
+    )
+    assert len(found) == 7
+    assert found[0] == ("model.pruned.safetensors: tensor 'conv1.3.weight' is 50.00% zero already")
+    assert found[5:] == [
+        "and 9 more",
+        "--sparsity 0.25 asks for less, and pruned weights do not come back: ask for more, start "
+        "from the dense model, or leave out --sparsity to fine-tune the model as it is",
+    ]
+    assert not Path("x.run").exists()
 
 
 def test_a_bare_file_that_was_pruned_can_be_mitigated_and_audited(here: Path) -> None:
