@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ceag_cli.checkpoints import plain_header, read_state, write_tensors
 from ceag_cli.errors import CheckpointError, OutputError
-from ceag_cli.lineage import PACKED, SUFFIX
+from ceag_cli.lineage import PACKED, SUFFIX, weights_in
 from ceag_cli.tensorfiles import read_header
 
 PACKED_SUFFIX = f".packed{SUFFIX}"
@@ -40,7 +40,8 @@ def pack_file(path: Path, output: Path | None = None, *, overwrite: bool = False
         CheckpointError: It is no .safetensors file, or packed already.
         OutputError: The output exists or cannot be written.
     """
-    if path.suffix != SUFFIX:
+    path = weights_in(path)
+    if path.is_file() and path.suffix != SUFFIX:
         raise CheckpointError(f"{path}: only {SUFFIX} files are packed; prune or adopt it first")
     tensors, _, metadata = read_state(path)
     if PACKED in metadata:
@@ -63,6 +64,7 @@ def unpack_file(path: Path, output: Path | None = None, *, overwrite: bool = Fal
         CheckpointError: It is damaged or not packed.
         OutputError: The output exists or cannot be written, or needs a name.
     """
+    path = weights_in(path)
     tensors, _, metadata = read_state(path)
     if PACKED not in metadata:
         raise CheckpointError(f"{path}: is not packed")

@@ -24,7 +24,15 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ceag_cli.errors import CheckpointError, OutputError
-from ceag_cli.lineage import PACKED, Lineage, identity_of, not_whole, read_metadata
+from ceag_cli.lineage import (
+    PACKED,
+    WANTED,
+    WEIGHTS_NAME,
+    Lineage,
+    identity_of,
+    not_whole,
+    read_metadata,
+)
 from ceag_cli.models import (
     Preprocessing,
     TimmConfig,
@@ -40,7 +48,6 @@ from ceag_cli.packing import pack, unpack
 from ceag_cli.prunable import classifier_names, first_layer_names
 from ceag_cli.tensorfiles import content, header_of, metadata_in, sha256_of_content
 
-WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
 
 
@@ -145,16 +152,13 @@ def read_state(
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "nsupported" not in str(error) and "GLOBAL" not in str(error):
-            raise CheckpointError(
-                f"{path}: not a PyTorch checkpoint or .safetensors file"
-            ) from None
+            raise CheckpointError(f"{path}: is no weights file; {WANTED}") from None
         raise CheckpointError(
             f"{path}: holds Python objects other than tensors, which are never executed; save the "
             "state dict alone, best as .safetensors"
         ) from None
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{path}: not a whole PyTorch checkpoint: {reason}") from None
+        raise not_whole(path, "a whole PyTorch checkpoint", error) from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: does not hold a state dict")
     name = content.get("arch") or getattr(content.get("args"), "model", None)

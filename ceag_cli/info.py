@@ -7,15 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from ceag_cli.errors import CheckpointError
-from ceag_cli.lineage import PACKED, Lineage, identity_of, read_metadata, sha256_of
+from ceag_cli.lineage import (
+    PACKED,
+    Lineage,
+    identity_of,
+    read_metadata,
+    sha256_of,
+    weights_in,
+)
 
 
 def describe_file(path: Path) -> dict[str, Any]:
-    """Everything that the metadata of a .safetensors file holds.
+    """Everything that the metadata of a .safetensors file, or of a folder's, holds.
 
     Raises:
         CheckpointError: The file is missing, damaged, or of another format.
     """
+    path = weights_in(path)
     metadata = read_metadata(path)
     lineage = Lineage.from_metadata(metadata, path)
     try:

@@ -14,12 +14,12 @@ from pathlib import Path
 from torch import Tensor
 
 from ceag_cli.budgets import uniform
-from ceag_cli.checkpoints import WEIGHTS_NAME, Checkpoint, load
+from ceag_cli.checkpoints import Checkpoint, load
 from ceag_cli.classes import class_index
 from ceag_cli.errors import CheckpointError, LineageError, OptionError, PruningError, first
 from ceag_cli.images import Images, Split, Store, count_duplicates, open_store
 from ceag_cli.labels import Labels, read_labels
-from ceag_cli.lineage import GroupsReference, Lineage, Reference, newest, sha256_of
+from ceag_cli.lineage import GroupsReference, Lineage, Reference, newest, sha256_of, weights_in
 from ceag_cli.masks import Masks
 from ceag_cli.models import Preprocessing, TimmConfig, architecture_of, check_runs
 from ceag_cli.options import ArchitectureOptions, DataOptions, DenseOptions, PruneOptions
@@ -178,8 +178,7 @@ def check_targets(data: Data, checkpoint: Checkpoint, class_map: str | None) -> 
 def choose(given: str | None, stages: tuple[str, ...], command: str, reporter: Reporter) -> Path:
     """The input file: the one given, else the newest fitting one in the current folder."""
     if given is not None:
-        path = Path(given)
-        return path / WEIGHTS_NAME if (path / WEIGHTS_NAME).is_file() else path
+        return weights_in(Path(given))
     path, stage = newest(stages, Path(), command)
     reporter.say(f"took {path}, the newest {stage} model in this folder")
     return path
@@ -216,7 +215,7 @@ def find_dense(
         CheckpointError: The two differ in preprocessing or classes.
     """
     if given is not None:
-        path = Path(given)
+        path = weights_in(Path(given))
     else:
         reference = sparse.lineage and sparse.lineage.parents.get("dense")
         if not reference:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ceag_cli.errors import LabelsError
 from ceag_cli.groups import Grouping, crossed
+from ceag_cli.kinds import kind_of
 from ceag_cli.recipe import nearest
 
 PATH_COLUMNS = ("path", "file_name", "filename")
@@ -138,6 +139,9 @@ def read_labels(path: Path, label_column: str = "label", groups_by: str | None =
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        kind = kind_of(path)
+        if kind is not None:
+            raise LabelsError(f"{path}: {kind}; wanted is a CSV with one row per image") from None
         line = content[: error.start].count(b"\n") + 1
         raise LabelsError(
             f"{path} row {line}: byte {content[error.start]:#04x} is not UTF-8; "

@@ -18,11 +18,14 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from ceag_cli.errors import CheckpointError, LineageError
+from ceag_cli.kinds import kind_of
 
 FORMAT = "1"
 """Version of our metadata. A file with another one is refused."""
 
 SUFFIX = ".safetensors"
+WEIGHTS_NAME = f"model{SUFFIX}"
+WANTED = "wanted are a model's weights: a .safetensors file or a PyTorch checkpoint (.pth)"
 STAGES = ("early", "dense", "pruned", "mitigated")
 
 PACKED = "ceag.packed"
@@ -229,10 +232,17 @@ def read_metadata(path: Path) -> dict[str, str]:
     """The string metadata of a .safetensors file; empty for other files and files without any.
 
     Raises:
-        CheckpointError: The file is missing or is not a .safetensors file.
+        CheckpointError: The file is missing, is no weights file, or is damaged.
     """
+    if path.is_dir():
+        raise CheckpointError(
+            f"{path}: is a folder without {WEIGHTS_NAME}; name the weights file in it"
+        )
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such file")
+    kind = kind_of(path)
+    if kind is not None:
+        raise CheckpointError(f"{path}: {kind}; {WANTED}")
     if path.suffix != SUFFIX:
         return {}
     try:
@@ -244,7 +254,15 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 def not_whole(path: Path, what: str, error: Exception) -> CheckpointError:
     """The error for a file that is damaged or cut short."""
-    return CheckpointError(f"{path}: not {what}: {error}; restore it from a copy, or write it anew")
+    reason = ""
+    if not isinstance(error, (KeyError, IndexError)):  # which say nothing to a user
+        reason = f": {(str(error).splitlines() or [type(error).__name__])[0]}"
+    return CheckpointError(f"{path}: not {what}{reason}; restore it from a copy, or write it anew")
+
+
+def weights_in(path: Path) -> Path:
+    """The weights file that a path means: the file, or ``model.safetensors`` in the folder."""
+    return path / WEIGHTS_NAME if (path / WEIGHTS_NAME).is_file() else path
 
 
 def derived(source: Path, stage: str) -> Path:

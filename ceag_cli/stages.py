@@ -38,7 +38,14 @@ from ceag_cli.inputs import (
     parents_of,
 )
 from ceag_cli.labels import SPLITS
-from ceag_cli.lineage import Lineage, Reference, SparsityRecord, derived, sha256_of
+from ceag_cli.lineage import (
+    Lineage,
+    Reference,
+    SparsityRecord,
+    derived,
+    sha256_of,
+    weights_in,
+)
 from ceag_cli.masks import Masks
 from ceag_cli.methods import check_options
 from ceag_cli.mitigation import Mitigation
@@ -99,7 +106,8 @@ def dense(options: DenseOptions, reporter: Reporter | None = None) -> DenseResul
     compute = _compute(options)
     given = None
     if options.checkpoint is not None:
-        given = open_checkpoint(Path(options.checkpoint), _as_it_is(options), reporter)
+        path = weights_in(Path(options.checkpoint))
+        given = open_checkpoint(path, _as_it_is(options), reporter)
     data = open_data(options, [], reporter, "dense") if options.groups is not None else None
     names, new_classifier = _classes(options, data, given)
     if data is not None:

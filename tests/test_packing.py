@@ -216,7 +216,7 @@ def test_a_single_flipped_bit_of_a_number_is_noticed(file: Path) -> None:
     read_state(there)
 
 
-@pytest.mark.parametrize("kept", [0, 7, 300, -1])
+@pytest.mark.parametrize("kept", [7, 300, -1])
 def test_a_packed_file_that_is_cut_short_is_named(file: Path, kept: int) -> None:
     there = pack_file(file).output
     there.write_bytes(there.read_bytes()[:kept])
