@@ -167,8 +167,10 @@ class _Decoded(Dataset[Tensor | str]):
         paths: Sequence[str],
         channels: int,
         transform: Callable[[Image.Image], Tensor],
+        places: Sequence[str],
     ) -> None:
         self.store, self.paths, self.channels, self.transform = store, paths, channels, transform
+        self.places = places
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -181,7 +183,8 @@ class _Decoded(Dataset[Tensor | str]):
             reason = " ".join(str(error).replace(str(self.store.root / path), "it").split())
             if isinstance(error, UnidentifiedImageError):
                 reason = "not an image of a known format"
-            return f"{self.store.root}: image '{path}' cannot be read: {reason}"
+            place = f"{self.places[row]}: " if self.places else ""
+            return f"{place}image '{path}' in {self.store.root} cannot be read: {reason}"
 
 
 def _collate(items: list[Tensor | str]) -> tuple[Tensor, list[str]]:
@@ -200,6 +203,8 @@ class Images:
         size: Height and width after the transform.
         transform: timm's evaluation transform without normalisation.
         workers: Processes that decode.
+        progress: Hears how many are decoded.
+        places: Where each of them is named, for errors.
 
     Raises:
         ImageError: With every image that cannot be read, where all are decoded at once.
@@ -214,8 +219,9 @@ class Images:
         transform: Callable[[Image.Image], Tensor],
         workers: int,
         progress: Callable[[int], None] = lambda done: None,
+        places: Sequence[str] = (),
     ) -> None:
-        self.source = _Decoded(store, paths, channels, transform)
+        self.source = _Decoded(store, paths, channels, transform, places)
         self.workers = workers
         self.kept: Tensor | None = None
         if len(paths) * channels * size[0] * size[1] <= KEPT_IN_MEMORY:

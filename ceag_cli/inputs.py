@@ -62,8 +62,9 @@ class Data:
     ) -> Split:
         """Decode the images of a split."""
         assert self.targets is not None
-        rows = self.labels.rows(name)
-        paths = [self.labels.paths[row] for row in rows.tolist()]
+        labels = self.labels
+        rows = labels.rows(name)
+        paths = [labels.paths[row] for row in rows.tolist()]
         channels, height, width = preprocessing.input_size
         with reporter.bar(f"reading {name} images", len(paths)) as update:
             images = Images(
@@ -74,8 +75,9 @@ class Data:
                 preprocessing.transform(),
                 workers,
                 progress=lambda done: update(done, ""),
+                places=[f"{labels.csv} row {labels.lines[row]}" for row in rows.tolist()],
             )
-        return Split(name, images, self.targets[rows], self.labels.groups[rows])
+        return Split(name, images, self.targets[rows], labels.groups[rows])
 
     def reference(self, named_by: Path) -> GroupsReference:
         """How the metadata of the file ``named_by`` refers to this data."""

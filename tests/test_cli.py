@@ -1157,7 +1157,11 @@ def test_unreadable_images_are_reported_together(here: Path) -> None:
     Path("images/3.png").write_bytes(b"")
     Path("images/5.png").write_text("text")
     found = errors(*DENSE, "-o", "x.safetensors")
-    assert [line.split("'")[1] for line in found] == ["images/3.png", "images/5.png"]
+    wrong = "cannot be read: not an image of a known format"
+    assert found == [
+        f"labels.csv row 5: image 'images/3.png' in . {wrong}",
+        f"labels.csv row 7: image 'images/5.png' in . {wrong}",
+    ]
     assert not Path("x.safetensors").exists()
 
 
