@@ -207,8 +207,8 @@ class _Work:
     folder: Path
     overwrite: bool
 
-    def prepare(self, seed: int) -> list[str]:
-        """Train the dense model of a seed and prune it to every sparsity; gives the warnings."""
+    def prepare(self, seed: int) -> _Notes:
+        """Train the dense model of a seed and prune it to every sparsity."""
         notes = _Notes()
         model = self._dense(seed)
         given = dict(self.plan.dense) | {"seed": seed, "output": str(model)}
@@ -217,10 +217,10 @@ class _Work:
             given = dict(self.plan.prune) | {"checkpoint": str(model), "sparsity": sparsity}
             pruned = self._at(seed, sparsity) / "model.pruned.safetensors"
             self._once(prune, PruneOptions(**given, seed=seed, output=str(pruned)), notes)
-        return notes.warnings
+        return notes
 
-    def run(self, cell: Cell) -> list[str]:
-        """Fine-tune by one method and audit the result, unless that is done; gives the warnings."""
+    def run(self, cell: Cell) -> _Notes:
+        """Fine-tune by one method and audit the result, unless that is done."""
         notes = _Notes()
         given = dict(self.plan.mitigate) | dict(self.plan.methods[cell.method])
         path = self._at(cell.seed, cell.sparsity)
@@ -235,7 +235,8 @@ class _Work:
             common = ("batch_size", "workers", "device")
             shared = {name: given[name] for name in common if name in given}
             run_audit(AuditOptions(checkpoint=str(written), **shared))
-        return notes.warnings
+            notes.anything_new = True
+        return notes
 
     def rows(self, cell: Cell) -> list[Row]:
         """What the audit of a run found, by split; nothing where there is none."""
@@ -270,16 +271,17 @@ class _Work:
             return None
         return document if same else None
 
-    def _once(self, stage: Callable[..., Any], options: Any, reporter: Reporter) -> None:
+    def _once(self, stage: Callable[..., Any], options: Any, notes: _Notes) -> None:
         """Call a stage unless it has finished with these options."""
         try:
-            stage(replace(options, resume=True), reporter)
+            stage(replace(options, resume=True), notes)
         except AlreadyFinished:
             return
         except (OutputError, TrainingError):  # what is there was written with other options
             if not self.overwrite:
                 raise
-            stage(replace(options, overwrite=True), reporter)
+            stage(replace(options, overwrite=True), notes)
+        notes.anything_new = True
 
     def _dense(self, seed: int) -> Path:
         return self.folder / f"seed-{seed}" / "model.safetensors"
@@ -289,10 +291,11 @@ class _Work:
 
 
 class _Notes(Quiet):
-    """Keeps warnings, which a process of its own has nobody to tell."""
+    """Keeps what a process of its own has nobody to tell: warnings, and whether it did anything."""
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
+        self.anything_new = False
 
     def warn(self, text: str) -> None:
         """Keep it."""
@@ -312,27 +315,28 @@ class _Workers:
     """Warnings are the same for most runs of a sweep; each is passed on once."""
 
     def call(
-        self, function: Callable[[T], list[str]], items: Sequence[T], names: Sequence[str]
+        self, function: Callable[[T], _Notes], items: Sequence[T], names: Sequence[str]
     ) -> list[str]:
         """Say what is done, pass on warnings, and return what failed."""
         failed: list[str] = []
         for done, (name, result) in enumerate(self._results(function, items, names), start=1):
             try:
-                warnings = result()
+                notes = result()
             except CeagError as error:
                 failed += [f"{name}: {problem}" for problem in error.problems]
                 self.reporter.warn(f"{name}: failed ({done} of {len(items)})")
                 continue
-            for warning in warnings:
+            for warning in notes.warnings:
                 if warning not in self.told:
                     self.told.add(warning)
                     self.reporter.warn(f"{name}: {warning}")
-            self.reporter.say(f"{name}: done ({done} of {len(items)})")
+            what = "done" if notes.anything_new else "was done already"
+            self.reporter.say(f"{name}: {what} ({done} of {len(items)})")
         return failed
 
     def _results(
-        self, function: Callable[[T], list[str]], items: Sequence[T], names: Sequence[str]
-    ) -> Iterator[tuple[str, Callable[[], list[str]]]]:
+        self, function: Callable[[T], _Notes], items: Sequence[T], names: Sequence[str]
+    ) -> Iterator[tuple[str, Callable[[], _Notes]]]:
         if self.pool is None:
             for item, name in zip(items, names, strict=True):
                 yield name, partial(function, item)

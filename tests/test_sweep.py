@@ -114,7 +114,14 @@ def test_a_sweep_that_is_done_does_nothing_again(here: Path) -> None:
     found = sweep(Path("small.yaml"), reporter=hearing)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert len(found.rows) == 8
-    assert hearing.said[-1] == "ceag, sparsity 0.5, seed 1: done (4 of 4)"
+    assert hearing.said == [
+        "dense and pruned models of seed 0: was done already (1 of 2)",
+        "dense and pruned models of seed 1: was done already (2 of 2)",
+        "naive, sparsity 0.5, seed 0: was done already (1 of 4)",
+        "ceag, sparsity 0.5, seed 0: was done already (2 of 4)",
+        "naive, sparsity 0.5, seed 1: was done already (3 of 4)",
+        "ceag, sparsity 0.5, seed 1: was done already (4 of 4)",
+    ]
 
 
 def test_a_method_that_is_added_is_all_that_is_run(here: Path) -> None:
@@ -133,7 +140,12 @@ def test_a_run_that_is_missing_is_run_again_to_the_same_result(here: Path) -> No
     lost = here / "small/seed-1/sparsity-0.5/ceag.safetensors"
     lost.unlink()
     shutil.rmtree(lost.with_name("ceag.run"))
-    rows = sweep(Path("small.yaml")).rows
+    hearing = Hearing()
+    rows = sweep(Path("small.yaml"), reporter=hearing).rows
+    assert hearing.said[-2:] == [
+        "naive, sparsity 0.5, seed 1: was done already (3 of 4)",
+        "ceag, sparsity 0.5, seed 1: done (4 of 4)",
+    ]
     assert hashes(here / "small").keys() == before.keys()
     assert len(rows) == 8
 
@@ -142,7 +154,9 @@ def test_an_audit_that_is_missing_is_made_again(here: Path) -> None:
     audit = here / "small/seed-1/sparsity-0.5/ceag.run/audit.json"
     text = audit.read_text()
     audit.unlink()
-    sweep(Path("small.yaml"))
+    hearing = Hearing()
+    sweep(Path("small.yaml"), reporter=hearing)
+    assert hearing.said[-1] == "ceag, sparsity 0.5, seed 1: done (4 of 4)"
     assert json.loads(audit.read_text())["splits"] == json.loads(text)["splits"]
 
 
@@ -166,7 +180,7 @@ def test_a_run_that_fails_does_not_stop_the_others(here: Path) -> None:
     assert len(caught.value.problems) == 2
     assert caught.value.problems[0].startswith("bad, sparsity 0.5, seed 0: ")
     assert "warning: bad, sparsity 0.5, seed 0: failed (1 of 6)" in hearing.said
-    assert "ceag, sparsity 0.5, seed 1: done (6 of 6)" in hearing.said
+    assert "ceag, sparsity 0.5, seed 1: was done already (6 of 6)" in hearing.said
     assert "| naive | 2 |" in (here / "small/table.md").read_text()
 
 
