@@ -179,14 +179,23 @@ def as_recipe(options: Command) -> dict[str, Any]:
     """
     command = next(key for key, value in COMMANDS.items() if value is type(options))
     # A value of None is written only where leaving it out would mean something else.
-    preset = {"paper": True} if getattr(options, "paper", False) else {}
-    default = type(options)(**preset)  # type: ignore[arg-type]
+    default = _defaults(type(options), getattr(options, "paper", False))
     values = {
-        name: list(value) if isinstance(value, tuple) else value
+        name: _plain(value)
         for name, value in dataclasses.asdict(options).items()
-        if name not in _NOT_IN_RECIPE and (value is not None or getattr(default, name) is not None)
+        if name not in _NOT_IN_RECIPE and (value is not None or default[name] is not None)
     }
     return {"command": command} | values
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _defaults(command: type[Command], paper: bool) -> dict[str, Any]:
+    """The defaults of a command's options, under ``--paper`` the published ones."""
+    default = command(**({"paper": True} if paper else {}))  # type: ignore[arg-type]
+    return {name: _plain(getattr(default, name)) for name in command.__dataclass_fields__}
 
 
 def dump(recipe: Mapping[str, Any]) -> str:
@@ -195,9 +204,15 @@ def dump(recipe: Mapping[str, Any]) -> str:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two recipes, one line per option."""
+    """What differs between two recipes of a command, one line per option.
+
+    An option that the first one lacks had its default: it may have been added since.
+    """
+    command = COMMANDS.get(str(before.get("command")))
+    defaults = _defaults(command, bool(before.get("paper"))) if command is not None else {}
+    had = {name: before.get(name, defaults.get(name)) for name in before.keys() | now.keys()}
     return [
-        f"{flag(name)} was {json.dumps(before.get(name))} and is {json.dumps(now.get(name))}"
-        for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name)
+        f"{flag(name)} was {json.dumps(had[name])} and is {json.dumps(now.get(name))}"
+        for name in sorted(had)
+        if had[name] != now.get(name)
     ]

@@ -352,5 +352,27 @@ def test_differences_name_the_flag_and_both_values() -> None:
     assert differences(now, now) == []
 
 
+def without(recipe: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in recipe.items() if name not in names}
+
+
+def test_an_option_that_was_added_since_had_its_default() -> None:
+    now = as_recipe(PruneOptions(sparsity=0.9))
+    earlier = without(now, "criterion", "scope", "pattern", "include", "score_batches", "lr")
+    assert len(earlier) == len(now) - 4  # two of them are none by default, and never written
+    assert differences(earlier, now) == []
+    other = as_recipe(PruneOptions(sparsity=0.9, criterion="taylor", score_batches=3))
+    assert differences(earlier, other) == [
+        '--criterion was "magnitude" and is "taylor"',
+        "--score-batches was null and is 3",
+    ]
+    published = as_recipe(MitigateOptions(paper=True))
+    assert differences(without(published, "lr", "buffer", "keep"), published) == []
+    # What is written counts, whatever the default is now.
+    assert differences(now | {"criterion": "size"}, now) == [
+        '--criterion was "size" and is "magnitude"'
+    ]
+
+
 def test_a_flag_is_spelled_with_dashes() -> None:
     assert flag("groups_by") == "--groups-by"

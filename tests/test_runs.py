@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from safetensors import safe_open
 from toys import Interrupting, ceag, done, write_images
@@ -119,7 +120,7 @@ def test_other_options_or_inputs_cannot_continue_a_run(tmp_path: Path) -> None:
         other.open(resume=True, overwrite=False)
     assert caught.value.problems == [
         f"{tmp_path / 'm.run'}: the interrupted run cannot be continued:",
-        "  --amp was null and is true",
+        "  --amp was false and is true",
         "  --lr was 0.1 and is 0.2",
         "  the groups CSV is another file",
         "give the same options again, or start over with --overwrite",
@@ -502,6 +503,21 @@ def test_resume_of_a_finished_run_with_other_options_is_refused(here: Path, comm
         "error: replace it with --overwrite, or write elsewhere with -o",
     ]
     assert files(here) == before
+
+
+def test_a_run_that_finished_before_an_option_was_added_has_finished(here: Path) -> None:
+    done(*COMMANDS["prune"])
+    path = here / "x.safetensors"
+    metadata = read_metadata(path)
+    recipe = json.loads(metadata["ceag.recipe"])
+    for name in ("criterion", "scope", "pattern"):
+        del recipe[name]
+    metadata["ceag.recipe"] = json.dumps(recipe)
+    safetensors.torch.save_file(safetensors.torch.load_file(path), path, metadata=metadata)
+    result = done(*COMMANDS["prune"], "--resume")
+    assert "x.safetensors: the run has finished already; nothing to do" in result.stderr
+    result = ceag(*COMMANDS["prune"], "--resume", "--criterion", "random")
+    assert 'error:   --criterion was "magnitude" and is "random"' in result.stderr.splitlines()
 
 
 def test_resume_of_a_run_that_finished_with_another_input_is_refused(here: Path) -> None:
