@@ -17,6 +17,7 @@ import traceback
 import typing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -284,6 +285,9 @@ def _sweep(
 @app.command("info", rich_help_panel="Commands")
 def _info(
     file: Annotated[Path, typer.Argument(help="A .safetensors file written by ceag.")],
+    tensors: Annotated[
+        bool, typer.Option("--tensors", help="Also list every tensor with its zeros.")
+    ] = False,
     output_format: Annotated[str, typer.Option("--format", help="text or json.")] = "text",
 ) -> None:
     """Show a file's lineage, architecture, sparsity, eps, groups and seed.
@@ -296,7 +300,15 @@ def _info(
         if output_format not in ("text", "json"):
             raise CeagError(f"--format: '{output_format}' is not one of text, json")
         found = info.describe_file(file)
-        _show(info.lines(found), found, output_format == "json")
+        lines = info.lines(found)
+        if tensors:
+            from ceag_cli.report import tensor_lines
+            from ceag_cli.tensors import describe_tensors
+
+            by_tensor = describe_tensors(file)
+            found["by_tensor"] = [asdict(item) | {"sparsity": item.sparsity} for item in by_tensor]
+            lines += ["", *tensor_lines(by_tensor)]
+        _show(lines, found, output_format == "json")
 
 
 _Output = Annotated[

@@ -250,7 +250,7 @@ def find_early(source: Checkpoint, options: PruneOptions, reporter: Reporter) ->
         CheckpointError: It has other tensors than the model.
     """
     if options.early is not None:
-        path = Path(options.early)
+        path = weights_in(Path(options.early))
     else:
         reference = source.lineage and source.lineage.parents.get("early")
         if not reference:

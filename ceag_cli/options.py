@@ -362,8 +362,7 @@ class PruneOptions(DataOptions, ArchitectureOptions, TrainingOptions, RunOptions
     )
     epochs: int = option(
         0,
-        "Epochs of fine-tuning; with --schedule iterative or rewind, after each "
-        "round of pruning.",
+        "Epochs of fine-tuning; with --schedule iterative or rewind, after each round of pruning.",
         TRAINING,
         low=0,
     )

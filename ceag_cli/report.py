@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from ceag_cli.audit import (
     SplitResult,
     Subject,
 )
-from ceag_cli.results import DenseResult, MitigateResult, PruneResult
+from ceag_cli.results import DenseResult, MitigateResult, PruneResult, TensorResult
 
 MEANING = {
     PASS: "every audited group of the gated split has psi <= eps",
@@ -212,7 +213,7 @@ def prune_lines(result: PruneResult) -> list[str]:
         they, stay = ("tensor does", "stays") if result.unfit == 1 else ("tensors do", "stay")
         amounts.append(f"{result.unfit} {they} not fit {result.pattern} and {stay} dense")
     if result.bytes is None:
-        return [*_tensor_lines(result), *amounts, "dry run: nothing was written"]
+        return [*tensor_lines(result.by_tensor), *amounts, "dry run: nothing was written"]
     size = f"{megabytes(result.bytes)}, {'packed' if result.packed else 'as before'}"
     if result.bytes_packed is not None:
         size += f"; {megabytes(result.bytes_packed)} with --pack"
@@ -225,12 +226,12 @@ def prune_lines(result: PruneResult) -> list[str]:
     return [*lines, f"size {size}. Zeros do not make the model faster in PyTorch."]
 
 
-def _tensor_lines(result: PruneResult) -> list[str]:
-    """A table of the tensors, one a line: name, shape, weights, zeros and sparsity."""
+def tensor_lines(tensors: Sequence[TensorResult]) -> list[str]:
+    """A table of tensors, one a line: name, shape, weights, zeros and sparsity."""
     rows = [("tensor", "shape", "weights", "zeros", "sparsity")]
-    for tensor in result.by_tensor:
+    for tensor in tensors:
         weights = math.prod(tensor.shape)
-        fate = f"{tensor.zeros / weights:.2%}" if weights else "empty"
+        fate = "empty" if tensor.sparsity is None else f"{tensor.sparsity:.2%}"
         if tensor.dense_because is not None:
             fate = f"dense: {tensor.dense_because}"
         shape = "x".join(map(str, tensor.shape)) or "scalar"

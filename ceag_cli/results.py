@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,12 @@ class TensorResult:
     zeros: int
     dense_because: str | None
     """Why it was not pruned; ``None`` for a tensor that was."""
+
+    @property
+    def sparsity(self) -> float | None:
+        """Zeros over weights; ``None`` where there are none."""
+        weights = math.prod(self.shape)
+        return self.zeros / weights if weights else None
 
 
 @dataclass(frozen=True)

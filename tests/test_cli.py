@@ -865,6 +865,68 @@ def test_info_as_json(here: Path) -> None:
     assert dense["parents"] == {}
 
 
+def test_info_lists_the_tensors_as_the_dry_run_did(here: Path) -> None:
+    command = ("--sparsity", "0.9", "--scope", "global", "--exclude", "layer1")
+    dry = done(*PRUNE, *command, "--dry-run").stdout.splitlines()[:-2]
+    done(*PRUNE, *command)
+    done("pack", "x.safetensors", "-o", "p.safetensors")
+    for file in ("x.safetensors", "p.safetensors"):
+        plain = done("info", file).stdout.splitlines()
+        shown = done("info", file, "--tensors").stdout.splitlines()
+        assert shown[: len(plain) + 1] == [*plain, ""]
+        table = shown[len(plain) + 1 :]
+        assert [line.split() for line in table if "dense: no layer's" not in line] == [
+            line.split() for line in dry if "dense: no layer's" not in line
+        ]
+        assert len(table) == len(dry)
+    rows = {line.split()[0]: " ".join(line.split()[1:]) for line in table}
+    assert rows["layer1.0.conv1.weight"].endswith("dense: left out")
+    assert rows["fc.weight"].endswith("dense: classifier")
+
+    found = json.loads(done("info", "p.safetensors", "--tensors", "--format", "json").stdout)
+    weights = weights_of("x.safetensors")
+    by_name = {tensor["name"]: tensor for tensor in found["by_tensor"]}
+    name = "layer2.0.conv1.weight"
+    zeros = int((weights[name] == 0).sum())
+    assert by_name[name] == {
+        "name": name,
+        "shape": list(weights[name].shape),
+        "zeros": zeros,
+        "dense_because": None,
+        "sparsity": zeros / weights[name].numel(),
+    }
+    assert by_name["fc.bias"]["dense_because"] == "no layer's weight"
+    assert "by_tensor" not in json.loads(done("info", "p.safetensors", "--format", "json").stdout)
+
+
+def test_info_names_what_a_pattern_does_not_fit(images: Path) -> None:
+    torch.save(tiny_model("test_efficientnet").state_dict(), "bare.pth")
+    command = ("prune", "bare.pth", "--model", "test_efficientnet", "--pattern", "2:4")
+    done(*command, "--exclude", "blocks.0")
+    table = done("info", "bare.pruned.safetensors", "--tensors").stdout.splitlines()
+    fates = {line.split()[0]: " ".join(line.split()[4:]) for line in table if " " in line}
+    assert fates["blocks.3.0.conv_dw.weight"] == "dense: does not fit 2:4"
+    assert fates["blocks.0.0.conv.weight"] == "dense: left out"
+    assert fates["blocks.1.0.conv_exp.weight"] == "50.00%"
+
+
+def test_info_lists_the_tensors_of_dense_and_of_foreign_files(here: Path) -> None:
+    table = done("info", "model.safetensors", "--tensors").stdout.splitlines()
+    fates = {line.split()[0]: " ".join(line.split()[4:]) for line in table if " " in line}
+    assert fates["layer1.0.conv1.weight"] == "0.00%"
+    assert fates["conv1.0.weight"] == "dense: first layer"
+    w = torch.tensor([[0.0, 1.0], [2.0, 0.0]])
+    safetensors.torch.save_file({"w": w, "e": torch.zeros(0)}, "foreign.safetensors")
+    torch.save({"w": w, "e": torch.zeros(0)}, "foreign.pth")
+    for name in ("foreign.safetensors", "foreign.pth"):
+        table = done("info", name, "--tensors").stdout.splitlines()[2:]
+        assert sorted(line.split() for line in table) == [
+            ["e", "0", "0", "0", "empty"],
+            ["tensor", "shape", "weights", "zeros", "sparsity"],
+            ["w", "2x2", "4", "2", "50.00%"],
+        ]
+
+
 def test_info_of_a_file_of_another_tool_says_so(here: Path) -> None:
     safetensors.torch.save_file({"w": torch.zeros(1)}, "foreign.safetensors")
     size = (here / "foreign.safetensors").stat().st_size

@@ -71,6 +71,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
             "pruners",
             "stages",
             "sweep",
+            "tensors",
         },
         {"rich", "jinja2"},
     ),

@@ -1,0 +1,45 @@
+"""The tensors of a weights file one by one: how many zeros each has, and why others stay dense."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ceag_cli.checkpoints import load, read_state
+from ceag_cli.lineage import read_metadata, weights_in
+from ceag_cli.options import ArchitectureOptions
+from ceag_cli.patterns import Pattern
+from ceag_cli.prunable import prunable_parameters, why_dense
+from ceag_cli.results import TensorResult
+
+
+def describe_tensors(path: Path) -> tuple[TensorResult, ...]:
+    """Every parameter of a file in the model's order, with the zeros that are in the file.
+
+    Of a file whose architecture is not known, every tensor, and no reason why it stays dense.
+
+    Raises:
+        CheckpointError: The file cannot be read.
+    """
+    path = weights_in(path)
+    if "ceag.timm" not in read_metadata(path):
+        state, _, _ = read_state(path)
+        return tuple(
+            TensorResult(name, tuple(tensor.shape), int((tensor == 0).sum()), None)
+            for name, tensor in state.items()
+        )
+    checkpoint = load(path, ArchitectureOptions())
+    parameters = dict(checkpoint.model.named_parameters())
+    record, recipe = None, {}
+    if checkpoint.lineage is not None:
+        record, recipe = checkpoint.lineage.sparsity, dict(checkpoint.lineage.recipe)
+    # Fine-tuning has a recipe of its own; then the expressions of pruning are not known any more.
+    expressions = (recipe.get("include"), recipe.get("exclude"))
+    chosen = prunable_parameters(checkpoint.model, *expressions)
+    pruned = chosen if record is None else list(record.tensors)
+    pattern = Pattern.parse(record.pattern) if record is not None else None
+    unfit = [name for name in chosen if pattern and not pattern.fits(parameters[name].shape)]
+    reasons = why_dense(checkpoint.model, pruned, unfit, str(pattern))
+    return tuple(
+        TensorResult(name, tuple(p.shape), int((p == 0).sum()), reasons.get(name))
+        for name, p in parameters.items()
+    )
