@@ -14,11 +14,22 @@ from functools import partial
 from torch import Tensor
 
 from ceag_cli.errors import PruningError
-from ceag_cli.masks import count_at_most, kth_smallest
+from ceag_cli.selection import kth_smallest
 
 Shapes = Mapping[str, Sequence[int]]
 Scores = Callable[[str], Tensor]
-Budget = Callable[[Shapes, float, Scores], Mapping[str, int]]
+
+
+class Counts(dict[str, int]):
+    """The number of weights that each tensor gives up, by its name."""
+
+    def __init__(self, counts: Mapping[str, int], threshold: float | None = None) -> None:
+        super().__init__(counts)
+        self.threshold = threshold
+        """The score at which they end, where that is one for all tensors."""
+
+
+Budget = Callable[[Shapes, float, Scores], Counts]
 
 
 def _of(fraction: float, size: int) -> Decimal:
@@ -39,7 +50,7 @@ def _caps(shapes: Shapes, cap: float) -> dict[str, int]:
     }
 
 
-def uniform(shapes: Shapes, sparsity: float, scores: Scores | None = None) -> dict[str, int]:
+def uniform(shapes: Shapes, sparsity: float, scores: Scores | None = None) -> Counts:
     """The same sparsity in every tensor: ``ceil(sparsity * size)`` zeros each.
 
     Args:
@@ -50,12 +61,12 @@ def uniform(shapes: Shapes, sparsity: float, scores: Scores | None = None) -> di
     Returns:
         Number of weights to prune by tensor name.
     """
-    return {name: _zeros(sparsity, math.prod(shape)) for name, shape in shapes.items()}
+    return Counts({name: _zeros(sparsity, math.prod(shape)) for name, shape in shapes.items()})
 
 
 def erk(
     shapes: Shapes, sparsity: float, scores: Scores | None = None, *, cap: float = 1.0
-) -> dict[str, int]:
+) -> Counts:
     """Erdős–Rényi kernel: tensors are denser the smaller their dimensions are.
 
         density_l  ∝  (sum of the dimensions of l) / (product of the dimensions of l)
@@ -94,7 +105,7 @@ def erk(
         middle = (low + high) / 2
         low, high = (middle, high) if sum(kept(middle).values()) < keep else (low, middle)
     exact = {name: sizes[name] - value for name, value in kept(high).items()}
-    return _rounded(exact, target, most)
+    return Counts(_rounded(exact, target, most))
 
 
 def _rounded(exact: Mapping[str, float], target: int, most: Mapping[str, int]) -> dict[str, int]:
@@ -111,7 +122,7 @@ def _rounded(exact: Mapping[str, float], target: int, most: Mapping[str, int]) -
     return counts
 
 
-def pooled(shapes: Shapes, sparsity: float, scores: Scores, *, cap: float = 1.0) -> dict[str, int]:
+def pooled(shapes: Shapes, sparsity: float, scores: Scores, *, cap: float = 1.0) -> Counts:
     """One ranking over all tensors: those whose weights matter least give up most.
 
     The zeros of all tensors together are exactly ``ceil(sparsity * all weights)``. Among equal
@@ -127,32 +138,34 @@ def pooled(shapes: Shapes, sparsity: float, scores: Scores, *, cap: float = 1.0)
     Raises:
         PruningError: The cap is below the sparsity.
     """
-    target = _zeros(sparsity, sum(math.prod(shape) for shape in shapes.values()))
+    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+    target = _zeros(sparsity, sum(sizes.values()))
     most = _caps(shapes, cap)
     _check_cap(most, target, sparsity, cap)
-    counts: dict[str, int] = {}
-    free = list(shapes)
-    while free:
-        found = _ranked(free, target - sum(counts.values()), scores)
-        beyond = [name for name in free if found[name] > most[name]]
-        counts |= {name: most[name] for name in beyond} if beyond else found
-        free = [name for name in free if name not in counts]
-    return counts
+    held: dict[str, int] = {}
+    while True:
+        free = {name: size for name, size in sizes.items() if name not in held}
+        found = _ranked(free, target - sum(held.values()), scores)
+        beyond = {name: most[name] for name in free if found[name] > most[name]}
+        if not beyond:
+            counts = held | found
+            return Counts({name: counts[name] for name in shapes}, found.threshold)
+        held |= beyond
 
 
-def _ranked(names: Sequence[str], target: int, scores: Scores) -> dict[str, int]:
+def _ranked(sizes: dict[str, int], target: int, scores: Scores) -> Counts:
     """How many of the ``target`` smallest scores each tensor has."""
     if target == 0:
-        return dict.fromkeys(names, 0)
-    threshold = kth_smallest([partial(scores, name) for name in names], target)
-    both = {name: count_at_most(scores(name), threshold) for name in names}
-    counts = {name: below for name, (below, _) in both.items()}
+        return Counts(dict.fromkeys(sizes, 0))
+    parts = [partial(scores, name) for name in sizes]
+    kth = kth_smallest(parts, target, sum(sizes.values()))
+    counts = dict(zip(sizes, kth.below, strict=True))
     missing = target - sum(counts.values())
-    for name in reversed(names):  # of those at the threshold the last go
-        more = min(missing, both[name][1])
+    for name, equal in zip(reversed(sizes), reversed(kth.equal), strict=True):
+        more = min(missing, equal)  # of those at the threshold the last go
         counts[name] += more
         missing -= more
-    return counts
+    return Counts(counts, kth.score)
 
 
 def _check_cap(most: Mapping[str, int], target: int, sparsity: float, cap: float) -> None:

@@ -158,7 +158,7 @@ def prune_fairly(
     counts = uniform({name: parameters[name].shape for name in names}, sparsity)
     already = {name: int((parameters[name] == 0).sum()) for name in names}
     if on_the_way:
-        counts = {name: max(counts[name], already[name]) for name in names}
+        counts.update({name: max(counts[name], already[name]) for name in names})
     denser = [name for name in names if already[name] > counts[name]]
     if denser:
         raise PruningError(

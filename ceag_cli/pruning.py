@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from ceag_cli.budgets import Budget, uniform
 from ceag_cli.errors import PruningError, first
-from ceag_cli.masks import Masks, smallest
+from ceag_cli.masks import Masks
 from ceag_cli.patterns import Pattern
 from ceag_cli.schedules import cubic, geometric
 from ceag_cli.scores import Score, magnitude
+from ceag_cli.selection import CHUNK, smallest
 
 
 class Pruner(Protocol):
@@ -57,29 +58,33 @@ def prune(
             already than the target asks for.
     """
     chosen = _finite(model, names)
+    shapes = {name: tuple(weight.shape) for name, weight in chosen.items()}
+    zeros = {name: w.numel() - int(w.detach().count_nonzero()) for name, w in chosen.items()}
+
+    sizes = {name: weight.numel() for name, weight in chosen.items()}
+    weights = next(iter(chosen.values()))
+    room = weights.new_empty(max(sizes.values()), dtype=torch.float32)  # for any one tensor
 
     def scores(name: str) -> Tensor:
-        return _ranked(name, chosen[name].detach(), score)
+        copy = room[: sizes[name]].view(shapes[name])
+        return _ranked(name, chosen[name], copy, score, zeros[name])
 
-    shapes = {name: tuple(weight.shape) for name, weight in chosen.items()}
-    # Made before anything else, so that what is needed in between can be used again and again.
     pruned = {
         name: torch.empty(shape, dtype=torch.bool, device=chosen[name].device)
         for name, shape in shapes.items()
     }
     counts = budget(shapes, sparsity, scores)
     denser = []
-    for name, weight in chosen.items():
-        already = weight.numel() - int(weight.detach().count_nonzero())
-        count = max(counts[name], already) if on_the_way else counts[name]
-        if already > count:
+    for name in chosen:
+        count = max(counts[name], zeros[name]) if on_the_way else counts[name]
+        if zeros[name] > count:
             denser.append(
-                f"tensor '{name}' is {already / weight.numel():.2%} zero already, more than "
+                f"tensor '{name}' is {zeros[name] / sizes[name]:.2%} zero already, more than "
                 f"the sparsity {sparsity:g} asks for; pruned weights do not come back, so ask for "
                 "more or start from the dense model"
             )
             continue
-        smallest(scores(name), count, out=pruned[name])
+        smallest(scores(name), count, out=pruned[name], threshold=counts.threshold)
     if denser:
         raise PruningError(first(denser))
     masks = Masks(model, pruned)
@@ -114,12 +119,14 @@ def prune_pattern(model: nn.Module, names: Iterable[str], pattern: Pattern, scor
     pruned, denser = {}, []
     for name, weight in chosen.items():
         gone = weight.detach() == 0
+        zeros = int(gone.sum())
         if int(pattern.blocks(gone).sum(dim=1).max()) > pattern.of - pattern.keep:
             denser.append(
                 f"tensor '{name}' has blocks with more zeros already than the pattern {pattern} "
                 "makes; pruned weights do not come back, so start from the dense model"
             )
-        pruned[name] = pattern.prune(_ranked(name, weight.detach(), score))
+        copy = torch.empty_like(weight, dtype=torch.float32)
+        pruned[name] = pattern.prune(_ranked(name, weight, copy, score, zeros))
     if denser:
         raise PruningError(first(denser))
     masks = Masks(model, pruned)
@@ -127,11 +134,13 @@ def prune_pattern(model: nn.Module, names: Iterable[str], pattern: Pattern, scor
     return masks
 
 
-def _ranked(name: str, weight: Tensor, score: Score) -> Tensor:
+def _ranked(name: str, weight: Tensor, copy: Tensor, score: Score, zeros: int) -> Tensor:
     """Scores in single precision; zeros rank below all, so that a new mask contains the old one."""
-    scores = score(name, weight).float()
-    if int(weight.count_nonzero()) < weight.numel():
-        scores.masked_fill_(weight == 0, -torch.inf)
+    scores = score(name, copy.copy_(weight.detach())).float().contiguous()
+    if zeros:
+        chunks = (torch.split(t.detach().reshape(-1), CHUNK) for t in (weight, scores))
+        for some, their_scores in zip(*chunks, strict=True):
+            their_scores.masked_fill_(some == 0, -torch.inf)
     return scores
 
 

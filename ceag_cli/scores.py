@@ -1,8 +1,8 @@
 """Pruning criteria: how important each weight is. Adding a criterion is one function.
 
-A ``Score`` takes a parameter's name and its weights and gives a *new* tensor of the same shape, the
-smallest being pruned first. Asked twice it gives the same, so that scores need not be held for all
-tensors at once.
+A ``Score`` takes a parameter's name and a copy of its weights, float32, which it may overwrite, and
+gives a tensor of the same shape, the smallest being pruned first. Asked twice it gives the same, so
+that scores need not be held for all tensors at once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Batches = Callable[[], Iterable[tuple[Tensor, Tensor, Tensor]]]
 
 def magnitude(name: str, weight: Tensor) -> Tensor:
     """``|w|``, the weight's size (Han et al. 2015, *Learning both weights and connections*)."""
-    return weight.detach().abs()
+    return weight.abs_()
 
 
 def random_order(seed: int) -> Score:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from fractions import Fraction
-from functools import partial
 
 import pytest
 import torch
@@ -15,7 +14,6 @@ from torch import Tensor
 
 from ceag_cli.budgets import erk, pooled
 from ceag_cli.errors import PruningError
-from ceag_cli.masks import kth_smallest
 
 
 def of(**scores: list[float]) -> tuple[dict[str, tuple[int]], Callable[[str], Tensor]]:
@@ -23,54 +21,6 @@ def of(**scores: list[float]) -> tuple[dict[str, tuple[int]], Callable[[str], Te
     return {name: (len(values),) for name, values in scores.items()}, lambda name: torch.tensor(
         scores[name]
     )
-
-
-# The k-th smallest
-
-
-def kth_of(parts: Sequence[Tensor], k: int) -> float:
-    return kth_smallest([partial(torch.clone, part) for part in parts], k)
-
-
-def test_the_kth_smallest_over_parts() -> None:
-    parts = [torch.tensor([5.0, -2.0]), torch.tensor([[0.5], [3.0]])]
-    found = [kth_of(parts, k) for k in (1, 2, 3, 4)]
-    assert found == [-2.0, 0.5, 3.0, 5.0]
-
-
-def test_infinities_and_both_zeros_are_ranked() -> None:
-    inf = math.inf
-    parts = [torch.tensor([inf, 0.0, -0.0, -inf, 1e-45])]  # the smallest float above zero
-    found = [kth_of(parts, k) for k in (1, 2, 3, 4, 5)]
-    assert found == [-inf, 0.0, 0.0, pytest.approx(1e-45, abs=0, rel=1), inf]
-    assert math.copysign(1, found[1]) == 1
-
-
-@settings(deadline=None, max_examples=300)
-@given(
-    st.lists(
-        st.lists(st.floats(allow_nan=False, width=32), min_size=1, max_size=20),
-        min_size=1,
-        max_size=4,
-    ),
-    st.data(),
-)
-def test_it_is_what_sorting_gives(parts: list[list[float]], data: st.DataObject) -> None:
-    together = sorted(value for part in parts for value in part)
-    k = data.draw(st.integers(1, len(together)))
-    assert kth_of([torch.tensor(part) for part in parts], k) == together[k - 1]
-
-
-def test_it_is_what_sorting_gives_of_more_than_fit_in_a_chunk() -> None:
-    scores = torch.randn(600_001, generator=torch.Generator().manual_seed(0))
-    ordered = scores.sort().values
-    for k in (1, 262_144, 300_001, 600_001):
-        assert kth_of([scores], k) == float(ordered[k - 1])
-
-
-def test_scores_in_another_memory_format_are_ranked_too() -> None:
-    scores = torch.arange(16.0).reshape(1, 4, 2, 2).to(memory_format=torch.channels_last)
-    assert kth_of([scores], 5) == 4.0
 
 
 # The global ranking

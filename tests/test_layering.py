@@ -29,11 +29,12 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
             "budgets",
             "patterns",
             "schedules",
+            "selection",
             "masks",
             "pruning",
             "fairgrape",
         },
-        set(),
+        {"numpy"},
     ),
     "world": (
         {

@@ -9,14 +9,13 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from oracles import k_smallest
 from torch import Tensor, nn
 
-from ceag_cli import masks as masks_module
 from ceag_cli import schedules as schedules_module
-from ceag_cli.budgets import Scores, Shapes, uniform
+from ceag_cli import selection as selection_module
+from ceag_cli.budgets import Counts, Scores, Shapes, uniform
 from ceag_cli.errors import PruningError
-from ceag_cli.masks import Masks, smallest
+from ceag_cli.masks import Masks
 from ceag_cli.pruning import prune
 from ceag_cli.schedules import cubic
 from ceag_cli.scores import magnitude
@@ -54,12 +53,14 @@ def pruned_toy(sparsity: float) -> tuple[Toy, Masks]:
 
 
 def test_magnitude() -> None:
-    weight = nn.Parameter(torch.tensor([[-3.0, 0.0], [2.0, -0.5]]))
-    score = magnitude("w", weight)
-    assert score.tolist() == [[3.0, 0.0], [2.0, 0.5]]
-    assert not score.requires_grad
-    score.zero_()
-    assert weight.tolist() == [[-3.0, 0.0], [2.0, -0.5]]
+    weight = torch.tensor([[-3.0, 0.0], [2.0, -0.5]])
+    assert magnitude("w", weight).tolist() == [[3.0, 0.0], [2.0, 0.5]]
+
+
+def test_scoring_leaves_the_weights_that_stay_alone() -> None:
+    """A score may overwrite the copy that it is given."""
+    toy, _ = pruned_toy(0.5)
+    assert toy.second.weight.tolist() == [[0.0, 0.0], [-3.0, -4.0]]
 
 
 # ---------------------------------------------------------------------------------------------
@@ -101,71 +102,6 @@ def test_uniform_is_the_smallest_count_that_reaches_the_sparsity(
     count = uniform({"a": [size]}, thousandths / 1000)["a"]
     assert count * 1000 >= thousandths * size
     assert (count - 1) * 1000 < thousandths * size
-
-
-# ---------------------------------------------------------------------------------------------
-# Exactly the smallest
-# ---------------------------------------------------------------------------------------------
-
-
-def test_smallest_marks_exactly_as_many_as_asked_for() -> None:
-    scores = torch.tensor([[5.0, 1.0, 3.0], [2.0, 6.0, 4.0]])
-    assert smallest(scores, 3).tolist() == [[False, True, True], [True, False, False]]
-    assert smallest(scores, 0).tolist() == [[False] * 3] * 2
-    assert smallest(scores, 6).tolist() == [[True] * 3] * 2
-
-
-def test_among_equal_scores_the_first_in_memory_order_are_kept() -> None:
-    equal = torch.ones(2, 2)
-    assert smallest(equal, 1).tolist() == [[False, False], [False, True]]
-    assert smallest(equal, 3).tolist() == [[False, True], [True, True]]
-    # 0 goes in any case; of the three ones only the last.
-    assert smallest(torch.tensor([1.0, 1.0, 0.0, 1.0]), 2).tolist() == [False, False, True, True]
-
-
-def test_scores_of_minus_infinity_go_first() -> None:
-    scores = torch.tensor([2.0, -INF, 1.0, -INF])
-    assert smallest(scores, 2).tolist() == [False, True, False, True]
-    assert smallest(scores, 3).tolist() == [False, True, True, True]
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
-def test_every_float_type_can_be_ranked(dtype: torch.dtype) -> None:
-    scores = torch.tensor([3.0, 1.0, 2.0, 1.0], dtype=dtype)
-    assert smallest(scores, 1).tolist() == [False, False, False, True]
-
-
-def test_scores_in_another_memory_format_are_marked_in_their_own_places() -> None:
-    scores = torch.arange(16.0).reshape(1, 4, 2, 2).to(memory_format=torch.channels_last)
-    mask = smallest(scores, 5)
-    assert mask.flatten().tolist() == [True] * 5 + [False] * 11
-    # Among equals the first are kept in the order of indices, not of addresses.
-    equal = torch.ones(1, 2, 1, 2).to(memory_format=torch.channels_last)
-    assert smallest(equal, 2).flatten().tolist() == [False, False, True, True]
-
-
-def test_smallest_of_nothing() -> None:
-    assert smallest(torch.zeros(0, 3), 0).shape == (0, 3)
-
-
-# Few different values, so that there are many ties; powers of two, so that all are exact.
-tied_scores = st.lists(
-    st.one_of(st.sampled_from([0.0, 0.5, 1.0, 2.0, -INF]), st.floats(0, 4, width=32)),
-    min_size=1,
-    max_size=30,
-)
-
-
-@settings(deadline=None, max_examples=200)
-@given(tied_scores, st.data())
-def test_smallest_is_what_sorting_gives(scores: list[float], data: st.DataObject) -> None:
-    count = data.draw(st.integers(0, len(scores)))
-    mask = smallest(torch.tensor(scores), count)
-    assert int(mask.sum()) == count
-    assert mask.tolist() == k_smallest(scores, count)
-    if count < len(scores):
-        # With one more the mask only grows.
-        assert bool((smallest(torch.tensor(scores), count + 1) | ~mask).all())
 
 
 # ---------------------------------------------------------------------------------------------
@@ -296,12 +232,27 @@ def test_a_model_without_prunable_tensors_is_refused() -> None:
         prune(Toy(), [], 0.5, magnitude, uniform)
 
 
+def test_zeros_stay_pruned_in_whatever_memory_format_weights_and_scores_are() -> None:
+    """Scores under which the zeros would be worth most."""
+    model = nn.Sequential(nn.Conv2d(4, 6, 2)).to(memory_format=torch.channels_last)
+    weight = model.get_parameter("0.weight")
+    before = prune(model, ["0.weight"], 0.5, magnitude, uniform).pruned["0.weight"]
+
+    def small_is_beautiful(name: str, copy: Tensor) -> Tensor:
+        return (-copy.abs()).to(memory_format=torch.channels_last)
+
+    after = prune(model, ["0.weight"], 0.75, small_is_beautiful, uniform).pruned["0.weight"]
+    assert int(after.sum()) == 72  # of 96
+    assert bool(after[before].all())
+    assert torch.equal(weight == 0, after)
+
+
 def test_another_score_and_another_budget_are_two_functions() -> None:
     def largest(name: str, weight: Tensor) -> Tensor:
         return -weight.detach().abs()
 
-    def only_first(shapes: Shapes, sparsity: float, scores: Scores) -> dict[str, int]:
-        return {name: 4 if name == "first.weight" else 0 for name in shapes}
+    def only_first(shapes: Shapes, sparsity: float, scores: Scores) -> Counts:
+        return Counts({name: 4 if name == "first.weight" else 0 for name in shapes})
 
     toy = Toy()
     prune(toy, Toy.names, 0.4, largest, only_first)
@@ -354,7 +305,7 @@ def test_masks_of_integers_are_taken_as_bool() -> None:
     assert toy.second.weight.tolist() == [[0.0, -2.0], [-3.0, 0.0]]
 
 
-@pytest.mark.parametrize("module", [masks_module, schedules_module])
+@pytest.mark.parametrize("module", [schedules_module, selection_module])
 def test_examples_in_docstrings(module: ModuleType) -> None:
     results = doctest.testmod(module, extraglobs={"torch": torch})
     assert results.attempted > 0
