@@ -242,7 +242,9 @@ def _audit(options: Command) -> None:
             console.print(report.audit_table(result, split.split))
             console.print()
         console.print(report.audit_headline(result), style="bold")
-        console.print(report.CAVEAT)
+        for reason in result.reasons:
+            console.print(f"  {reason}")
+        console.print(f"{report.basis(result)} {report.CAVEAT}")
         console.print(f"report: {found.page}")
     raise typer.Exit(result.exit_code)
 

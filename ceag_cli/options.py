@@ -648,6 +648,63 @@ class AuditOptions(DataOptions, ArchitectureOptions, RunOptions):
         high=1,
         shown="the model's, else 0.02",
     )
+    gate: str = option(
+        "evidence",
+        "What makes the audit fail: a violation that is shown (evidence); any group that is not "
+        "shown to satisfy (strict); a measured psi beyond eps, the paper's criterion (point).",
+        METHOD,
+        choices=("evidence", "strict", "point"),
+    )
+    alpha: float = option(
+        0.05,
+        "Error level of a PASS, and of all FAILs together.",
+        METHOD,
+        above=0,
+        below=0.5,
+    )
+    interval: str = option(
+        "score",
+        "Bounds of psi: score holds alpha nominally, exact never exceeds it.",
+        METHOD,
+        choices=("score", "exact"),
+    )
+    against: str = option(
+        "overall",
+        "What a group's gap is compared with: that of all images, or of all others (rest), which "
+        "does not shrink with the group's share.",
+        METHOD,
+        choices=("overall", "rest"),
+    )
+    max_drop: float | None = option(
+        None,
+        "Largest loss of accuracy over all images, a fraction.",
+        METHOD,
+        low=0,
+        high=1,
+        shown="no bound",
+    )
+    min_accuracy: float | None = option(
+        None,
+        "Smallest accuracy of the sparse model in any group.",
+        METHOD,
+        low=0,
+        high=1,
+        shown="no bound",
+    )
+    min_coverage: float = option(
+        0.5,
+        "Share of the images that must lie in groups with a verdict, or the audit decides nothing "
+        "(exit 3).",
+        METHOD,
+        low=0,
+        high=1,
+    )
+    gate_splits: tuple[str, ...] = option(
+        ("test",),
+        "Splits that the verdict rests on; those that a model was fitted or chosen on are refused.",
+        METHOD,
+        choices=("train", "val", "test"),
+    )
 
 
 Command = DenseOptions | PruneOptions | MitigateOptions | AuditOptions

@@ -8,7 +8,7 @@ from pathlib import Path
 import jinja2
 
 from ceag_cli.audit import AuditResult, GroupResult, Subject
-from ceag_cli.report import CAVEAT, audit_headline, percent, points, split_line, tolerance
+from ceag_cli.report import CAVEAT, audit_headline, basis, percent, points, split_line, tolerance
 
 WIDTH, LABELS, ROW = 860, 230, 20
 """Pixels of the plot: its width, the column of names in it, the height of a group."""
@@ -94,7 +94,7 @@ def page(result: AuditResult, subject: Subject, version: str) -> str:
         subject=subject,
         version=version,
         headline=audit_headline(result),
-        caveat=CAVEAT,
+        caveat=f"{basis(result)} {CAVEAT}",
         splits=splits,
         split_line=split_line,
         rows=rows,

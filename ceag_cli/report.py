@@ -17,6 +17,7 @@ from rich.text import Text
 
 from ceag_cli.audit import (
     FAIL,
+    INCONCLUSIVE,
     NO_DATA,
     PASS,
     SCHEMA_VERSION,
@@ -25,19 +26,38 @@ from ceag_cli.audit import (
     SplitResult,
     Subject,
 )
+from ceag_cli.policy import Policy
 from ceag_cli.results import DenseResult, MitigateResult, PruneResult, TensorResult
 
 MEANING = {
-    PASS: "every audited group of the gated split has psi <= eps",
-    FAIL: "at least one group of the gated split loses more than eps beyond the rest",
+    PASS: "every audited group is shown to have psi <= eps",
+    FAIL: "psi > eps is shown for at least one group",
+    INCONCLUSIVE: "neither psi <= eps for every group nor psi > eps for any is shown",
     NO_DATA: "no group could be audited, so nothing is shown",
 }
-
+MEASURED = {
+    PASS: "every audited group has a measured psi <= eps",
+    FAIL: "the measured psi of at least one group is beyond eps",
+}
 CAVEAT = (
-    "The verdict compares measured values with eps, as the paper does; it has no confidence "
-    "interval, and with few images per group psi is mostly sampling noise. It says nothing about "
-    "whether the dense model itself is fair."
+    "It is about excess accuracy gaps between these two models on images like these; it says "
+    "nothing about whether the dense model itself is fair."
 )
+
+
+def basis(result: AuditResult) -> str:
+    """What the verdict rests on, in a sentence."""
+    policy = result.policy
+    if policy.gate == "point":
+        return (
+            "The measured values are compared with eps, as in the paper; there is no confidence "
+            "interval, and with few images per group psi is mostly sampling noise."
+        )
+    level = "exactly" if policy.interval == "exact" else "nominally"
+    return (
+        f"One-sided bounds at {policy.alpha:g} ({policy.interval} interval, {level}); FAIL is "
+        f"corrected for {result.family_size} groups (Holm), PASS needs no correction."
+    )
 
 
 def percent(fraction: float | None) -> str:
@@ -78,7 +98,8 @@ def audit_headline(result: AuditResult) -> str:
     """The verdict in one sentence."""
     gated = [split for split in result.splits if split.gated]
     where = ", ".join(split.split for split in gated)
-    sentence = f"{result.verdict}: {MEANING[result.verdict]}"
+    meaning = MEANING | (MEASURED if result.gate == "point" else {})
+    sentence = f"{result.verdict}: {meaning[result.verdict]}"
     worst = max(
         (split for split in gated if split.max_excess_gap is not None),
         key=lambda split: split.max_excess_gap or 0.0,
@@ -106,7 +127,7 @@ def audit_table(result: AuditResult, split: str, most: int | None = 25) -> Table
     """Groups of a split, worst first; the rest is counted when there are more than ``most``."""
     table = Table(box=None, pad_edge=False, expand=False, header_style="bold")
     table.add_column("group", overflow="fold", min_width=12)
-    for name in ("n", "dense %", "sparse %", "gap", "psi"):
+    for name in ("n", "dense %", "sparse %", "gap", "psi", "bounds"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     several = len({group.feature for group in result.groups}) > 1
@@ -120,12 +141,20 @@ def audit_table(result: AuditResult, split: str, most: int | None = 25) -> Table
             percent(group.acc_dense),
             percent(group.acc_sparse),
             points(group.gap),
-            points(group.excess_gap, result.eps),
+            points(group.excess_gap, group.eps),
+            interval(group),
             Text("" if group.verdict == "DESCRIPTIVE" else group.verdict, style=style),
         )
     if len(groups) > len(shown):
-        table.add_row(Text(f"and {len(groups) - len(shown)} more groups"), "", "", "", "", "", "")
+        table.add_row(Text(f"and {len(groups) - len(shown)} more groups"), *[""] * 7)
     return table
+
+
+def interval(group: GroupResult) -> str:
+    """The bounds of a group: ``+0.3 to +2.1``."""
+    if group.lower is None:
+        return ""
+    return f"{points(group.lower, group.eps)} to {points(group.upper, group.eps)}"
 
 
 def _name(group: GroupResult, with_feature: bool) -> str:
@@ -162,11 +191,57 @@ def audit_document(
         "overall": {
             "verdict": result.verdict,
             "exit_code": result.exit_code,
-            "gate": result.gate,
-            "eps": result.eps,
+            "reasons": list(result.reasons),
+            "warnings": list(result.warnings),
+            "max_excess_gap": max(
+                (
+                    s.max_excess_gap
+                    for s in result.splits
+                    if s.gated and s.max_excess_gap is not None
+                ),
+                default=None,
+            ),
+        },
+        "policy": policy_document(result.policy),
+        "inference": {
+            "alpha": result.policy.alpha,
+            "interval": result.policy.interval,
+            "multiplicity": "holm",
+            "family_size": result.family_size,
         },
         "splits": [dataclasses.asdict(split) for split in result.splits],
         "groups": [dataclasses.asdict(group) for group in result.groups],
+        "checks": [dataclasses.asdict(check) for check in result.checks],
+    }
+
+
+def policy_document(policy: Policy) -> dict[str, Any]:
+    """A policy as JSON."""
+    return {
+        "eps": policy.eps,
+        "alpha": policy.alpha,
+        "interval": policy.interval,
+        "gate": policy.gate,
+        "against": policy.against,
+        "max_drop": policy.max_drop,
+        "min_accuracy": policy.min_accuracy,
+        "min_coverage": policy.min_coverage,
+        "eps_by_group": [
+            {"feature": feature, "value": value, "eps": eps}
+            for (feature, value), eps in policy.eps_by_group.items()
+        ],
+        "required": [{"feature": feature, "value": value} for feature, value in policy.required],
+        "waivers": [
+            {
+                "feature": waiver.group[0],
+                "value": waiver.group[1],
+                "eps": waiver.eps,
+                "reason": waiver.reason,
+                "expires": waiver.expires.isoformat(),
+                "owner": waiver.owner,
+            }
+            for waiver in policy.waivers
+        ],
     }
 
 

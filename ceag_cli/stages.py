@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -68,6 +69,7 @@ from ceag_cli.options import (
     RunOptions,
 )
 from ceag_cli.page import page
+from ceag_cli.policy import Policy
 from ceag_cli.progress import Quiet, Reporter
 from ceag_cli.prunable import prunable_parameters, standardised
 from ceag_cli.pruners import (
@@ -320,7 +322,7 @@ def mitigate(options: MitigateOptions, reporter: Reporter | None = None) -> Miti
 def run_audit(options: AuditOptions, reporter: Reporter | None = None) -> Audit:
     """Compare a dense with a sparse model by group, on train and on the held-out splits.
 
-    The verdict rests on split ``test`` alone; ``train`` and ``val`` are described. The report is
+    The verdict rests on split ``test``; ``train`` and ``val`` are described. The report is
     written to the run folder of the sparse model, or to ``output``.
 
     Args:
@@ -338,7 +340,8 @@ def run_audit(options: AuditOptions, reporter: Reporter | None = None) -> Audit:
     reference = find_dense(sparse, options.dense, options, reporter)
     data = open_data(options, [sparse, reference], reporter, "audit")
     check_targets(data, sparse, options.class_map)
-    data.require(["test"], seen_in_train=True)
+    _refuse_seen(options.gate_splits, sparse)
+    data.require(list(options.gate_splits), seen_in_train=True)
     data.warn_of_duplicates(reporter)
     folder = Path(options.output) if options.output is not None else folder_of(path)
     eps, eps_from = _eps(options, sparse)
@@ -349,12 +352,44 @@ def run_audit(options: AuditOptions, reporter: Reporter | None = None) -> Audit:
         dense_says = _evaluate(reference, split, compute, reporter, "dense")
         sparse_says = _evaluate(sparse, split, compute, reporter, "sparse")
         pairs.append(Paired(split.name, dense_says.correct, sparse_says.correct, split.groups))
-    result = audit(pairs, data.labels.grouping, eps)
+    policy = Policy(
+        eps=eps,
+        alpha=options.alpha,
+        interval=options.interval,
+        gate=options.gate,
+        against=options.against,
+        max_drop=options.max_drop,
+        min_accuracy=options.min_accuracy,
+        min_coverage=options.min_coverage,
+    )
+    grouping = data.labels.grouping
+    result = audit(pairs, grouping, policy, options.gate_splits, seed=options.seed)
+    for warning in result.warnings:
+        reporter.warn(warning)
     reporter.say(f"eps {eps:g} (from {eps_from})")
     document = audit_document(result, subject, _version(), options.seed)
     write_text(folder / "audit.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
     write_text(folder / "audit.html", page(result, subject, _version()))
     return Audit(result, subject, document, folder / "audit.html")
+
+
+def _refuse_seen(gated: Sequence[str], sparse: Checkpoint) -> None:
+    """Images that a model was fitted or chosen on say nothing about others.
+
+    Raises:
+        OptionError: The verdict is to rest on such a split.
+    """
+    recipe = sparse.lineage.recipe if sparse.lineage is not None else {}
+    chosen = recipe.get("keep") or ("val" if recipe.get("method") == "naive-es" else None)
+    seen = {"train": "the models were trained on it"}
+    if chosen == "val":
+        seen["val"] = "the model was chosen on it"
+    for name in gated:
+        if name in seen:
+            raise OptionError(
+                f"--gate-splits {name}: {seen[name]}, so it is described only and no verdict can "
+                "rest on it; name another split"
+            )
 
 
 def _version() -> str:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ceag_cli.audit import AuditResult, Paired, Subject, audit
+from ceag_cli.audit import AuditResult, Paired, Subject
 from ceag_cli.groups import Grouping
 from ceag_cli.page import LABELS, WIDTH, page, plot
 from ceag_cli.report import CAVEAT

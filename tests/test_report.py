@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from ceag_cli.audit import AuditResult, GroupResult, Paired, SplitResult, Subject, audit
+from ceag_cli.audit import AuditResult, GroupResult, Paired, SplitResult, Subject
 from ceag_cli.groups import Grouping
 from ceag_cli.report import (
     CAVEAT,

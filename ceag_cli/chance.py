@@ -1,0 +1,94 @@
+"""What chance alone does: the largest psi to be expected without any disparity, and a test of it.
+
+If losing or gaining an image had nothing to do with its groups, every way of dealing the losses and
+gains out over the images would be as likely. Only counts matter, so they are dealt out over the
+cells in which the features cross: an exact permutation test without permuting images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+DRAWS = 2000
+WORK = 1_500_000
+"""Cells times draws; of many cells there are fewer draws, but at least ``FEWEST``."""
+FEWEST = 100
+
+Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Chance:
+    """What dealing out at random gives."""
+
+    noise_floor: float
+    """Mean of the largest psi."""
+    omnibus_p: float
+    """How often the groups differ at least as much as they do: p of "there is no disparity"."""
+    draws: int
+
+
+def by_chance(
+    groups: Integers,
+    num_groups: int,
+    lost: npt.NDArray[np.bool_],
+    gained: npt.NDArray[np.bool_],
+    seed: int,
+) -> Chance | None:
+    """Deal the losses and gains out over the images at random, many times.
+
+    The statistic of the test is ``sum over g of n_g (d_g - d)^2``, over the groups of all features.
+
+    Args:
+        groups: Group ids of each image, shape ``(N, F)``.
+        num_groups: G, over all features.
+        lost: By image.
+        gained: By image.
+        seed: Of the random numbers.
+
+    Returns:
+        ``None`` without images.
+    """
+    if not len(groups):
+        return None
+    cells, cell_of, sizes = _cells(groups)
+    total, all_lost, all_gained = len(groups), int(lost.sum()), int(gained.sum())
+    overall = (all_lost - all_gained) / total
+    n = np.bincount(cells.reshape(-1), np.repeat(sizes, cells.shape[1]), num_groups)
+    known = n > 0
+
+    def gaps(net: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        by_group = np.bincount(cells.reshape(-1), np.repeat(net, cells.shape[1]), num_groups)
+        found: npt.NDArray[np.float64] = by_group[known] / n[known] - overall
+        return found
+
+    def spread(psi: npt.NDArray[np.float64]) -> float:
+        return float((n[known] * psi**2).sum())
+
+    net = np.bincount(cell_of, lost.astype(float) - gained, len(cells))
+    measured = spread(gaps(net)) * (1 - 1e-9)  # equal ones count as equal despite rounding
+    draws = int(min(DRAWS, max(FEWEST, WORK // len(cells))))
+    generator = np.random.default_rng(seed)
+    largest, as_large = 0.0, 0
+    for _ in range(draws):
+        some_lost = generator.multivariate_hypergeometric(sizes, all_lost, method="marginals")
+        some_gained = generator.multivariate_hypergeometric(
+            sizes - some_lost, all_gained, method="marginals"
+        )
+        psi = gaps(np.asarray(some_lost - some_gained, np.float64))
+        largest += float(psi.max())
+        as_large += spread(psi) >= measured
+    return Chance(largest / draws, (1 + as_large) / (1 + draws), draws)
+
+
+def _cells(groups: Integers) -> tuple[Integers, Integers, Integers]:
+    """The combinations of group ids that occur, that of each image, and how often each occurs."""
+    code = np.zeros(len(groups), np.int64)
+    for ids in groups.T:  # renumbered after every feature, so that the numbers stay small
+        pair = code * (int(ids.max()) + 1) + ids
+        code = np.unique(pair, return_inverse=True)[1].reshape(-1)
+    _, first, sizes = np.unique(code, return_index=True, return_counts=True)
+    return groups[first], code, sizes
