@@ -63,7 +63,9 @@ class Predictions:
     correct: Tensor
     """bool, shape ``(N,)``."""
     loss: Tensor
-    """Cross-entropy, float32, shape ``(N,)``."""
+    """Cross-entropy, float32, shape ``(N,)``: minus the logarithm of the true label's probability."""
+    confidence: Tensor
+    """Probability of the predicted class, float32, shape ``(N,)``."""
 
     def stats(self, groups: Tensor, num_groups: int) -> GroupStats:
         """Counts by group and overall."""
@@ -172,6 +174,7 @@ def _predict(
 ) -> Predictions:
     predicted = torch.empty(len(split), dtype=torch.int64)
     loss = torch.empty(len(split))
+    confidence = torch.empty(len(split))
     done = bad = 0
     with reporter.bar(title, len(split)) as update:
         for rows, pixels in batches:
@@ -183,7 +186,9 @@ def _predict(
                 ) from None
             targets = split.targets[rows].to(compute.device)
             predicted[rows] = logits.argmax(dim=1).cpu()
-            loss[rows] = functional.cross_entropy(logits, targets, reduction="none").cpu()
+            log_probabilities = functional.log_softmax(logits, dim=1)
+            loss[rows] = functional.nll_loss(log_probabilities, targets, reduction="none").cpu()
+            confidence[rows] = log_probabilities.amax(dim=1).exp().cpu()
             bad += int((~logits.isfinite().all(dim=1)).sum())
             done += len(rows)
             update(done, "")
@@ -192,4 +197,4 @@ def _predict(
             f"{title}: NaN or infinite outputs for {bad} of {len(split)} images; no accuracy can "
             "be given for such a model"
         )
-    return Predictions(predicted, predicted == split.targets, loss)
+    return Predictions(predicted, predicted == split.targets, loss, confidence)

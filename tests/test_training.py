@@ -521,6 +521,16 @@ def test_among_equal_logits_the_first_class_wins() -> None:
     assert int(found.correct.sum()) == 8
 
 
+def test_the_probabilities_of_the_predicted_and_of_the_true_class() -> None:
+    class OneTwoFive(nn.Module):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return torch.tensor([1.0, 2.0, 5.0]).log().expand(len(inputs), 3)
+
+    found = evaluate(OneTwoFive(), a_split(), HALF, Compute(CPU, batch_size=5), Quiet(), "test")
+    assert found.confidence.tolist() == pytest.approx([5 / 8] * 24)
+    assert (-found.loss).exp().tolist() == pytest.approx([1 / 8, 2 / 8, 5 / 8] * 8)
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_outputs_that_are_no_numbers_are_refused(bad: float) -> None:
     class Sometimes(nn.Module):
