@@ -63,7 +63,7 @@ class Predictions:
     correct: Tensor
     """bool, shape ``(N,)``."""
     loss: Tensor
-    """Cross-entropy, float32, shape ``(N,)``: minus the logarithm of the true label's probability."""
+    """Cross-entropy, float32, shape ``(N,)``: minus the logarithm of the label's probability."""
     confidence: Tensor
     """Probability of the predicted class, float32, shape ``(N,)``."""
 

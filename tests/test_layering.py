@@ -20,7 +20,18 @@ PACKAGE = "ceag_cli"
 LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "package": ({"__init__"}, set()),
     "numbers": (
-        {"errors", "groups", "gaps", "replay", "multipliers", "intervals", "chance"},
+        {
+            "errors",
+            "groups",
+            "gaps",
+            "replay",
+            "multipliers",
+            "intervals",
+            "chance",
+            "means",
+            "confusion",
+            "strata",
+        },
         {"torch", "numpy", "scipy"},
     ),
     "method": (
@@ -68,6 +79,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
         {
             "policy",
             "audit",
+            "shifts",
             "archives",
             "results",
             "report",
