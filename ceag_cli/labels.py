@@ -10,7 +10,7 @@ import _csv
 import csv
 import hashlib
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -25,6 +25,12 @@ from ceag_cli.recipe import nearest
 PATH_COLUMNS = ("path", "file_name", "filename")
 SPLITS = ("train", "val", "test")
 SHOWN_PROBLEMS = 50
+
+POLICIES = ("error", "group", "drop")
+"""What to do with an image that has no group: refuse it, give it a group, leave it out."""
+
+MISSING = "<missing>"
+"""Group of the images that have none."""
 
 
 @dataclass
@@ -44,6 +50,14 @@ class Labels:
     splits: list[str]
     groups: Tensor
     """Group ids of each row, int64, shape ``(N, F)``."""
+    missing: str = "error"
+    """What was done with images that have no group, one of ``POLICIES``."""
+    dropped: int = 0
+    """Rows that were left out since they have none."""
+    cluster_id: str | None = None
+    """Column that tells which images belong together."""
+    cells: dict[str, list[str]] = field(default_factory=dict)
+    """For each row what stands in the columns that make groups and clusters."""
     problems: dict[int, list[str]] = field(default_factory=dict)
     """What is wrong, by line; line 0 holds what concerns the whole file."""
     set_aside: dict[int, str] = field(default_factory=dict)
@@ -107,19 +121,39 @@ class Labels:
         Raises:
             LabelsError: There is any problem.
         """
-        messages = [
-            f"{self.csv} row {line}: {text}" if line else f"{self.csv}: {text}"
-            for line in sorted(self.problems)
-            for text in self.problems[line]
-        ]
-        if len(messages) > SHOWN_PROBLEMS:
-            rest = len(messages) - SHOWN_PROBLEMS
-            messages = [*messages[:SHOWN_PROBLEMS], f"{self.csv}: and {rest} more problems"]
-        if messages:
-            raise LabelsError([" ".join(message.splitlines()) for message in messages])
+        raise_together(self.csv, self.problems)
 
 
-def read_labels(path: Path, label_column: str = "label", groups_by: str | None = None) -> Labels:
+def raise_together(path: Path, problems: Mapping[int, Sequence[str]], more: int = 0) -> None:
+    """Raise what is wrong with a table, by line, each with its place.
+
+    Args:
+        path: The file.
+        problems: By line; line 0 holds what concerns the whole file.
+        more: Problems that are not among these.
+
+    Raises:
+        LabelsError: There is any problem.
+    """
+    messages = [
+        f"{path} row {line}: {text}" if line else f"{path}: {text}"
+        for line in sorted(problems)
+        for text in problems[line]
+    ]
+    rest = more + max(len(messages) - SHOWN_PROBLEMS, 0)
+    if rest:
+        messages = [*messages[:SHOWN_PROBLEMS], f"{path}: and {rest} more problems"]
+    if messages:
+        raise LabelsError([" ".join(message.splitlines()) for message in messages])
+
+
+def read_labels(
+    path: Path,
+    label_column: str = "label",
+    groups_by: str | None = None,
+    missing: str = "error",
+    cluster_id: str | None = None,
+) -> Labels:
     """Read a groups CSV.
 
     Args:
@@ -127,6 +161,8 @@ def read_labels(path: Path, label_column: str = "label", groups_by: str | None =
         label_column: Column with the target class.
         groups_by: Columns that make the groups, ``a,b`` one by one and ``a*b`` crossed; ``None``
             takes every column that is not reserved (path, label, split).
+        missing: One of ``POLICIES``: what to do with an image that has no group.
+        cluster_id: Column that tells which images belong together; it makes no group by default.
 
     Returns:
         The good rows, with the problems of the others noted.
@@ -135,18 +171,8 @@ def read_labels(path: Path, label_column: str = "label", groups_by: str | None =
         LabelsError: The file cannot be read as a table at all: it is missing, not UTF-8, empty, or
             lacks a column.
     """
-    content = _read_bytes(path)
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        kind = kind_of(path)
-        if kind is not None:
-            raise LabelsError(f"{path}: {kind}; wanted is a CSV with one row per image") from None
-        line = content[: error.start].count(b"\n") + 1
-        raise LabelsError(
-            f"{path} row {line}: byte {content[error.start]:#04x} is not UTF-8; "
-            "save the file as UTF-8"
-        ) from None
+    content = read_bytes(path)
+    text = decoded(path, content)
     reader = csv.reader(io.StringIO(text, newline=""))
     try:
         header = [name.strip() for name in next(reader)]
@@ -154,8 +180,8 @@ def read_labels(path: Path, label_column: str = "label", groups_by: str | None =
         raise LabelsError(f"{path}: the file is empty; it needs a header and rows") from None
     except csv.Error as error:
         raise LabelsError(f"{path} row 1: {error}") from None
-    columns = _Columns.find(path, header, label_column, groups_by)
-    table = _read_rows(path, reader, header, columns)
+    columns = _Columns.find(path, header, label_column, groups_by, cluster_id)
+    table = _read_rows(reader, header, columns, missing)
     values = [sorted({row[f] for row in table.groups}) for f in range(len(columns.features))]
     index = [{value: i for i, value in enumerate(names)} for names in values]
     offsets = [sum(len(v) for v in values[:f]) for f in range(len(values))]
@@ -173,12 +199,40 @@ def read_labels(path: Path, label_column: str = "label", groups_by: str | None =
         labels=table.labels,
         splits=table.splits,
         groups=torch.tensor(ids, dtype=torch.int64).reshape(len(ids), len(values)),
+        missing=missing,
+        dropped=table.dropped,
+        cluster_id=cluster_id,
+        cells=table.cells,
         problems=table.problems,
         set_aside=table.set_aside,
     )
 
 
-def _read_bytes(path: Path) -> bytes:
+def decoded(path: Path, content: bytes) -> str:
+    """The text of a CSV.
+
+    Raises:
+        LabelsError: It is something else, or not UTF-8.
+    """
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        kind = kind_of(path)
+        if kind is not None:
+            raise LabelsError(f"{path}: {kind}; wanted is a CSV with one row per image") from None
+        line = content[: error.start].count(b"\n") + 1
+        raise LabelsError(
+            f"{path} row {line}: byte {content[error.start]:#04x} is not UTF-8; "
+            "save the file as UTF-8"
+        ) from None
+
+
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a CSV.
+
+    Raises:
+        LabelsError: There is no such file, or it cannot be read.
+    """
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -198,10 +252,16 @@ class _Columns:
     split: int
     features: list[list[str]]
     """Per feature, the names of its columns (several when crossed)."""
+    cluster: int | None
 
     @classmethod
     def find(
-        cls, path: Path, header: list[str], label_column: str, groups_by: str | None
+        cls,
+        path: Path,
+        header: list[str],
+        label_column: str,
+        groups_by: str | None,
+        cluster_id: str | None,
     ) -> _Columns:
         problems = []
         twice = sorted({name for name in header if header.count(name) > 1})
@@ -223,7 +283,9 @@ class _Columns:
                 f"{path} row 1: there is no label column '{label_column}'; name one with "
                 f"--label-column (columns: {', '.join(header)})"
             )
-        reserved = {*PATH_COLUMNS, "split", "label", label_column}
+        if cluster_id is not None and cluster_id not in header:
+            problems.append(no_such_cluster(path, header, cluster_id))
+        reserved = {*PATH_COLUMNS, "split", "label", label_column, cluster_id}
         if groups_by is None:
             features = [[name] for name in header if name and name not in reserved]
             if not features:
@@ -232,19 +294,8 @@ class _Columns:
                     f"--groups-by ('--groups-by {label_column}' takes the class as the group)"
                 )
         else:
-            features = [[part.strip() for part in item.split("*")] for item in groups_by.split(",")]
-            problems += [
-                f"{path} row 1: --groups-by names '{name}', which is not a column"
-                f"{nearest(name, header)} (columns: {', '.join(header)})"
-                for parts in features
-                for name in parts
-                if name not in header
-            ]
-            names = [crossed(parts) for parts in features]
-            problems += [
-                f"--groups-by names '{name}' twice"
-                for name in sorted({name for name in names if names.count(name) > 1})
-            ]
+            features, wrong = features_of(path, header, groups_by)
+            problems += wrong + refuse_cluster(path, features, cluster_id)
         if problems:
             raise LabelsError(problems)
         return cls(
@@ -252,7 +303,53 @@ class _Columns:
             header.index(label_column),
             header.index("split"),
             features,
+            None if cluster_id is None else header.index(cluster_id),
         )
+
+
+def no_such_cluster(path: Path, header: Sequence[str], cluster_id: str) -> str:
+    """What is wrong when ``--cluster-id`` names no column."""
+    return (
+        f"{path} row 1: --cluster-id names '{cluster_id}', which is not a column"
+        f"{nearest(cluster_id, list(header))} (columns: {', '.join(header)})"
+    )
+
+
+def features_of(
+    path: Path, header: Sequence[str], groups_by: str
+) -> tuple[list[list[str]], list[str]]:
+    """The columns of each feature that ``--groups-by`` names, and what is wrong with them."""
+    features = [[part.strip() for part in item.split("*")] for item in groups_by.split(",")]
+    problems = [
+        f"{path} row 1: --groups-by names '{name}', which is not a column"
+        f"{nearest(name, list(header))} (columns: {', '.join(header)})"
+        for parts in features
+        for name in parts
+        if name not in header
+    ]
+    names = [crossed(parts) for parts in features]
+    problems += [
+        f"--groups-by names '{name}' twice"
+        for name in sorted({name for name in names if names.count(name) > 1})
+    ]
+    return features, problems
+
+
+def refuse_cluster(
+    path: Path, features: Sequence[Sequence[str]], cluster_id: str | None
+) -> list[str]:
+    """What is wrong when a group is made of the column that tells images apart by cluster."""
+    if not any(cluster_id in parts for parts in features):
+        return []
+    return [f"{path}: column '{cluster_id}' is both in --groups-by and --cluster-id; name one"]
+
+
+def name_is_taken(column: str) -> str:
+    """What is wrong with a group that is called as those without one."""
+    return (
+        f"the group '{MISSING}' (column '{column}') has the name that --missing group gives; "
+        "rename it"
+    )
 
 
 @dataclass
@@ -262,11 +359,13 @@ class _Rows:
     labels: list[str] = field(default_factory=list)
     splits: list[str] = field(default_factory=list)
     groups: list[list[str]] = field(default_factory=list)
+    cells: dict[str, list[str]] = field(default_factory=dict)
+    dropped: int = 0
     problems: dict[int, list[str]] = field(default_factory=dict)
     set_aside: dict[int, str] = field(default_factory=dict)
 
 
-def _read_rows(path: Path, reader: _csv.Reader, header: list[str], columns: _Columns) -> _Rows:
+def _read_rows(reader: _csv.Reader, header: list[str], columns: _Columns, missing: str) -> _Rows:
     rows = _Rows()
     first_line: dict[str, int] = {}
     places = [[header.index(name) for name in parts] for parts in columns.features]
@@ -281,12 +380,16 @@ def _read_rows(path: Path, reader: _csv.Reader, header: list[str], columns: _Col
             line = reader.line_num + 1
             continue
         if cells:  # csv gives an empty list for a blank line
-            wrong = _read_row(cells, header, columns, places, first_line, line, rows)
+            wrong = _read_row(cells, header, columns, places, missing, first_line, line, rows)
             if wrong:
                 rows.problems[line] = wrong
         line = reader.line_num + 1
     if not rows.paths and not rows.problems:
-        rows.problems[0] = ["the file has a header but no rows"]
+        rows.problems[0] = [
+            "no row has a group, so none is left (--missing drop)"
+            if rows.dropped
+            else "the file has a header but no rows"
+        ]
     return rows
 
 
@@ -295,6 +398,7 @@ def _read_row(
     header: list[str],
     columns: _Columns,
     places: list[list[int]],
+    missing: str,
     first_line: dict[str, int],
     line: int,
     rows: _Rows,
@@ -318,8 +422,17 @@ def _read_row(
         wrong.append(f"the label is empty (column '{header[columns.label]}')")
     if split not in SPLITS:
         wrong.append(f"split '{split}' is not one of {', '.join(SPLITS)}")
-    empty = [header[place] for parts in places for place in parts if not cells[place]]
-    wrong += [f"the group is empty (column '{name}')" for name in dict.fromkeys(empty)]
+    used = dict.fromkeys(place for parts in places for place in parts)
+    empty = [place for place in used if not cells[place]]
+    if missing == "error":
+        wrong += [f"the group is empty (column '{header[place]}')" for place in empty]
+    elif missing == "group":
+        wrong += [name_is_taken(header[place]) for place in used if cells[place] == MISSING]
+    if columns.cluster is not None and not cells[columns.cluster]:
+        wrong.append(f"the cluster is empty (column '{header[columns.cluster]}')")
+    if empty and missing == "drop" and not wrong:
+        rows.dropped += 1
+        return []
     if wrong and first_line.get(same) == line:
         rows.set_aside[line] = image
     if not wrong:
@@ -327,7 +440,11 @@ def _read_row(
         rows.paths.append(image)
         rows.labels.append(label)
         rows.splits.append(split)
-        rows.groups.append([crossed([cells[place] for place in parts]) for parts in places])
+        rows.groups.append(
+            [crossed([cells[place] or MISSING for place in parts]) for parts in places]
+        )
+        for place in (*used, *([] if columns.cluster is None else [columns.cluster])):
+            rows.cells.setdefault(header[place], []).append(cells[place])
     return wrong
 
 

@@ -1,0 +1,470 @@
+"""What two models answer to the same images, as a table: one row per image.
+
+It is read from a CSV, .parquet or .npz of any origin, or from the .npz that ``ceag audit`` keeps.
+Columns are read at once, not row by row, so that a million rows take seconds. docs/predictions.md
+describes the columns and the layout of the .npz.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ceag_cli.classes import class_order
+from ceag_cli.columns import (
+    ABOUT,
+    NAMES,
+    Anything,
+    Column,
+    Content,
+    Flags,
+    Integers,
+    Numbers,
+    Problems,
+    Source,
+    coded,
+    encoded,
+    open_source,
+)
+from ceag_cli.errors import LabelsError
+from ceag_cli.groups import Grouping, crossed
+from ceag_cli.labels import (
+    MISSING,
+    PATH_COLUMNS,
+    SPLITS,
+    features_of,
+    name_is_taken,
+    no_such_cluster,
+    refuse_cluster,
+)
+from ceag_cli.recipe import nearest
+
+OWN = "column:"
+"""Before the name of a group column of the .npz whose plain name means something else there."""
+
+ID_COLUMNS = ("id", *PATH_COLUMNS)
+MODELS = ("dense", "sparse")
+ALIASES = {"dense": "baseline", "sparse": "candidate"}
+PROBABILITIES = ("dense_p", "sparse_p", "dense_p_label", "sparse_p_label")
+"""Optional columns: the probability of the predicted label, and of the true one."""
+
+SMALLEST = float(np.finfo(np.float32).tiny)
+"""A probability that is smaller is kept as this one, so that its logarithm is a number."""
+
+
+@dataclass(frozen=True)
+class AnswerTable:
+    """Both models' answers to the same images, all splits together. Every array has N rows."""
+
+    ids: tuple[str, ...]
+    split: Integers
+    """Number in ``SPLITS``."""
+    classes: tuple[str, ...]
+    """Names of all labels and answers; the three columns below are numbers of these."""
+    label: Integers
+    dense: Integers
+    sparse: Integers
+    grouping: Grouping
+    groups: Integers
+    """Group ids, shape ``(N, F)``."""
+    probabilities: Mapping[str, Numbers] = field(default_factory=dict)
+    """Those of ``PROBABILITIES`` that are known, in [0, 1]."""
+    clusters: Integers | None = None
+    """Number of the person or the like that an image belongs to."""
+    cells: Mapping[str, Column] = field(default_factory=dict)
+    """The columns that groups and clusters were made of, as they are in the file."""
+    label_column: str = "label"
+    groups_by: str = ""
+    missing: str = "error"
+    cluster_id: str | None = None
+    """Column that the clusters were made of."""
+    dropped: int = 0
+    """Rows that were left out since they have no group."""
+    source: Path = Path()
+    """The file that was read; of answers just given, the groups CSV."""
+    sha256: str = ""
+    about: Mapping[str, Any] | None = None
+    """What ``ceag audit`` has kept about the models; ``None`` for a file of other origin."""
+    warnings: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    @property
+    def splits(self) -> list[str]:
+        """The splits that have rows, in their usual order."""
+        return [name for i, name in enumerate(SPLITS) if bool((self.split == i).any())]
+
+    @property
+    def changed(self) -> Flags:
+        """Whether the two models answer differently."""
+        return np.asarray(self.dense != self.sparse)
+
+    def correct(self, model: str) -> Flags:
+        """Whether a model, ``dense`` or ``sparse``, is right."""
+        return np.asarray(getattr(self, model) == self.label)
+
+    def only(self, split: str) -> AnswerTable:
+        """The rows of one split, in the order of the file."""
+        rows = np.flatnonzero(self.split == SPLITS.index(split))
+        return replace(
+            self,
+            ids=tuple(self.ids[row] for row in rows.tolist()),
+            split=self.split[rows],
+            label=self.label[rows],
+            dense=self.dense[rows],
+            sparse=self.sparse[rows],
+            groups=self.groups[rows],
+            probabilities={name: values[rows] for name, values in self.probabilities.items()},
+            clusters=None if self.clusters is None else self.clusters[rows],
+            cells={name: column.only(rows) for name, column in self.cells.items()},
+        )
+
+
+def read_answers(
+    path: Path,
+    *,
+    label_column: str | None = None,
+    groups_by: str | None = None,
+    missing: str | None = None,
+    cluster_id: str | None = None,
+) -> AnswerTable:
+    """Read a table of answers. What is not given is as the file was kept, or the default.
+
+    Args:
+        path: A CSV in UTF-8 with a header, a .parquet, or a .npz; told apart by their first bytes.
+        label_column: Column with the true class; ``label``.
+        groups_by: Columns that make the groups, ``a,b`` one by one and ``a*b`` crossed; every
+            column that has no other meaning.
+        missing: One of ``POLICIES``: what to do with an image that has no group; ``error``.
+        cluster_id: Column that tells which images belong together; none.
+
+    Raises:
+        LabelsError: With every problem of the file.
+        OptionError: It is a .parquet, and pyarrow is not installed.
+    """
+    source = open_source(path)
+    kept = (source.about or {}).get("data", {})
+    groups_by = groups_by or kept.get("groups_by")
+    missing = missing or kept.get("missing") or "error"
+    cluster_id = cluster_id or kept.get("cluster_id")
+    roles = _Roles.find(path, source.header, label_column or "label", groups_by, cluster_id)
+    problems = Problems(source)
+    content = source.read(roles.words, roles.numbers, roles.id, problems)
+    return _table(path, source, roles, content, problems, missing, cluster_id, groups_by is None)
+
+
+def _table(
+    path: Path,
+    source: Source,
+    roles: _Roles,
+    content: Content,
+    problems: Problems,
+    missing: str,
+    cluster_id: str | None,
+    by_default: bool,
+) -> AnswerTable:
+    words, count = content.words, len(content.ids)
+    if not count and not problems:
+        raise LabelsError(f"{path}: the file has a header but no rows")
+    problems.records = content.records
+    _check_ids(content.ids, problems)
+    for name, what in ((roles.label, "label"), (roles.dense, "answer"), (roles.sparse, "answer")):
+        problems.note(_is(words[name], ""), f"the {what} is empty (column '{name}')")
+    split = _split_numbers(words[roles.split], problems)
+    for name in roles.probabilities.values():
+        _check_probabilities(name, content, problems)
+    used = dict.fromkeys(part for parts in roles.features for part in parts)
+    cells = {name: words[roles.where(name)] for name in used}
+    without = _without_group(cells, missing, by_default, problems)
+    clusters = None
+    if cluster_id is not None:
+        cells[cluster_id] = words[roles.where(cluster_id)]
+        clusters = cells[cluster_id].codes
+        empty = _is(cells[cluster_id], "")
+        problems.note(empty, f"the cluster is empty (column '{cluster_id}')")
+    problems.raise_all()
+    dropped = int(without.sum()) if missing == "drop" else 0
+    if dropped == count:
+        raise LabelsError(f"{path}: no row has a group, so none is left (--missing drop)")
+    left = ~without if dropped else slice(None)
+    groups, ids = grouped([[cells[part] for part in parts] for parts in roles.features], left)
+    classes = tuple(
+        class_order(
+            {
+                word
+                for name in (roles.label, roles.dense, roles.sparse)
+                for word in words[name].names
+            }
+        )
+    )
+    number = {name: i for i, name in enumerate(classes)}
+
+    def classes_of(name: str) -> Integers:
+        column = words[name]
+        return np.array([number[word] for word in column.names], np.int64)[column.codes][left]
+
+    table = AnswerTable(
+        ids=tuple(np.array(content.ids, object)[left].tolist() if dropped else content.ids),
+        split=split[left],
+        classes=classes,
+        label=classes_of(roles.label),
+        dense=classes_of(roles.dense),
+        sparse=classes_of(roles.sparse),
+        grouping=Grouping(tuple(crossed(parts) for parts in roles.features), groups),
+        groups=ids,
+        probabilities={
+            role: content.numbers[name][left] for role, name in roles.probabilities.items()
+        },
+        clusters=None if clusters is None else clusters[left],
+        cells={name: column.only(left) for name, column in cells.items()},
+        label_column=roles.label,
+        groups_by=",".join(crossed(parts) for parts in roles.features),
+        missing=missing,
+        cluster_id=cluster_id,
+        dropped=dropped,
+        source=path,
+        sha256=source.sha256,
+        about=source.about,
+    )
+    return replace(table, warnings=tuple(_doubts(table, roles)))
+
+
+def _split_numbers(column: Column, problems: Problems) -> Integers:
+    number = {name: i for i, name in enumerate(SPLITS)}
+    found = np.array([number.get(name, -1) for name in column.names], np.int64)[column.codes]
+
+    def text(row: int) -> str:
+        return f"split '{column.names[column.codes[row]]}' is not one of {', '.join(SPLITS)}"
+
+    problems.note(found < 0, text)
+    return found
+
+
+def _without_group(
+    cells: Mapping[str, Column], missing: str, by_default: bool, problems: Problems
+) -> Flags:
+    """The rows in which a group is empty; what is wrong with the groups is noted."""
+    without = np.zeros(len(problems.records), bool)
+    for name, column in cells.items():
+        empty = _is(column, "")
+        without |= empty
+        if missing == "error":
+            problems.note(empty, f"the group is empty (column '{name}')")
+        if missing == "group":
+            problems.note(_is(column, MISSING), name_is_taken(name))
+        if by_default and len(column.names) > max(20, len(without) / 2):
+            problems.whole(
+                f"column '{name}' has {len(column.names)} different values in {len(without)} rows, "
+                "so it makes no groups; name the columns that do with --groups-by"
+            )
+    return without
+
+
+def _doubts(table: AnswerTable, roles: _Roles) -> Iterator[str]:
+    """What is legal and looks wrong."""
+    labels = set(np.unique(table.label).tolist())
+    for model in MODELS:
+        column = getattr(table, model)
+        if not labels & set(np.unique(column).tolist()):
+            yield (
+                f"{table.source}: no answer in column '{getattr(roles, model)}' is a label of "
+                f"column '{roles.label}' anywhere (first: '{table.classes[column[0]]}', where the "
+                f"label is '{table.classes[table.label[0]]}'); are they names of the same classes?"
+            )
+
+
+def grouped(
+    features: Sequence[Sequence[Column]], rows: Flags | slice = slice(None)
+) -> tuple[tuple[tuple[str, ...], ...], Integers]:
+    """Groups of columns, those of a feature crossed: their names by feature, and the ids.
+
+    Names are sorted; a group without rows has none. Ids count through all features.
+    """
+    values: list[tuple[str, ...]] = []
+    ids = []
+    for columns in features:
+        key = np.zeros(len(columns[0].codes[rows]), np.int64)
+        for column in columns:
+            _, key = np.unique(key * len(column.names) + column.codes[rows], return_inverse=True)
+            key = key.reshape(-1)
+        where = np.zeros(int(key.max()) + 1 if len(key) else 0, np.int64)
+        where[key] = np.arange(len(key))  # some row of each combination
+        parts = [column.codes[rows][where].tolist() for column in columns]
+        words = [
+            crossed([column.names[c] or MISSING for column, c in zip(columns, row, strict=True)])
+            for row in zip(*parts, strict=True)
+        ]
+        names = sorted(set(words))
+        number = {name: i for i, name in enumerate(names)}
+        offset = sum(len(names) for names in values)
+        ids.append(offset + np.array([number[word] for word in words], np.int64)[key])
+        values.append(tuple(names))
+    return tuple(values), np.stack(ids, axis=1)
+
+
+def _check_ids(ids: Sequence[str], problems: Problems) -> None:
+    if "" in (distinct := set(ids)):
+        problems.note(np.array([not name for name in ids]), "the id is empty")
+    if len(distinct) == len(ids):
+        return
+    first: dict[str, int] = {}
+    again = np.array(
+        [bool(name) and first.setdefault(name, row) != row for row, name in enumerate(ids)]
+    )
+    lines = problems.lines_of([first[ids[row]] for row in np.flatnonzero(again).tolist()])
+    problems.note(
+        again, lambda row: f"id '{ids[row]}' was given in row {lines[first[ids[row]]]} already"
+    )
+
+
+def _check_probabilities(name: str, content: Content, problems: Problems) -> None:
+    values = content.numbers[name]
+    problems.note(
+        ~((values >= 0) & (values <= 1)) & ~content.unreadable[name],
+        lambda row: f"{values[row]:g} is no probability from 0 to 1 (column '{name}')",
+    )
+
+
+def _is(column: Column, word: str) -> Flags:
+    """Whether each row has a word."""
+    if word not in column.names:
+        return np.zeros(len(column.codes), bool)
+    return np.asarray(column.codes == column.names.index(word))
+
+
+def _all_names(columns: Iterable[Column]) -> tuple[str, ...]:
+    return tuple(class_order({name for column in columns for name in column.names}))
+
+
+@dataclass(frozen=True)
+class _Roles:
+    """Which columns of a file are which."""
+
+    id: str
+    label: str
+    split: str
+    dense: str
+    sparse: str
+    probabilities: dict[str, str]
+    features: list[list[str]]
+    """Per feature, the names of its columns (several when crossed)."""
+    cluster: str | None
+    header: list[str]
+
+    def where(self, name: str) -> str:
+        """The column of the file that a group column is in."""
+        return OWN + name if OWN + name in self.header else name
+
+    @property
+    def words(self) -> list[str]:
+        """Columns that are read as words."""
+        parts = [part for parts in self.features for part in parts]
+        found = [*parts, *([self.cluster] if self.cluster else [])]
+        own = (self.label, self.split, self.dense, self.sparse)
+        return list(dict.fromkeys([*own, *map(self.where, found)]))
+
+    @property
+    def numbers(self) -> list[str]:
+        """Columns that are read as numbers."""
+        return list(self.probabilities.values())
+
+    @classmethod
+    def find(
+        cls,
+        path: Path,
+        header: list[str],
+        label_column: str,
+        groups_by: str | None,
+        cluster_id: str | None,
+    ) -> _Roles:
+        columns = f"columns: {', '.join(header)}"
+        problems = []
+        twice = sorted({name for name in header if header.count(name) > 1})
+        if twice:
+            problems.append(f"{path} row 1: column given twice: {', '.join(twice)}")
+        identity = next((name for name in ID_COLUMNS if name in header), "")
+        if not identity:
+            problems.append(
+                f"{path} row 1: needs a column 'id' that names each image"
+                f"{nearest('id', header)} ({columns})"
+            )
+        if "split" not in header:
+            problems.append(
+                f"{path} row 1: needs a column 'split' with {', '.join(SPLITS)} in its rows"
+                f"{nearest('split', header)}"
+            )
+        if label_column not in header:
+            problems.append(
+                f"{path} row 1: there is no label column '{label_column}'; name one with "
+                f"--label-column ({columns})"
+            )
+        found: dict[str, str] = {}
+        for name in (*MODELS, *PROBABILITIES):
+            other = name
+            for model, alias in ALIASES.items():
+                other = other.replace(model, alias)
+            present = [spelling for spelling in (name, other) if spelling in header]
+            if len(present) > 1:
+                problems.append(f"{path} row 1: columns '{name}' and '{other}' mean the same")
+            elif present:
+                found[name] = present[0]
+            elif name in MODELS:
+                problems.append(
+                    f"{path} row 1: needs a column '{name}' (or '{other}') with the answers of "
+                    f"that model{nearest(name, header)} ({columns})"
+                )
+        own = [name.removeprefix(OWN) for name in header]
+        if cluster_id is not None and cluster_id not in own:
+            problems.append(no_such_cluster(path, own, cluster_id))
+        if groups_by is not None:
+            features, wrong = features_of(path, own, groups_by)
+            problems += wrong
+            problems += refuse_cluster(path, features, cluster_id)
+        else:
+            reserved = {*ID_COLUMNS, "split", "label", label_column, cluster_id, *found.values()}
+            features = [[name] for name in header if name and name not in reserved]
+            if not features and not problems:
+                problems.append(
+                    f"{path} row 1: no column is left to make groups of; name one with "
+                    f"--groups-by ('--groups-by {label_column}' takes the class as the group)"
+                )
+        if problems:
+            raise LabelsError(problems)
+        models = {model: found.pop(model) for model in MODELS}
+        return cls(
+            id=identity,
+            label=label_column,
+            split="split",
+            dense=models["dense"],
+            sparse=models["sparse"],
+            probabilities=found,
+            features=features,
+            cluster=cluster_id,
+            header=header,
+        )
+
+
+def as_arrays(table: AnswerTable) -> dict[str, Anything]:
+    """A table in the layout of the .npz."""
+    arrays: dict[str, Anything] = {"id": encoded(table.ids)}
+    plain = {
+        "split": Column(table.split, SPLITS),
+        **{name: Column(getattr(table, name), table.classes) for name in ("label", *MODELS)},
+    }
+    for name, column in plain.items():
+        arrays |= coded(name, column)
+    for name, values in table.probabilities.items():
+        arrays[name] = np.maximum(values, SMALLEST).astype(np.float32)
+    taken = {*ID_COLUMNS, *MODELS, *ALIASES.values(), *PROBABILITIES, "split", "label"}
+    for name, column in table.cells.items():
+        if name in plain and column.words() == plain[name].words():
+            continue
+        # A name that means something in this file already, or could.
+        apart = name in taken or name.endswith(NAMES) or name == ABOUT
+        arrays |= coded(OWN + name if apart else name, column)
+    return arrays
