@@ -25,11 +25,12 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from ceag_cli.chance import by_chance
@@ -298,6 +299,9 @@ def audit(
         today: For waivers; the present day.
     """
     today = today or datetime.date.today()
+    policy.check_groups(grouping.names)
+    warnings = policy.warnings(grouping.names, today)
+    pairs, grouping = _declared(pairs, grouping, policy)
     splits = [_counted(pair, grouping, pair.split in gated) for pair in pairs]
     judged = _Judged.of(splits, grouping, policy)
     groups = [
@@ -319,11 +323,25 @@ def audit(
         verdict=verdict,
         exit_code=code,
         reasons=tuple(reasons),
-        warnings=tuple(_warnings(policy, summaries, groups)),
+        warnings=(*warnings, *_warnings(policy, summaries, groups)),
         splits=summaries,
         groups=tuple(groups),
         checks=checks,
     )
+
+
+def _declared(
+    pairs: Sequence[Paired], grouping: Grouping, policy: Policy
+) -> tuple[Sequence[Paired], Grouping]:
+    """With the required groups that no image belongs to as groups too."""
+    new = policy.undeclared(grouping.names)
+    if not new:
+        return pairs, grouping
+    added = [tuple(v for f, v in new if f == feature) for feature in grouping.features]
+    before = torch.tensor([sum(map(len, added[:f])) for f in range(len(added))])
+    values = tuple(old + more for old, more in zip(grouping.values, added, strict=True))
+    shifted = [replace(pair, groups=pair.groups + before) for pair in pairs]
+    return shifted, Grouping(grouping.features, values)
 
 
 def _counted(pair: Paired, grouping: Grouping, gated: bool) -> _Counted:

@@ -157,7 +157,11 @@ def _command(name: str, examples: str) -> Callable[[Callable[..., None]], Callab
             "--config", "-c", help="YAML recipe with any of these options.", show_default=False
         )
         parameters = [
-            *(_parameter(options_class, field) for field in options_class.__dataclass_fields__),
+            *(
+                _parameter(options_class, name)
+                for name, field in options_class.__dataclass_fields__.items()
+                if field.metadata["read"] is None
+            ),
             inspect.Parameter(
                 "config",
                 inspect.Parameter.KEYWORD_ONLY,

@@ -16,7 +16,8 @@ All of them mean "what was given cannot be used": the command line prints the me
 exits with 2. Anything else that escapes is a defect of ceag and exits with 4.
 """
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 
 
 class CeagError(Exception):
@@ -76,3 +77,13 @@ def first(problems: Sequence[str], most: int = 5, what: str = "") -> list[str]:
     """The first of many problems of one kind, and how many more there are."""
     rest = len(problems) - most
     return [*problems[:most], *([f"and {rest} more{what}"] if rest > 0 else [])]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"`` for the known name nearest to one not known, else nothing."""
+    names = list(known)
+    found = difflib.get_close_matches(name, names, n=1)
+    if not found:  # difflib takes other cases for other letters
+        lower = {other.casefold(): other for other in names}
+        found = [lower[near] for near in difflib.get_close_matches(name.casefold(), lower, n=1)]
+    return f"; did you mean '{found[0]}'?" if found else ""

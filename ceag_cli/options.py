@@ -11,10 +11,18 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, Union
 
+from ceag_cli.clauses import (
+    Group,
+    Override,
+    Waiver,
+    read_overrides,
+    read_required,
+    read_waivers,
+)
 from ceag_cli.errors import OptionError
 
 Options = TypeVar("Options", bound="RunOptions")
@@ -45,6 +53,7 @@ def option(
     shown: str | None = None,
     paper: Any = None,
     methods: tuple[str, ...] = (),
+    read: Callable[[Any], Any] | None = None,
 ) -> Any:
     """Declare an option.
 
@@ -62,6 +71,8 @@ def option(
         shown: The default in words, where the value does not explain itself.
         paper: The default under ``--paper``, where that is another one.
         methods: The methods of mitigation that it changes anything for; none means all of them.
+        read: Makes the value of what a file says, for what is no word or number. There is no flag
+            for such an option.
     """
     metadata = {
         "help": help,
@@ -76,6 +87,7 @@ def option(
         "shown": shown,
         "paper": paper,
         "methods": methods,
+        "read": read,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -134,6 +146,12 @@ class RunOptions:
         problems: list[str] = []
         for name, field in self.__dataclass_fields__.items():
             value = getattr(self, name)
+            if field.metadata["read"] is not None:
+                try:
+                    object.__setattr__(self, name, field.metadata["read"](value))
+                except OptionError as error:
+                    problems += error.problems
+                continue
             for item in value if isinstance(value, tuple) else (value,):
                 try:
                     if item is not None:
@@ -144,6 +162,16 @@ class RunOptions:
                     problems.append(f"{flag(name)}: '{item}' is of the wrong type")
         if problems:
             raise OptionError(problems)
+
+    @property
+    def origins(self) -> Mapping[str, str]:
+        """Where each option that was given comes from: a flag or a file. Empty in Python."""
+        found: Mapping[str, str] = self.__dict__.get("_origins", {})
+        return found
+
+    def come_from(self, origins: Mapping[str, str]) -> None:
+        """Note where the options come from; it does not make them other options."""
+        object.__setattr__(self, "_origins", dict(origins))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -705,6 +733,25 @@ class AuditOptions(DataOptions, ArchitectureOptions, RunOptions):
         METHOD,
         choices=("train", "val", "test"),
     )
+    overrides: tuple[Override, ...] = option(
+        (),
+        "Groups with an eps of their own, each {feature, value, eps}.",
+        METHOD,
+        read=read_overrides,
+    )
+    required_groups: tuple[Group, ...] = option(
+        (),
+        "Groups that must PASS whatever the gate, each {feature, value}.",
+        METHOD,
+        read=read_required,
+    )
+    waivers: tuple[Waiver, ...] = option(
+        (),
+        "Violations that are accepted for a while, each {feature, value, eps, reason, expires}, "
+        "and owner if you like.",
+        METHOD,
+        read=read_waivers,
+    )
 
 
 Command = DenseOptions | PruneOptions | MitigateOptions | AuditOptions
@@ -753,6 +800,8 @@ def parse(options: type[Command], name: str, raw: Any) -> Any:
     """
     wanted = value_type(options, name)
     field = options.__dataclass_fields__[name]
+    if field.metadata["read"] is not None:
+        return field.metadata["read"](raw)
     if raw is None:
         if typing.get_type_hints(options)[name] == wanted:
             raise OptionError(f"{flag(name)}: needs a value")

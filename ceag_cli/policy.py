@@ -6,28 +6,26 @@ from Python, so that all of them give the same verdict.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
+from pathlib import Path
+from typing import Any
+
+from ceag_cli.clauses import Group as Group
+from ceag_cli.clauses import Waiver as Waiver
+from ceag_cli.clauses import named, unknown
+from ceag_cli.errors import OptionError
+from ceag_cli.options import AuditOptions, flag
+from ceag_cli.recipe import resolve
 
 GATES = ("evidence", "strict", "point")
 AGAINST = ("overall", "rest")
 
-Group = tuple[str, str]
-"""Feature and value."""
+DEFAULT_EPS = 0.02
 
-
-@dataclass(frozen=True)
-class Waiver:
-    """A group whose violation is accepted for a while."""
-
-    group: Group
-    eps: float
-    """The violation that is accepted; a demonstrably larger one is not."""
-    reason: str
-    expires: date
-    """The last day on which it is accepted."""
-    owner: str | None = None
+WARNED_DAYS = 14
+"""So many days before a waiver expires it is spoken of."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +55,8 @@ class Policy:
     """Smallest accuracy of the sparse model in any group."""
     min_coverage: float = 0.5
     """Share of the images that must lie in groups with a verdict, or nothing is decided."""
+    sources: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """Where what is not at its default was said, by key."""
 
     def eps_of(self, group: Group) -> float:
         """Largest excess accuracy gap of a group."""
@@ -65,3 +65,136 @@ class Policy:
     def waiver_of(self, group: Group, today: date) -> Waiver | None:
         """The waiver of a group that has not expired."""
         return next((w for w in self.waivers if w.group == group and today <= w.expires), None)
+
+    def check_groups(self, names: Sequence[Group]) -> None:
+        """That the groups which the policy speaks of are among those of an audit.
+
+        A required group may be one without images, which fails the audit; its feature is known.
+
+        Raises:
+            OptionError: With every group that is not.
+        """
+        declared = [*names, *self.undeclared(names)]
+        problems = []
+        for key, groups in (
+            ("required_groups", self.required),
+            ("overrides", self.eps_by_group),
+            ("waivers", [waiver.group for waiver in self.waivers]),
+        ):
+            place = self.sources.get(key, "policy")
+            for number, group in enumerate(groups, start=1):
+                wrong = unknown(group, declared)
+                if wrong is not None:
+                    problems.append(f"{place}: {key}, entry {number}: {wrong}")
+        if problems:
+            raise OptionError(problems)
+
+    def undeclared(self, names: Sequence[Group]) -> list[Group]:
+        """Required groups that an audit's features lack a value for."""
+        features = {feature for feature, _ in names}
+        known = set(names)
+        return [group for group in self.required if group not in known and group[0] in features]
+
+    def warnings(self, names: Sequence[Group], today: date) -> list[str]:
+        """What of the policy does not do what it seems to."""
+        found = [
+            f"required group {named(group)} is not in the data: {unknown(group, names)}"
+            for group in self.undeclared(names)
+        ]
+        for waiver in self.waivers:
+            who = f" (owner: {waiver.owner})" if waiver.owner else ""
+            if waiver.expires < today:
+                found.append(
+                    f"the waiver of {named(waiver.group)} expired on {waiver.expires} and counts "
+                    f"no more{who}; renew it with a reason, or remove it"
+                )
+            elif waiver.eps <= self.eps_of(waiver.group):
+                found.append(
+                    f"the waiver of {named(waiver.group)} accepts {waiver.eps:g}, which is no more "
+                    f"than its eps {self.eps_of(waiver.group):g}: it excuses nothing"
+                )
+        return found
+
+    def notes(self, today: date) -> list[str]:
+        """Waivers that are about to expire."""
+        found = []
+        for waiver in self.waivers:
+            days = (waiver.expires - today).days
+            if 0 <= days <= WARNED_DAYS:
+                when = {0: "today", 1: "tomorrow"}.get(days, f"in {days} days")
+                who = f" (owner: {waiver.owner})" if waiver.owner else ""
+                found.append(
+                    f"the waiver of {named(waiver.group)} expires {when}, on {waiver.expires}{who}"
+                )
+        return found
+
+    def origin_line(self) -> str:
+        """What was taken from where, in one line; what is not named is at its default."""
+        values = {
+            "gate": self.gate,
+            "alpha": f"{self.alpha:g}",
+            "interval": self.interval,
+            "against": self.against,
+            "max_drop": f"{self.max_drop}",
+            "min_accuracy": f"{self.min_accuracy}",
+            "min_coverage": f"{self.min_coverage:g}",
+            "overrides": f"of {len(self.eps_by_group)}",
+            "required_groups": f"{len(self.required)}",
+            "waivers": f"{len(self.waivers)}",
+        }
+        said = [f"eps {self.eps:g} (from {self.sources.get('eps', 'the default')})"]
+        said += [
+            f"{name} {value} (from {self.sources[name]})"
+            for name, value in values.items()
+            if name in self.sources
+        ]
+        return ", ".join(said)
+
+
+def policy_of(options: AuditOptions, model: tuple[str, float | None] | None = None) -> Policy:
+    """The policy that some options ask for: the only place where one is made of them.
+
+    Args:
+        options: Of the audit, however they came about: flags, a recipe, ``ceag.yaml``,
+            ``pyproject.toml``, or Python.
+        model: Name of the sparse model and the eps that its metadata names, which holds where the
+            options name none.
+    """
+    origins = dict(options.origins)
+    for name in ("overrides", "required_groups", "waivers", *_SIMPLE):
+        changed = getattr(options, name) != AuditOptions.__dataclass_fields__[name].default
+        if changed:  # in Python, where nobody has taken note of it
+            origins.setdefault(name, "the options")
+    eps = options.eps
+    if eps is not None:
+        origins.setdefault("eps", flag("eps"))
+    elif model is not None and model[1] is not None:
+        eps, origins["eps"] = model[1], model[0]
+    else:
+        eps, origins["eps"] = DEFAULT_EPS, "the default"
+    kept = ("eps", "overrides", "required_groups", "waivers", "gate_splits", *_SIMPLE)
+    return Policy(
+        eps=eps,
+        eps_by_group={override.group: override.eps for override in options.overrides},
+        required=options.required_groups,
+        waivers=options.waivers,
+        sources={name: origins[name] for name in kept if name in origins},
+        **{name: getattr(options, name) for name in _SIMPLE},
+    )
+
+
+_SIMPLE = ("alpha", "interval", "gate", "against", "max_drop", "min_accuracy", "min_coverage")
+
+
+def read_policy(folder: str | Path = ".", config: str | None = None, **given: Any) -> Policy:
+    """The policy of a folder, for tests and scripts.
+
+    Args:
+        folder: Where ``ceag.yaml`` or ``pyproject.toml`` is; without either the defaults hold.
+        config: A recipe of the audit, which beats them.
+        given: Options of the audit by name, which beat both.
+
+    Raises:
+        OptionError: With everything that cannot be used.
+    """
+    return policy_of(resolve(AuditOptions, given, config, folder=Path(folder)))

@@ -1,25 +1,28 @@
 """Recipes: the options of a command as a YAML file, and how they join with flags.
 
 A flag beats the recipe given with ``--config``, which beats the command's section of ``ceag.yaml``
-in the current folder, which beats the default. Unknown keys are errors with the nearest name, and
-all errors of a file are reported together.
+or of ``[tool.ceag]`` in ``pyproject.toml`` in the current folder, which beats the default. The two
+files may share the work, but not contradict each other. Unknown keys are errors with the nearest
+name, and all errors of a file are reported together.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import json
+import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
+from ceag_cli.clauses import Override, Waiver
 from ceag_cli.errors import OptionError
+from ceag_cli.errors import nearest as nearest
 from ceag_cli.options import COMMANDS, Command, flag, parse
 
 PROJECT_FILE = "ceag.yaml"
+PYPROJECT = "pyproject.toml"
 
 C = TypeVar("C", bound=Command)
 
@@ -46,10 +49,15 @@ def _mapping(loader: _UniqueKeys, node: yaml.MappingNode) -> dict[Any, Any]:
 _UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
-def nearest(name: str, known: Mapping[str, Any] | list[str]) -> str:
-    """``"; did you mean 'x'?"`` for the known name nearest to one not known, else nothing."""
-    found = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean '{found[0]}'?" if found else ""
+def _timestamp(loader: _UniqueKeys, node: yaml.ScalarNode) -> Any:
+    try:
+        return loader.construct_yaml_timestamp(node)
+    except ValueError as error:
+        line = node.start_mark.line + 1
+        raise yaml.YAMLError(f"line {line}: '{node.value}' is not a date: {error}") from None
+
+
+_UniqueKeys.add_constructor("tag:yaml.org,2002:timestamp", _timestamp)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -88,18 +96,37 @@ def read_recipe(path: Path, command: str) -> dict[str, Any]:
     return checked(content, COMMANDS[command], str(path))
 
 
-def read_project_file(command: str, folder: Path = Path()) -> dict[str, Any]:
-    """The command's section of ``ceag.yaml`` in a folder; empty where there is none.
-
-    Raises:
-        OptionError: With every problem of the file.
-    """
-    path = folder / PROJECT_FILE
+def _yaml_sections(path: Path) -> dict[str, Any]:
+    """The sections of ``ceag.yaml``, one per command."""
+    for other in (path.with_suffix(".yml"), path.with_name(f".{path.name}")):
+        if other.is_file():
+            raise OptionError(f"{other}: is not read by that name; rename it {path.name}")
     if not path.is_file():
         return {}
     content = read_yaml(path)
     if "command" in content:  # a recipe that happens to have this name, not a project file
         return {}
+    return content
+
+
+def _toml_sections(path: Path) -> dict[str, Any]:
+    """The tables ``[tool.ceag.COMMAND]`` of ``pyproject.toml``."""
+    if not path.is_file():
+        return {}
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(f"{path}: cannot be read: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise OptionError(f"{path}: not valid TOML: {error}") from None
+    tool = content.get("tool")
+    found = tool.get("ceag", {}) if isinstance(tool, dict) else {}
+    if not isinstance(found, dict):
+        raise OptionError(f"{path}: [tool.ceag] must hold one table per command")
+    return found
+
+
+def _section(content: Mapping[str, Any], command: str, path: Path, place: str) -> dict[str, Any]:
     unknown = [
         f"{path}: '{name}' is not a section{nearest(name, COMMANDS)} "
         f"(one section per command: {', '.join(COMMANDS)}; e.g. 'mitigate: {{eps: 0.02}}')"
@@ -109,18 +136,72 @@ def read_project_file(command: str, folder: Path = Path()) -> dict[str, Any]:
     if unknown:
         raise OptionError(unknown)
     section = content.get(command) or {}
-    if not isinstance(section, dict):
+    if not isinstance(section, dict) or not all(isinstance(key, str) for key in section):
         raise OptionError(f"{path}: section '{command}' must hold 'name: value' lines")
-    return checked(section, COMMANDS[command], f"{path}, section {command}")
+    return checked(section, COMMANDS[command], place)
 
 
-def resolve(command: type[C], given: Mapping[str, Any], config: str | None = None) -> C:
-    """Join flags, recipe, project file and defaults into the options of a command.
+def read_project(command: str, folder: Path = Path()) -> dict[str, tuple[Any, str]]:
+    """The command's section of ``ceag.yaml`` or of ``[tool.ceag]`` in ``pyproject.toml``.
+
+    Returns:
+        Options of the command, each with the file that it comes from; nothing where there is
+        neither file. An option that both files name has the same value in both.
+
+    Raises:
+        OptionError: With every problem of the files.
+    """
+    readers: list[tuple[str, str, Callable[[Path], dict[str, Any]]]] = [
+        (PROJECT_FILE, f"section {command}", _yaml_sections),
+        (PYPROJECT, f"[tool.ceag.{command}]", _toml_sections),
+    ]
+    found: dict[str, tuple[Any, str]] = {}
+    problems: list[str] = []
+    for name, where, read in readers:
+        path = folder / name
+        try:
+            values = _section(read(path), command, path, f"{path}, {where}")
+        except OptionError as error:
+            problems += error.problems
+            continue
+        for key, value in values.items():
+            was, place = found.setdefault(key, (value, str(path)))
+            if was != value:
+                problems.append(
+                    f"{path}, {where}: {key} is {_shown(value)}, but {_shown(was)} in {place}; "
+                    "say it in one of the two files"
+                )
+    if problems:
+        raise OptionError(problems)
+    return found
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(_plain(value), ensure_ascii=False)
+
+
+def read_project_file(command: str, folder: Path = Path()) -> dict[str, Any]:
+    """What :func:`read_project` finds, without where it was found."""
+    return {name: value for name, (value, _) in read_project(command, folder).items()}
+
+
+def resolve(
+    command: type[C],
+    given: Mapping[str, Any],
+    config: str | None = None,
+    *,
+    folder: Path = Path(),
+) -> C:
+    """Join flags, recipe, project files and defaults into the options of a command.
 
     Args:
         command: The command's options class.
         given: Values from the command line or from Python; ``None`` means "not given".
         config: Path of a recipe.
+        folder: Where the project files are.
+
+    Returns:
+        The options, which know where each of them comes from (``origins``).
 
     Raises:
         OptionError: With every value that cannot be used.
@@ -129,19 +210,32 @@ def resolve(command: type[C], given: Mapping[str, Any], config: str | None = Non
     flags = {key: value for key, value in given.items() if value is not None}
     problems: list[str] = []
     values: dict[str, Any] = {}
-    sources: list[Callable[[], dict[str, Any]]] = [
-        lambda: read_project_file(name),
-        lambda: read_recipe(Path(config), name) if config else {},
-        lambda: checked(flags, COMMANDS[name], ""),
+    origins: dict[str, str] = {}
+
+    def recipe() -> dict[str, tuple[Any, str]]:
+        found = read_recipe(Path(config), name) if config else {}
+        return {key: (value, str(config)) for key, value in found.items()}
+
+    def flags_given() -> dict[str, tuple[Any, str]]:
+        found = checked(flags, COMMANDS[name], "")
+        return {key: (value, flag(key)) for key, value in found.items()}
+
+    sources: list[Callable[[], dict[str, tuple[Any, str]]]] = [
+        lambda: read_project(name, folder),
+        recipe,
+        flags_given,
     ]
     for read in sources:
         try:
-            values |= read()
+            for key, (value, origin) in read().items():
+                values[key], origins[key] = value, origin
         except OptionError as error:
             problems += error.problems
     if problems:
         raise OptionError(problems)
-    return command(**values)
+    options = command(**values)
+    options.come_from(origins)
+    return options
 
 
 def checked(values: Mapping[str, Any], command: type[Command], place: str) -> dict[str, Any]:
@@ -182,14 +276,18 @@ def as_recipe(options: Command) -> dict[str, Any]:
     default = _defaults(type(options), getattr(options, "paper", False))
     values = {
         name: _plain(value)
-        for name, value in dataclasses.asdict(options).items()
-        if name not in _NOT_IN_RECIPE and (value is not None or default[name] is not None)
+        for name, value in vars(options).items()
+        if name in default
+        and name not in _NOT_IN_RECIPE
+        and (value is not None or default[name] is not None)
     }
     return {"command": command} | values
 
 
 def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    if isinstance(value, (Override, Waiver)):
+        return value.as_mapping()
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _defaults(command: type[Command], paper: bool) -> dict[str, Any]:

@@ -242,6 +242,7 @@ def policy_document(policy: Policy) -> dict[str, Any]:
             }
             for waiver in policy.waivers
         ],
+        "sources": dict(policy.sources),
     }
 
 

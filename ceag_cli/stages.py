@@ -10,6 +10,7 @@ import copy
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ from ceag_cli.options import (
     RunOptions,
 )
 from ceag_cli.page import page
-from ceag_cli.policy import Policy
+from ceag_cli.policy import policy_of
 from ceag_cli.progress import Quiet, Reporter
 from ceag_cli.prunable import prunable_parameters, standardised
 from ceag_cli.pruners import (
@@ -87,8 +88,6 @@ from ceag_cli.report import audit_document
 from ceag_cli.results import Audit, DenseResult, MitigateResult, PruneResult
 from ceag_cli.runs import Run, folder_of
 from ceag_cli.training import Training
-
-DEFAULT_EPS = 0.02
 
 
 def dense(options: DenseOptions, reporter: Reporter | None = None) -> DenseResult:
@@ -344,7 +343,8 @@ def run_audit(options: AuditOptions, reporter: Reporter | None = None) -> Audit:
     data.require(list(options.gate_splits), seen_in_train=True)
     data.warn_of_duplicates(reporter)
     folder = Path(options.output) if options.output is not None else folder_of(path)
-    eps, eps_from = _eps(options, sparse)
+    policy = policy_of(options, (str(path), sparse.lineage.eps if sparse.lineage else None))
+    policy.check_groups(data.labels.grouping.names)
     subject = _subject(reference, sparse, data)
     compute = _compute(options)
     pairs = []
@@ -352,21 +352,13 @@ def run_audit(options: AuditOptions, reporter: Reporter | None = None) -> Audit:
         dense_says = _evaluate(reference, split, compute, reporter, "dense")
         sparse_says = _evaluate(sparse, split, compute, reporter, "sparse")
         pairs.append(Paired(split.name, dense_says.correct, sparse_says.correct, split.groups))
-    policy = Policy(
-        eps=eps,
-        alpha=options.alpha,
-        interval=options.interval,
-        gate=options.gate,
-        against=options.against,
-        max_drop=options.max_drop,
-        min_accuracy=options.min_accuracy,
-        min_coverage=options.min_coverage,
-    )
     grouping = data.labels.grouping
     result = audit(pairs, grouping, policy, options.gate_splits, seed=options.seed)
     for warning in result.warnings:
         reporter.warn(warning)
-    reporter.say(f"eps {eps:g} (from {eps_from})")
+    for note in policy.notes(date.today()):
+        reporter.say(note)
+    reporter.say(policy.origin_line())
     document = audit_document(result, subject, _version(), options.seed)
     write_text(folder / "audit.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
     write_text(folder / "audit.html", page(result, subject, _version()))
@@ -554,14 +546,6 @@ def _record(
             name: (zeros, masks.pruned[name].numel()) for name, zeros in masks.zeros().items()
         },
     )
-
-
-def _eps(options: AuditOptions, sparse: Checkpoint) -> tuple[float, str]:
-    if options.eps is not None:
-        return options.eps, "--eps"
-    if sparse.lineage is not None and sparse.lineage.eps is not None:
-        return sparse.lineage.eps, f"{sparse.path}"
-    return DEFAULT_EPS, "the default"
 
 
 def _subject(reference: Checkpoint, sparse: Checkpoint, data: Data) -> Subject:

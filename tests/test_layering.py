@@ -53,6 +53,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "world": (
         {
             "progress",
+            "clauses",
             "options",
             "recipe",
             "labels",
@@ -99,7 +100,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
 }
 
 # The command line answers --help and usage errors without the seconds that torch takes.
-WITHOUT_TORCH = ("options", "recipe", "errors", "cli", "progress")
+WITHOUT_TORCH = ("options", "recipe", "policy", "errors", "cli", "progress")
 
 
 def rank_of(module: str) -> int | None:
