@@ -126,7 +126,10 @@ def _entries(
         wrong = [
             f"unknown key '{key}'{nearest(str(key), known)}" for key in entry if key not in known
         ]
-        wrong += [f"'{key}' is missing; write {shape}" for key in needed if entry.get(key) is None]
+        if not wrong:  # what is missing is mostly what was misspelt
+            wrong = [
+                f"'{key}' is missing; write {shape}" for key in needed if entry.get(key) is None
+            ]
         if not wrong:
             try:
                 value = read(entry)
