@@ -95,12 +95,17 @@ class Data:
 
 
 def open_data(
-    options: DataOptions, named_by: Sequence[Checkpoint], reporter: Reporter, command: str
+    options: DataOptions,
+    named_by: Sequence[Checkpoint],
+    reporter: Reporter,
+    command: str,
+    control: Sequence[str] = (),
 ) -> Data:
     """Read the groups CSV given, or the one that a model names.
 
     How it is read (columns, folder of the images) is what the options say, else, when it is the
-    very CSV that the model names, what was said then.
+    very CSV that the model names, what was said then. ``control`` names further columns to
+    read.
 
     Raises:
         OptionError: None was given and no model names one.
@@ -126,7 +131,7 @@ def open_data(
         break
     if csv is None:
         raise OptionError(f"ceag {command} needs --groups, a CSV with one row per image")
-    labels = read_labels(Path(csv), label_column or "label", groups_by)
+    labels = read_labels(Path(csv), label_column or "label", groups_by, control=control)
     images = dict(zip(labels.lines, labels.paths, strict=True)) | labels.set_aside
     if not images:
         labels.raise_problems()

@@ -57,7 +57,7 @@ class Labels:
     cluster_id: str | None = None
     """Column that tells which images belong together."""
     cells: dict[str, list[str]] = field(default_factory=dict)
-    """For each row what stands in the columns that make groups and clusters."""
+    """For each row what stands in the columns that make groups, clusters and control levels."""
     problems: dict[int, list[str]] = field(default_factory=dict)
     """What is wrong, by line; line 0 holds what concerns the whole file."""
     set_aside: dict[int, str] = field(default_factory=dict)
@@ -153,6 +153,7 @@ def read_labels(
     groups_by: str | None = None,
     missing: str = "error",
     cluster_id: str | None = None,
+    control: Sequence[str] = (),
 ) -> Labels:
     """Read a groups CSV.
 
@@ -163,6 +164,8 @@ def read_labels(
             takes every column that is not reserved (path, label, split).
         missing: One of ``POLICIES``: what to do with an image that has no group.
         cluster_id: Column that tells which images belong together; it makes no group by default.
+        control: Columns within whose levels groups are compared; they make no group by default. A
+            cell may be empty, which is a level of its own.
 
     Returns:
         The good rows, with the problems of the others noted.
@@ -180,7 +183,7 @@ def read_labels(
         raise LabelsError(f"{path}: the file is empty; it needs a header and rows") from None
     except csv.Error as error:
         raise LabelsError(f"{path} row 1: {error}") from None
-    columns = _Columns.find(path, header, label_column, groups_by, cluster_id)
+    columns = _Columns.find(path, header, label_column, groups_by, cluster_id, control)
     table = _read_rows(reader, header, columns, missing)
     values = [sorted({row[f] for row in table.groups}) for f in range(len(columns.features))]
     index = [{value: i for i, value in enumerate(names)} for names in values]
@@ -253,6 +256,7 @@ class _Columns:
     features: list[list[str]]
     """Per feature, the names of its columns (several when crossed)."""
     cluster: int | None
+    control: list[int]
 
     @classmethod
     def find(
@@ -262,6 +266,7 @@ class _Columns:
         label_column: str,
         groups_by: str | None,
         cluster_id: str | None,
+        control: Sequence[str],
     ) -> _Columns:
         problems = []
         twice = sorted({name for name in header if header.count(name) > 1})
@@ -285,7 +290,8 @@ class _Columns:
             )
         if cluster_id is not None and cluster_id not in header:
             problems.append(no_such_cluster(path, header, cluster_id))
-        reserved = {*PATH_COLUMNS, "split", "label", label_column, cluster_id}
+        problems += no_such_control(path, header, control)
+        reserved = {*PATH_COLUMNS, "split", "label", label_column, cluster_id, *control}
         if groups_by is None:
             features = [[name] for name in header if name and name not in reserved]
             if not features:
@@ -304,6 +310,7 @@ class _Columns:
             header.index("split"),
             features,
             None if cluster_id is None else header.index(cluster_id),
+            [header.index(name) for name in control],
         )
 
 
@@ -313,6 +320,16 @@ def no_such_cluster(path: Path, header: Sequence[str], cluster_id: str) -> str:
         f"{path} row 1: --cluster-id names '{cluster_id}', which is not a column"
         f"{nearest(cluster_id, list(header))} (columns: {', '.join(header)})"
     )
+
+
+def no_such_control(path: Path, header: Sequence[str], control: Sequence[str]) -> list[str]:
+    """What is wrong with ``--control``."""
+    return [
+        f"{path} row 1: --control names '{name}', which is not a column"
+        f"{nearest(name, list(header))} (columns: {', '.join(header)})"
+        for name in control
+        if name not in header
+    ]
 
 
 def features_of(
@@ -443,7 +460,8 @@ def _read_row(
         rows.groups.append(
             [crossed([cells[place] or MISSING for place in parts]) for parts in places]
         )
-        for place in (*used, *([] if columns.cluster is None else [columns.cluster])):
+        cluster = [] if columns.cluster is None else [columns.cluster]
+        for place in dict.fromkeys([*used, *cluster, *columns.control]):
             rows.cells.setdefault(header[place], []).append(cells[place])
     return wrong
 

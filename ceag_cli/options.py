@@ -703,6 +703,13 @@ class AuditOptions(DataOptions, ArchitectureOptions, RunOptions):
         METHOD,
         choices=("overall", "rest"),
     )
+    control: tuple[str, ...] = option(
+        (),
+        "Columns within whose levels groups are compared, too, e.g. age or age,light (crossed); "
+        "described only. They make no groups unless --groups-by says so.",
+        METHOD,
+        shown="none",
+    )
     max_drop: float | None = option(
         None,
         "Largest loss of accuracy over all images, a fraction.",

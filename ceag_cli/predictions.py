@@ -39,6 +39,7 @@ from ceag_cli.labels import (
     features_of,
     name_is_taken,
     no_such_cluster,
+    no_such_control,
     refuse_cluster,
 )
 from ceag_cli.recipe import nearest
@@ -76,7 +77,7 @@ class AnswerTable:
     clusters: Integers | None = None
     """Number of the person or the like that an image belongs to."""
     cells: Mapping[str, Column] = field(default_factory=dict)
-    """The columns that groups and clusters were made of, as they are in the file."""
+    """The columns that groups, clusters and control levels were made of, as in the file."""
     label_column: str = "label"
     groups_by: str = ""
     missing: str = "error"
@@ -132,6 +133,7 @@ def read_answers(
     groups_by: str | None = None,
     missing: str | None = None,
     cluster_id: str | None = None,
+    control: Sequence[str] = (),
 ) -> AnswerTable:
     """Read a table of answers. What is not given is as the file was kept, or the default.
 
@@ -142,6 +144,8 @@ def read_answers(
             column that has no other meaning.
         missing: One of ``POLICIES``: what to do with an image that has no group; ``error``.
         cluster_id: Column that tells which images belong together; none.
+        control: Columns within whose levels groups are compared; they make no group by default. A
+            cell may be empty, which is a level of its own.
 
     Raises:
         LabelsError: With every problem of the file.
@@ -152,7 +156,9 @@ def read_answers(
     groups_by = groups_by or kept.get("groups_by")
     missing = missing or kept.get("missing") or "error"
     cluster_id = cluster_id or kept.get("cluster_id")
-    roles = _Roles.find(path, source.header, label_column or "label", groups_by, cluster_id)
+    roles = _Roles.find(
+        path, source.header, label_column or "label", groups_by, cluster_id, control
+    )
     problems = Problems(source)
     content = source.read(roles.words, roles.numbers, roles.id, problems)
     return _table(path, source, roles, content, problems, missing, cluster_id, groups_by is None)
@@ -187,6 +193,7 @@ def _table(
         clusters = cells[cluster_id].codes
         empty = _is(cells[cluster_id], "")
         problems.note(empty, f"the cluster is empty (column '{cluster_id}')")
+    cells |= {name: words[roles.where(name)] for name in roles.control}
     problems.raise_all()
     dropped = int(without.sum()) if missing == "drop" else 0
     if dropped == count:
@@ -354,6 +361,7 @@ class _Roles:
     features: list[list[str]]
     """Per feature, the names of its columns (several when crossed)."""
     cluster: str | None
+    control: tuple[str, ...]
     header: list[str]
 
     def where(self, name: str) -> str:
@@ -364,7 +372,7 @@ class _Roles:
     def words(self) -> list[str]:
         """Columns that are read as words."""
         parts = [part for parts in self.features for part in parts]
-        found = [*parts, *([self.cluster] if self.cluster else [])]
+        found = [*parts, *([self.cluster] if self.cluster else []), *self.control]
         own = (self.label, self.split, self.dense, self.sparse)
         return list(dict.fromkeys([*own, *map(self.where, found)]))
 
@@ -381,6 +389,7 @@ class _Roles:
         label_column: str,
         groups_by: str | None,
         cluster_id: str | None,
+        control: Sequence[str],
     ) -> _Roles:
         columns = f"columns: {', '.join(header)}"
         problems = []
@@ -421,12 +430,14 @@ class _Roles:
         own = [name.removeprefix(OWN) for name in header]
         if cluster_id is not None and cluster_id not in own:
             problems.append(no_such_cluster(path, own, cluster_id))
+        problems += no_such_control(path, own, control)
         if groups_by is not None:
             features, wrong = features_of(path, own, groups_by)
             problems += wrong
             problems += refuse_cluster(path, features, cluster_id)
         else:
-            reserved = {*ID_COLUMNS, "split", "label", label_column, cluster_id, *found.values()}
+            reserved = {*ID_COLUMNS, "split", "label", label_column, cluster_id, *control}
+            reserved |= set(found.values())
             features = [[name] for name in header if name and name not in reserved]
             if not features and not problems:
                 problems.append(
@@ -445,6 +456,7 @@ class _Roles:
             probabilities=found,
             features=features,
             cluster=cluster_id,
+            control=tuple(control),
             header=header,
         )
 

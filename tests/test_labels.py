@@ -56,6 +56,29 @@ def test_rows_are_read_in_file_order_with_their_lines(tmp_path: Path) -> None:
     assert labels.sha256 == hashlib.sha256(text.encode()).hexdigest()
 
 
+def test_control_columns_are_read_and_make_no_groups_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "l.csv"
+    path.write_text(
+        "path,label,split,race,age\na.png,cat,train,x,old\nb.png,dog,test,y,\nc.png,cat,test,y,9\n"
+    )
+    labels = read_labels(path, control=["age", "label"])
+    labels.raise_problems()
+    assert labels.grouping.features == ("race",)
+    assert labels.cells["age"] == ["old", "", "9"]
+    assert labels.cells["label"] == ["cat", "dog", "cat"]
+    labels = read_labels(path, groups_by="race*age", control=["age"])
+    assert labels.grouping.features == ("race*age",)
+    assert labels.cells["age"] == ["old", "9"]
+    assert problems_of(labels) == ["row 3: the group is empty (column 'age')"]
+
+
+def test_a_control_column_that_is_not_there_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "l.csv"
+    path.write_text("path,label,split,age\na.png,cat,train,1\n")
+    with pytest.raises(LabelsError, match="--control names 'agge', which is not a column; did you"):
+        read_labels(path, control=["agge"])
+
+
 WRITTEN = {
     "BOM": b"\xef\xbb\xbfpath,label,split,group\na.png,cat,train,x\n",
     "CRLF": b"path,label,split,group\r\na.png,cat,train,x\r\n",

@@ -83,6 +83,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
             "policy",
             "audit",
             "shifts",
+            "shiftreport",
             "answers",
             "archives",
             "results",
