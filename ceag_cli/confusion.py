@@ -19,8 +19,7 @@ Integers = npt.NDArray[np.int64]
 Numbers = npt.NDArray[np.float64]
 
 MOST_CLASSES = 300
-"""Above it there are no matrices and no cells, only classes: a matrix of so many cells is no
-table, and most of its cells are empty."""
+"""Of more there is no matrix, only the cells that most images moved into or out of."""
 MOST_CELLS = 50
 """Cells that are listed."""
 
@@ -34,9 +33,9 @@ class Cell:
     dense: int
     """Images here according to the dense model."""
     sparse: int
-    share_dense: float | None
+    share_dense: float
     """Of the images of the class."""
-    share_sparse: float | None
+    share_sparse: float
     moved: int
     """``sparse - dense``."""
     p: float
@@ -79,8 +78,7 @@ class Confusion:
     tested: int
     """Cells that images moved into or out of: the tests that q is corrected for."""
     cells: tuple[Cell, ...]
-    """Off the diagonal, those first into or out of which most images moved; none for more than
-    ``MOST_CLASSES`` classes."""
+    """Off the diagonal, those first into or out of which most images moved."""
     by_class: tuple[ClassShift, ...]
     dense: Integers | None
     """Images by label and predicted class; ``None`` for more than ``MOST_CLASSES`` classes."""
@@ -118,29 +116,25 @@ def confusion(
     row, column = np.divmod(keys, max(number, 1))
 
     n = np.bincount(label, minlength=number)
-    few = number <= MOST_CLASSES
-    matrices = (_matrix(label, dense, number), _matrix(label, sparse, number)) if few else None
-    cells = []
-    if matrices is not None:
-        moved = moved_in - moved_out
-        off = np.flatnonzero((row != column) & (moved != 0))
-        for i in off[np.lexsort((keys[off], p[off], -np.abs(moved[off])))][:MOST_CELLS].tolist():
-            a, b = int(row[i]), int(column[i])
-            before, after = int(matrices[0][a, b]), int(matrices[1][a, b])
-            cells.append(
-                Cell(
-                    label=called[a],
-                    predicted=called[b],
-                    dense=before,
-                    sparse=after,
-                    share_dense=before / int(n[a]),
-                    share_sparse=after / int(n[a]),
-                    moved=after - before,
-                    p=float(p[i]),
-                    q=float(q[i]),
-                )
-            )
-    variation = np.bincount(row, np.abs(moved_in - moved_out), number) / 2
+    moved = moved_in - moved_out
+    off = np.flatnonzero((row != column) & (moved != 0))
+    shown = off[np.lexsort((keys[off], p[off], -np.abs(moved[off])))][:MOST_CELLS]
+    before = _counts(keys[shown], label * number + dense)
+    cells = [
+        Cell(
+            label=called[int(row[i])],
+            predicted=called[int(column[i])],
+            dense=count,
+            sparse=count + int(moved[i]),
+            share_dense=count / int(n[row[i]]),
+            share_sparse=(count + int(moved[i])) / int(n[row[i]]),
+            moved=int(moved[i]),
+            p=float(p[i]),
+            q=float(q[i]),
+        )
+        for i, count in zip(shown.tolist(), before, strict=True)
+    ]
+    variation = np.bincount(row, np.abs(moved), number) / 2
     diagonal = {int(row[i]): i for i in np.flatnonzero(row == column).tolist()}
     right = [np.bincount(label[said == label], minlength=number) for said in (dense, sparse)]
     said = [np.bincount(answers, minlength=number) for answers in (dense, sparse)]
@@ -171,14 +165,27 @@ def confusion(
                 q=None if test is None else float(q[test]),
             )
         )
+    few = number <= MOST_CLASSES
     return Confusion(
         classes=number,
         tested=len(keys),
         cells=tuple(cells),
         by_class=tuple(by_class),
-        dense=matrices[0] if matrices else None,
-        sparse=matrices[1] if matrices else None,
+        dense=_matrix(label, dense, number) if few else None,
+        sparse=_matrix(label, sparse, number) if few else None,
     )
+
+
+def _counts(wanted: Integers, keys: Integers) -> list[int]:
+    """How often each of some keys occurs."""
+    if not len(wanted):
+        return []
+    order = np.argsort(wanted)
+    place = np.minimum(np.searchsorted(wanted[order], keys), len(wanted) - 1)
+    found = np.bincount(place[wanted[order][place] == keys], minlength=len(wanted))
+    counts = np.empty(len(wanted), np.int64)
+    counts[order] = found
+    return [int(count) for count in counts]
 
 
 def _matrix(label: Integers, said: Integers, number: int) -> Integers:

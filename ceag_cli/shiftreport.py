@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import jinja2
 
-from ceag_cli.confusion import MOST_CLASSES, Cell
+from ceag_cli.confusion import Cell
 from ceag_cli.means import FEWEST, Bounded
 from ceag_cli.report import percent, points, printable
 from ceag_cli.shifts import GroupShift, Shifts, Worst
@@ -47,8 +47,6 @@ def shift_lines(found: Shifts) -> list[str]:
     if found.confusion.cells:
         moved = "; ".join(cell_words(cell) for cell in found.confusion.cells[:3])
         lines.append(f"most moved: {moved} (q: corrected for {found.confusion.tested} cells)")
-    elif found.confusion.classes > MOST_CLASSES:
-        lines.append(f"{found.confusion.classes} classes: no confusion cells beyond {MOST_CLASSES}")
     for strata in (found.control, found.by_confidence):
         lines += [] if strata is None else strata_lines(strata)
     return lines

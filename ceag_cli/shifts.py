@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ceag_cli.confusion import Confusion, confusion, total_variation
+from ceag_cli.groups import crossed
 from ceag_cli.means import (
     FEWEST,
     Bounded,
@@ -26,6 +27,7 @@ from ceag_cli.means import (
     share_bounds,
     summed,
 )
+from ceag_cli.predictions import SMALLEST, AnswerTable, grouped
 from ceag_cli.strata import Strata, confidence_strata, stratified
 
 Flags = npt.NDArray[np.bool_]
@@ -69,6 +71,39 @@ class Answers:
     """Level of the control features of each image, shape ``(N,)``."""
     levels: Sequence[str] = ()
     """Names of these levels."""
+
+
+def answers_of(table: AnswerTable, split: str, control: Sequence[str] = ()) -> Answers:
+    """A split of a table.
+
+    Args:
+        table: Both models' answers.
+        split: One that has rows.
+        control: Columns of its cells within whose levels groups are to be compared, crossed.
+    """
+    part = table.only(split)
+
+    def said(model: str) -> Said:
+        label = part.probabilities.get(f"{model}_p_label")
+        return Said(
+            predicted=getattr(part, model),
+            confidence=part.probabilities.get(f"{model}_p"),
+            loss=None if label is None else -np.log(np.maximum(label, SMALLEST)),
+        )
+
+    names, strata = grouped([[part.cells[name] for name in control]]) if control else ((), None)
+    return Answers(
+        split=split,
+        label=part.label,
+        dense=said("dense"),
+        sparse=said("sparse"),
+        groups=part.groups,
+        names=part.grouping.names,
+        classes=part.classes,
+        control=crossed(control) if control else None,
+        strata=None if strata is None else strata[:, 0],
+        levels=names[0] if names else (),
+    )
 
 
 @dataclass(frozen=True, slots=True)
