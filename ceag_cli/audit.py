@@ -346,7 +346,7 @@ def _declared(
 
 def _counted(pair: Paired, grouping: Grouping, gated: bool) -> _Counted:
     dense, sparse = pair.dense.numpy(), pair.sparse.numpy()
-    ids = pair.groups.numpy().reshape(len(dense), -1)
+    ids = pair.groups.numpy()
     features, number = ids.shape[1], grouping.num_groups
     flat = ids.reshape(-1)
 

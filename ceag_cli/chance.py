@@ -8,6 +8,7 @@ cells in which the features cross: an exact permutation test without permuting i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -60,28 +61,32 @@ def by_chance(
     n = np.bincount(cells.reshape(-1), np.repeat(sizes, cells.shape[1]), num_groups)
     known = n > 0
 
-    def gaps(net: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        by_group = np.bincount(cells.reshape(-1), np.repeat(net, cells.shape[1]), num_groups)
-        found: npt.NDArray[np.float64] = by_group[known] / n[known] - overall
+    def gaps(net: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        """Psi by draw and group, from lost less gained by draw and cell."""
+        found = np.empty((len(net), int(known.sum())))
+        for row, of in zip(found, net, strict=True):
+            by_group = np.bincount(cells.reshape(-1), np.repeat(of, cells.shape[1]), num_groups)
+            row[:] = by_group[known] / n[known] - overall
         return found
 
-    def spread(psi: npt.NDArray[np.float64]) -> float:
-        return float((n[known] * psi**2).sum())
+    def spread(psi: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        found: npt.NDArray[np.float64] = (n[known] * psi**2).sum(axis=-1)
+        return found
 
     net = np.bincount(cell_of, lost.astype(float) - gained, len(cells))
-    measured = spread(gaps(net)) * (1 - 1e-9)  # equal ones count as equal despite rounding
+    measured = spread(gaps(net[None]))[0] * (1 - 1e-9)  # equal despite rounding
     draws = int(min(DRAWS, max(FEWEST, WORK // len(cells))))
     generator = np.random.default_rng(seed)
-    largest, as_large = 0.0, 0
-    for _ in range(draws):
-        some_lost = generator.multivariate_hypergeometric(sizes, all_lost, method="marginals")
-        some_gained = generator.multivariate_hypergeometric(
-            sizes - some_lost, all_gained, method="marginals"
-        )
-        psi = gaps(np.asarray(some_lost - some_gained, np.float64))
-        largest += float(psi.max())
-        as_large += spread(psi) >= measured
-    return Chance(largest / draws, (1 + as_large) / (1 + draws), draws)
+    some_lost = generator.multivariate_hypergeometric(sizes, all_lost, draws, method="marginals")
+    some_gained = np.stack(
+        [
+            generator.multivariate_hypergeometric(left, all_gained, method="marginals")
+            for left in sizes - some_lost
+        ]
+    )
+    psi = gaps(some_lost - some_gained)
+    as_large = int((spread(psi) >= measured).sum())
+    return Chance(float(psi.max(axis=1).mean()), (1 + as_large) / (1 + draws), draws)
 
 
 def _cells(groups: Integers) -> tuple[Integers, Integers, Integers]:

@@ -76,7 +76,8 @@ def tango(lost: npt.ArrayLike, gained: npt.ArrayLike, n: npt.ArrayLike, z: npt.A
         root = np.sqrt(np.maximum(linear**2 - 8 * n * constant, 0))
         variance = n * ((root - linear) / (2 * n) + delta * (1 - delta))
         distance = b - c - n * delta
-        certain = np.where(np.abs(distance) < 1e-12, 0.0, np.sign(distance) * np.inf)
+        certain = np.where(distance > 0, np.inf, -np.inf)
+        certain = np.where(np.abs(distance) < 1e-12, 0.0, certain)
         known = variance > 1e-14
         return np.where(known, distance / np.sqrt(np.where(known, variance, 1.0)), certain)
 

@@ -29,6 +29,9 @@ from ceag_cli.audit import (
 from ceag_cli.policy import Policy
 from ceag_cli.results import DenseResult, MitigateResult, PruneResult, TensorResult
 
+STAGE_SCHEMA_VERSION = 1
+"""Of what ``dense``, ``prune`` and ``mitigate`` say with ``--format json``."""
+
 MEANING = {
     PASS: "every audited group is shown to have psi <= eps",
     FAIL: "psi > eps is shown for at least one group",
@@ -191,6 +194,8 @@ def audit_document(
         "overall": {
             "verdict": result.verdict,
             "exit_code": result.exit_code,
+            "gate": result.gate,
+            "eps": result.eps,
             "reasons": list(result.reasons),
             "warnings": list(result.warnings),
             "max_excess_gap": max(
@@ -255,7 +260,7 @@ def result_document(
         for name, value in dataclasses.asdict(result).items()
     }
     return {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": STAGE_SCHEMA_VERSION,
         "tool": "ceag",
         "version": version,
         "command": command,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from fractions import Fraction
 from random import Random
@@ -58,7 +59,8 @@ BY_HAND = images(0, both=2, lost=4, gained=1, neither=1) + images(1, both=6, los
 
 def test_by_hand() -> None:
     result = audit([paired(BY_HAND)], AB, eps=0.1)
-    assert result.groups == (
+    bounds: dict[str, Any] = {"lower": None, "upper": None, "p_fail": None, "p_fail_holm": None}
+    assert tuple(dataclasses.replace(group, **bounds) for group in result.groups) == (
         GroupResult(
             split="test",
             feature="letter",
@@ -66,13 +68,21 @@ def test_by_hand() -> None:
             n=8,
             lost=4,
             gained=1,
+            lateral=None,
             acc_dense=0.75,
             acc_sparse=0.375,
             gap=0.375,
             excess_gap=0.125,
+            gap_vs_rest=0.25,
+            eps=0.1,
             lower=None,
             upper=None,
+            p_fail=None,
+            p_fail_holm=None,
             verdict="FAIL",
+            reason=None,
+            n_needed=None,
+            required=False,
         ),
         GroupResult(
             split="test",
@@ -81,13 +91,21 @@ def test_by_hand() -> None:
             n=8,
             lost=1,
             gained=0,
+            lateral=None,
             acc_dense=0.875,
             acc_sparse=0.75,
             gap=0.125,
             excess_gap=-0.125,
+            gap_vs_rest=-0.25,
+            eps=0.1,
             lower=None,
             upper=None,
+            p_fail=None,
+            p_fail_holm=None,
             verdict="PASS",
+            reason=None,
+            n_needed=None,
+            required=False,
         ),
     )
     (split,) = result.splits

@@ -149,7 +149,7 @@ def test_an_audit_that_is_satisfied_exits_with_0(here: Path) -> None:
 def test_an_audit_that_finds_a_violation_exits_with_1(here: Path) -> None:
     """Red is lost, blue and green are not: psi of red is 1 - 1/3."""
     prefer_red("model.mitigated.safetensors", -1e6)
-    result = ceag("audit", "--groups-by", "label", "--format", "json")
+    result = ceag("audit", "--groups-by", "label", "--gate", "point", "--format", "json")
     assert result.exit_code == 1
     document = json.loads(result.stdout)
     assert document["overall"]["verdict"] == "FAIL"
@@ -379,7 +379,7 @@ def test_json_is_one_document_on_stdout(here: Path, command: tuple[str, ...]) ->
 
     result = done(*command, "--format", "json")
     document = json.loads(result.stdout, parse_constant=refuse)
-    assert document["schema_version"] == 1
+    assert document["schema_version"] == (2 if document["command"] == "audit" else 1)
     assert document["tool"] == "ceag"
     assert document["command"] == command[0]
     assert document["seed"] == 42
@@ -1036,7 +1036,7 @@ def test_fairgrape_prunes_the_dense_model_in_rounds(here: Path) -> None:
     record = lineage_of("x.safetensors").sparsity
     assert record is not None
     assert (record.criterion, record.target) == ("fairgrape", 0.9)
-    assert ceag("audit", "x.safetensors").exit_code in (0, 1)
+    assert ceag("audit", "x.safetensors", "--gate", "point").exit_code in (0, 1)
 
 
 def test_fairgrape_without_a_sparsity_is_refused(here: Path) -> None:
@@ -1135,11 +1135,11 @@ def test_the_papers_pipeline_prunes_gradually_and_then_mitigates(here: Path) -> 
 def test_an_eps_of_zero_is_an_eps(here: Path) -> None:
     done(*MITIGATE, "--eps", "0", "-o", "x.safetensors")
     assert lineage_of("x.safetensors").eps == 0.0
-    result = ceag("audit", "x.safetensors")
+    result = ceag("audit", "x.safetensors", "--gate", "point")
     assert "eps 0 (from x.safetensors)" in result.stderr.splitlines()
     assert result.exit_code in (0, 1)
     # The model is its own reference here, so every psi is exactly zero.
-    done("audit", "x.safetensors", "--dense", "x.safetensors", "--eps", "0")
+    done("audit", "x.safetensors", "--dense", "x.safetensors", "--eps", "0", "--gate", "point")
 
 
 def test_eps_comes_from_the_flag_else_the_model_else_the_default(here: Path) -> None:
@@ -1359,7 +1359,9 @@ def test_a_bare_checkpoint_goes_through_all_commands(images: Path) -> None:
     shared = ("--model", "test_resnet", "--img-size", "16")
     done("prune", "bare.pth", "--sparsity", "0.5", *shared)
     done(*MITIGATE, "--groups", "labels.csv", "--class-map", "map.txt", *shared)
-    result = ceag("audit", "--class-map", "map.txt", *shared, "--format", "json")
+    result = ceag(
+        *("audit", "--class-map", "map.txt", *shared, "--gate", "point", "--format", "json")
+    )
     assert result.exit_code in (0, 1)
     assert json.loads(result.stdout)["models"]["dense"]["path"] == "bare.pth"
 
@@ -1579,7 +1581,8 @@ def test_a_bare_file_that_was_pruned_can_be_mitigated_and_audited(here: Path) ->
     names.write_text("\n".join(labels or []))
     read = ("--groups", "labels.csv", "--class-map", str(names))
     done(*MITIGATE, "bare.pruned.safetensors", *read)
-    assert ceag("audit", "bare.mitigated.safetensors", *read).exit_code in (0, 1)
+    audit = ceag("audit", "bare.mitigated.safetensors", *read, "--gate", "point")
+    assert audit.exit_code in (0, 1)
 
 
 def test_images_that_moved_along_are_found_beside_the_csv(images: Path, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             *("-o", "digits.pruned.safetensors"),
         ),
         "mitigate": ("mitigate", "--epochs", "2", "--eps", "0.05", *TRAINING, "--format", "json"),
-        "audit": ("audit", "--workers", "0", "--format", "json"),
+        "audit": ("audit", "--gate", "point", "--workers", "0", "--format", "json"),
     }
     for name, command in commands.items():
         answers[name] = run(folder, *ceag, *command)

@@ -13,12 +13,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
+from toys import measured
 
 from ceag_cli.audit import AuditResult, GroupResult, Paired, SplitResult, Subject
 from ceag_cli.groups import Grouping
 from ceag_cli.report import (
     CAVEAT,
     MEANING,
+    MEASURED,
     audit_document,
     audit_headline,
     audit_table,
@@ -72,7 +74,7 @@ def audited(
     rank = torch.arange(n).repeat(len(names))
     sparse = rank >= torch.tensor(lost).repeat_interleave(n)
     pair = Paired(split, torch.ones_like(sparse), sparse, ids[:, None])
-    return audit([pair], Grouping(("letter",), (tuple(names),)), eps)
+    return measured([pair], Grouping(("letter",), (tuple(names),)), eps)
 
 
 def rendered(result: AuditResult, split: str = "test", most: int | None = 25) -> list[str]:
@@ -156,14 +158,14 @@ def test_the_headline_of_a_violation() -> None:
     # a loses 10 of 100, b 0 of 100: psi 5 points.
     headline = audit_headline(audited("ab", [10, 0]))
     assert re.sub(r"eps \+?2(\.0)? points", "eps 2 points", headline) == (
-        "FAIL: at least one group of the gated split loses more than eps beyond the rest "
+        "FAIL: the measured psi of at least one group is beyond eps "
         "(split test, eps 2 points; largest psi +5.0, letter=a)."
     )
 
 
 def test_the_headline_of_a_pass_at_the_limit() -> None:
     headline = audit_headline(audited("ab", [4, 0]))
-    assert headline.startswith("PASS: every audited group of the gated split has psi <= eps")
+    assert headline.startswith("PASS: every audited group has a measured psi <= eps")
     assert "largest psi +2.0, letter=a" in headline
 
 
@@ -190,7 +192,7 @@ def test_the_headline_takes_the_worst_of_the_gated_splits_only() -> None:
         for name, lost in (("train", 10), ("val", 5), ("test", 2))
     )
     grouping = Grouping(("letter",), (("a", "b"),))
-    headline = audit_headline(audit([train, val, test], grouping, 0.02, gated=("val", "test")))
+    headline = audit_headline(measured([train, val, test], grouping, 0.02, gated=("val", "test")))
     assert "split val, test" in headline
     assert "largest psi +25.0, letter=a" in headline
 
@@ -206,10 +208,9 @@ def test_eps_itself_is_never_rounded(eps: float, shown: str) -> None:
 
 
 def test_no_sentence_calls_a_model_fair() -> None:
-    for text in (*MEANING.values(), CAVEAT.replace("is fair", "")):
+    for text in (*MEANING.values(), *MEASURED.values(), CAVEAT.replace("is fair", "")):
         assert "fair" not in text
     assert "says nothing about whether the dense model itself is fair" in CAVEAT
-    assert "no confidence interval" in CAVEAT
 
 
 def test_the_line_of_a_split() -> None:
@@ -229,9 +230,9 @@ def test_the_line_of_a_split() -> None:
 def test_a_small_table() -> None:
     lines = rendered(audited(["a", "b"], [10, 4], n=100))
     assert [line.split() for line in lines] == [
-        ["group", "n", "dense", "%", "sparse", "%", "gap", "psi"],
-        ["a", "100", "100.0", "90.0", "+10.0", "+3.0", "FAIL"],
-        ["b", "100", "100.0", "96.0", "+4.0", "-3.0", "PASS"],
+        ["group", "n", "dense", "%", "sparse", "%", "gap", "psi", "bounds"],
+        ["a", "100", "100.0", "90.0", "+10.0", "+3.0", "+0.1", "to", "+5.9", "FAIL"],
+        ["b", "100", "100.0", "96.0", "+4.0", "-3.0", "-5.9", "to", "-0.1", "PASS"],
     ]
 
 
@@ -242,7 +243,7 @@ def test_the_feature_is_named_where_there_are_several() -> None:
         torch.tensor([True, False]),
         torch.tensor([[0, 2], [1, 3]]),
     )
-    result = audit([pair], Grouping(("race", "age"), (("x", "y"), ("old", "young"))), 0.02)
+    result = measured([pair], Grouping(("race", "age"), (("x", "y"), ("old", "young"))), 0.02)
     assert [line.split()[0] for line in rendered(result)[1:]] == [
         "age=young",
         "race=y",
@@ -259,7 +260,7 @@ def test_a_group_without_images_has_dashes() -> None:
         torch.ones(2, dtype=torch.bool),
         torch.tensor([[0], [1]]),
     )
-    lines = rendered(audit([pair], grouping, 0.02))
+    lines = rendered(measured([pair], grouping, 0.02))
     assert lines[-1].split() == ["c", "0", "–", "–", "–", "–", "NO_DATA"]
 
 
@@ -287,7 +288,8 @@ def test_three_hundred_groups_at_a_width_of_eighty() -> None:
     assert [line[:16] for line in lines[1:]] == [group.value for group in result.by_split("test")]
     for line in lines[1:]:
         assert len(line) <= 80
-        n, dense, sparse, gap, psi, verdict = line[16:].split()
+        n, dense, sparse, gap, psi, lower, _, upper, verdict = line[16:].split()
+        assert float(lower) < float(psi) < float(upper)
         assert (n, dense) == ("10", "100.0")
         assert float(sparse) == pytest.approx(100 - float(gap))
         assert verdict == ("FAIL" if float(psi) > 2 else "PASS")
@@ -300,7 +302,7 @@ def test_exactly_as_many_groups_as_are_shown() -> None:
     assert "more" not in lines[-1]
 
 
-@pytest.mark.parametrize("width", [80, 55])
+@pytest.mark.parametrize("width", [80, 73])
 def test_long_names_are_folded_and_numbers_stay_whole(width: int) -> None:
     name = "x" * 100
     console = Console(file=io.StringIO(), width=width, highlight=False, markup=False)
@@ -310,7 +312,9 @@ def test_long_names_are_folded_and_numbers_stay_whole(width: int) -> None:
     assert max(len(line) for line in lines) <= width
     assert sum(line.count("x") for line in lines) == 100
     (numbers,) = [line for line in lines if "FAIL" in line]
-    assert numbers.replace("x", "").split() == ["100", "100.0", "90.0", "+10.0", "+5.0", "FAIL"]
+    assert numbers.replace("x", "").split() == [
+        *("100", "100.0", "90.0", "+10.0", "+5.0", "+2.6", "to", "+8.3", "FAIL"),
+    ]
 
 
 @pytest.mark.parametrize("name", [*HOSTILE, "[red]not red[/red]", "[/]", ":smile:"])
@@ -347,10 +351,13 @@ def test_the_audit_document() -> None:
         "models",
         "data",
         "overall",
+        "policy",
+        "inference",
         "splits",
         "groups",
+        "checks",
     ]
-    assert [document[key] for key in list(document)[:5]] == [1, "ceag", "1.2.3", "audit", 7]
+    assert [document[key] for key in list(document)[:5]] == [2, "ceag", "1.2.3", "audit", 7]
     assert document["models"] == {
         "architecture": "resnet18",
         "dense": {"path": "model.safetensors", "sha256": "d" * 64},
@@ -372,7 +379,19 @@ def test_the_audit_document() -> None:
         "exit_code": 1,
         "gate": "point",
         "eps": 0.02,
+        "reasons": ["psi is above eps for letter=a"],
+        "warnings": [],
+        "max_excess_gap": 0.05,
     }
+    assert document["inference"] == {
+        "alpha": 0.05,
+        "interval": "score",
+        "multiplicity": "holm",
+        "family_size": 2,
+    }
+    (split,) = document["splits"]
+    assert 0 < split.pop("noise_floor") < 0.05
+    assert 0 < split.pop("omnibus_p") < 0.05
     assert document["splits"] == [
         {
             "split": "test",
@@ -380,35 +399,48 @@ def test_the_audit_document() -> None:
             "n": 200,
             "lost": 10,
             "gained": 0,
+            "lateral": None,
             "acc_dense": 1.0,
             "acc_sparse": 0.95,
             "gap": 0.05,
             "max_excess_gap": 0.05,
             "worst_group": "letter=a",
             "pairwise_disparity": 0.1,
+            "worst_accuracy_dense": 1.0,
+            "worst_accuracy_sparse": 0.9,
+            "coverage": 1.0,
         }
     ]
-    assert document["groups"][0] == {
+    a, b = document["groups"]
+    # Of two groups of one size one bound mirrors the other.
+    assert (a["lower"], a["upper"]) == pytest.approx((-b["upper"], -b["lower"]))
+    assert 0 < a.pop("lower") < 0.05 < a.pop("upper")
+    assert a.pop("p_fail_holm") == 2 * a.pop("p_fail") < 0.1
+    assert a == {
         "split": "test",
         "feature": "letter",
         "value": "a",
         "n": 100,
         "lost": 10,
         "gained": 0,
+        "lateral": None,
         "acc_dense": 1.0,
         "acc_sparse": 0.9,
         "gap": 0.1,
         "excess_gap": 0.05,
-        "lower": None,
-        "upper": None,
+        "gap_vs_rest": 0.1,
+        "eps": 0.02,
         "verdict": "FAIL",
+        "reason": None,
+        "n_needed": None,
+        "required": False,
     }
 
 
 def test_the_audit_document_is_strict_json_also_without_values() -> None:
     grouping = Grouping(("letter",), (("a", "b\n\x1b[31m"),))
     flags = torch.tensor([True, False])
-    result = audit([Paired("test", flags, flags, torch.tensor([[0], [0]]))], grouping, 0.02)
+    result = measured([Paired("test", flags, flags, torch.tensor([[0], [0]]))], grouping, 0.02)
     document = audit_document(result, SUBJECT, "1", 0)
     again = json.loads(json.dumps(document, allow_nan=False))
     assert again == document

@@ -16,13 +16,15 @@ from PIL import Image
 from torch import Tensor, nn
 from typer.testing import CliRunner, Result
 
+from ceag_cli.audit import AuditResult, Paired, audit
 from ceag_cli.baselines import NaiveFineTuning
 from ceag_cli.cli import app
 from ceag_cli.evaluation import Compute
-from ceag_cli.groups import BatchOutcome
+from ceag_cli.groups import BatchOutcome, Grouping
 from ceag_cli.images import Split
 from ceag_cli.models import Preprocessing
 from ceag_cli.options import TrainingOptions
+from ceag_cli.policy import Policy
 from ceag_cli.progress import Quiet, Update
 from ceag_cli.runs import Run
 from ceag_cli.training import Training
@@ -210,3 +212,10 @@ PLAIN_DESCENT: dict[str, Any] = {
 }
 
 OPTIONS = {field.name for field in dataclasses.fields(TrainingOptions)}
+
+
+def measured(
+    pairs: Sequence[Paired], grouping: Grouping, eps: float, gated: Sequence[str] = ("test",)
+) -> AuditResult:
+    """An audit that compares the measured values with eps, as the paper does."""
+    return audit(pairs, grouping, Policy(eps=eps, gate="point", min_coverage=0.0), gated)
