@@ -6,6 +6,7 @@ What is wrong is kept with its place, so that it can be reported together.
 from __future__ import annotations
 
 import csv
+import gc
 import hashlib
 import io
 import json
@@ -14,6 +15,7 @@ import zipfile
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
@@ -31,8 +33,8 @@ FORMAT = 1
 ABOUT = "about"
 NAMES = "/names"
 
-AT_ONCE = 1 << 16
-"""Rows of a CSV that are turned into columns at a time."""
+AT_ONCE = 1 << 12
+"""Rows of a CSV that are turned into columns at a time; so few that they stay in the cache."""
 
 Integers = npt.NDArray[np.int64]
 Numbers = npt.NDArray[np.float64]
@@ -154,6 +156,18 @@ def open_source(path: Path) -> Source:
     return _Csv(path)
 
 
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Python looks for cycles whenever many lists are made; rows of a CSV are many, without any."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
 class _Unreadable(list[str]):
     """A record that the csv module cannot read, with the reason."""
 
@@ -193,6 +207,12 @@ class _Csv:
         self, words: Sequence[str], numbers: Sequence[str], ids: str, problems: Problems
     ) -> Content:
         """Read some columns in one pass over the file."""
+        with _without_collector():
+            return self._read(words, numbers, ids, problems)
+
+    def _read(
+        self, words: Sequence[str], numbers: Sequence[str], ids: str, problems: Problems
+    ) -> Content:
         place = {name: i for i, name in enumerate(self.header)}
         codes: dict[str, list[Integers]] = {name: [] for name in words}
         values: dict[str, list[Numbers]] = {name: [] for name in numbers}

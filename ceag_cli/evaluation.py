@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -85,12 +85,38 @@ def evaluate(
     Raises:
         EvaluationError: The model gives NaN or infinite outputs.
     """
-    was_training = model.training
-    compute.place(model.eval())
+    return evaluate_together({title: model}, split, preprocessing, compute, reporter, title)[title]
+
+
+def evaluate_together(
+    models: Mapping[str, nn.Module],
+    split: Split,
+    preprocessing: Preprocessing,
+    compute: Compute,
+    reporter: Reporter,
+    title: str,
+) -> dict[str, Predictions]:
+    """Run models in evaluation mode over a split; each image is decoded and sent once.
+
+    Args:
+        models: By name, for the result and for errors.
+        split: The images, which all of them see in the same batches.
+        preprocessing: Of all of them.
+        compute: Where and how.
+        reporter: Shows a bar.
+        title: Of the bar.
+
+    Raises:
+        EvaluationError: A model gives NaN or infinite outputs.
+    """
+    were_training = [model.training for model in models.values()]
+    for model in models.values():
+        compute.place(model.eval())
     batches = split.images.batches(torch.arange(len(split)), compute.batch_size)
-    predictions = _predict(model, split, batches, preprocessing, compute, reporter, title)
-    model.train(was_training)
-    return predictions
+    found = _predict(models, split, batches, preprocessing, compute, reporter, title)
+    for model, was_training in zip(models.values(), were_training, strict=True):
+        model.train(was_training)
+    return found
 
 
 def evaluate_in_training_mode(
@@ -125,7 +151,8 @@ def evaluate_in_training_mode(
 
     in_training = copy.deepcopy(model).train()  # its BatchNorm may update what it likes
     compute.place(in_training)
-    return _predict(in_training, split, batches(), preprocessing, compute, reporter, title)
+    models = {title: in_training}
+    return _predict(models, split, batches(), preprocessing, compute, reporter, title)[title]
 
 
 def sampled_batches(
@@ -164,37 +191,68 @@ def sampled_batches(
 
 @torch.no_grad()
 def _predict(
-    model: nn.Module,
+    models: Mapping[str, nn.Module],
     split: Split,
     batches: Iterable[tuple[Tensor, Tensor]],
     preprocessing: Preprocessing,
     compute: Compute,
     reporter: Reporter,
     title: str,
-) -> Predictions:
-    predicted = torch.empty(len(split), dtype=torch.int64)
-    loss = torch.empty(len(split))
-    confidence = torch.empty(len(split))
-    done = bad = 0
+) -> dict[str, Predictions]:
+    said = {name: _Said([], [], [], []) for name in models}
+    order: list[Tensor] = []
+    done = 0
     with reporter.bar(title, len(split)) as update:
         for rows, pixels in batches:
-            try:
-                logits = compute.forward(model, compute.to_inputs(pixels, preprocessing))
-            except ValueError as error:  # BatchNorm in training mode and a batch of one pixel
-                raise EvaluationError(
-                    f"{title}: {error}; try a larger --batch-size or --img-size"
-                ) from None
+            inputs = compute.to_inputs(pixels, preprocessing)
             targets = split.targets[rows].to(compute.device)
-            predicted[rows] = logits.argmax(dim=1).cpu()
-            log_probabilities = functional.log_softmax(logits, dim=1)
-            loss[rows] = functional.nll_loss(log_probabilities, targets, reduction="none").cpu()
-            confidence[rows] = log_probabilities.amax(dim=1).exp().cpu()
-            bad += int((~logits.isfinite().all(dim=1)).sum())
+            for name, model in models.items():
+                try:
+                    logits = compute.forward(model, inputs)
+                except ValueError as error:  # BatchNorm in training mode and a batch of one pixel
+                    raise EvaluationError(
+                        f"{name}: {error}; try a larger --batch-size or --img-size"
+                    ) from None
+                said[name].add(logits, targets)
+            order.append(rows)
             done += len(rows)
             update(done, "")
-    if bad:
-        raise EvaluationError(
-            f"{title}: NaN or infinite outputs for {bad} of {len(split)} images; no accuracy can "
-            "be given for such a model"
-        )
-    return Predictions(predicted, predicted == split.targets, loss, confidence)
+    rows = torch.cat(order) if order else torch.zeros(0, dtype=torch.int64)
+    return {name: answers.joined(rows, split.targets, name) for name, answers in said.items()}
+
+
+@dataclass(frozen=True)
+class _Said:
+    """A model's answers, batch by batch, on the device: nothing waits for a batch to arrive."""
+
+    predicted: list[Tensor]
+    loss: list[Tensor]
+    confidence: list[Tensor]
+    finite: list[Tensor]
+
+    def add(self, logits: Tensor, targets: Tensor) -> None:
+        log_probabilities = functional.log_softmax(logits, dim=1)
+        self.predicted.append(logits.argmax(dim=1))
+        self.loss.append(functional.nll_loss(log_probabilities, targets, reduction="none"))
+        self.confidence.append(log_probabilities.amax(dim=1).exp())
+        self.finite.append(logits.isfinite().all(dim=1))
+
+    def joined(self, rows: Tensor, targets: Tensor, name: str) -> Predictions:
+        """All batches in the split's order."""
+
+        def whole(parts: list[Tensor], kind: torch.dtype) -> Tensor:
+            found = torch.empty(len(targets), dtype=kind)
+            if parts:
+                found[rows] = torch.cat(parts).cpu()
+            return found
+
+        bad = int((~whole(self.finite, torch.bool)).sum())
+        if bad:
+            raise EvaluationError(
+                f"{name}: NaN or infinite outputs for {bad} of {len(targets)} images; no accuracy "
+                "can be given for such a model"
+            )
+        predicted = whole(self.predicted, torch.int64)
+        loss = whole(self.loss, torch.float32)
+        confidence = whole(self.confidence, torch.float32)
+        return Predictions(predicted, predicted == targets, loss, confidence)

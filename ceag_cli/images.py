@@ -44,6 +44,9 @@ class Store(Protocol):
     def mark(self, path: str) -> tuple[int, ...]:
         """A number or two that differ when the bytes differ, most of the time; cheap."""
 
+    def state(self, path: str) -> tuple[int, ...]:
+        """Numbers that change when the image is written anew, as far as one can tell cheaply."""
+
 
 class Folder:
     """Images in a folder."""
@@ -62,6 +65,11 @@ class Folder:
     def mark(self, path: str) -> tuple[int, ...]:
         """The size."""
         return ((self.root / path).stat().st_size,)
+
+    def state(self, path: str) -> tuple[int, ...]:
+        """The size, and when it was written."""
+        found = (self.root / path).stat()
+        return (found.st_size, found.st_mtime_ns)
 
 
 class Zip:
@@ -93,6 +101,10 @@ class Zip:
 
     def mark(self, path: str) -> tuple[int, ...]:
         """The checksum and size that the archive records."""
+        return self.entries[path]
+
+    def state(self, path: str) -> tuple[int, ...]:
+        """The same."""
         return self.entries[path]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -205,6 +217,8 @@ class Images:
         workers: Processes that decode.
         progress: Hears how many are decoded.
         places: Where each of them is named, for errors.
+        keep: Decode all of them now and keep the pixels, where they fit in memory; else they are
+            decoded while they are gone through, beside what is done with them.
 
     Raises:
         ImageError: With every image that cannot be read, where all are decoded at once.
@@ -220,11 +234,12 @@ class Images:
         workers: int,
         progress: Callable[[int], None] = lambda done: None,
         places: Sequence[str] = (),
+        keep: bool = True,
     ) -> None:
         self.source = _Decoded(store, paths, channels, transform, places)
         self.workers = workers
         self.kept: Tensor | None = None
-        if len(paths) * channels * size[0] * size[1] <= KEPT_IN_MEMORY:
+        if keep and len(paths) * channels * size[0] * size[1] <= KEPT_IN_MEMORY:
             self.kept = torch.empty((len(paths), channels, *size), dtype=torch.uint8)
             self._decode_all(progress)
 
@@ -232,9 +247,7 @@ class Images:
         assert self.kept is not None
         problems: list[str] = []
         done = 0
-        # Starting processes costs more than decoding a thousand small images.
-        workers = self.workers if len(self.source) > 1000 else 0
-        for pixels, wrong in self._load(list(range(len(self.source))), 256, workers):
+        for pixels, wrong in self._load(list(range(len(self.source))), 256):
             problems += wrong
             if not problems:
                 self.kept[done : done + len(pixels)] = pixels
@@ -243,9 +256,9 @@ class Images:
         if problems:
             raise ImageError(first(problems, SHOWN_PROBLEMS, " images that cannot be read"))
 
-    def _load(
-        self, order: list[int], batch_size: int, workers: int
-    ) -> Iterator[tuple[Tensor, list[str]]]:
+    def _load(self, order: list[int], batch_size: int) -> Iterator[tuple[Tensor, list[str]]]:
+        # Starting processes costs more than decoding a thousand small images.
+        workers = self.workers if len(order) > 1000 else 0
         return iter(
             DataLoader(
                 self.source,
@@ -263,9 +276,10 @@ class Images:
             for chunk in rows:
                 yield chunk, self.kept[chunk]
             return
-        loaded = self._load(order.tolist(), batch_size, self.workers)
+        loaded = self._load(order.tolist(), batch_size)
         for chunk, (pixels, wrong) in zip(rows, loaded, strict=True):
-            if wrong:
+            if wrong:  # the rest is looked at too, so that all of them are named at once
+                wrong += [problem for _, more in loaded for problem in more]
                 raise ImageError(first(wrong, SHOWN_PROBLEMS, " images that cannot be read"))
             yield chunk, pixels
 

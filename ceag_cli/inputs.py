@@ -47,20 +47,23 @@ class Data:
         self.labels.check_splits(splits, seen_in_train)
         self.labels.raise_problems()
 
+    def duplicates(self) -> int:
+        """How many held-out images are also in train."""
+        return count_duplicates(self.store, self.labels.paths, self.labels.splits)
+
     def warn_of_duplicates(self, reporter: Reporter) -> None:
         """Say how many held-out images are also in train."""
-        count = count_duplicates(self.store, self.labels.paths, self.labels.splits)
-        if count:
-            which = "1 image is" if count == 1 else f"{count} images are"
-            reporter.warn(
-                f"{which} byte for byte in more than one split; accuracies on val or test are a "
-                "little too good"
-            )
+        warn_of_duplicates(self.duplicates(), reporter)
 
     def split(
-        self, name: str, preprocessing: Preprocessing, workers: int, reporter: Reporter
+        self,
+        name: str,
+        preprocessing: Preprocessing,
+        workers: int,
+        reporter: Reporter,
+        keep: bool = True,
     ) -> Split:
-        """Decode the images of a split."""
+        """The images of a split: decoded and kept, or each time that they are gone through."""
         assert self.targets is not None
         labels = self.labels
         rows = labels.rows(name)
@@ -76,6 +79,7 @@ class Data:
                 workers,
                 progress=lambda done: update(done, ""),
                 places=[f"{labels.csv} row {labels.lines[row]}" for row in rows.tolist()],
+                keep=keep,
             )
         return Split(name, images, self.targets[rows], labels.groups[rows])
 
@@ -91,6 +95,17 @@ class Data:
             relative,
             self.labels.label_column,
             self.labels.groups_by,
+            self.labels.missing,
+        )
+
+
+def warn_of_duplicates(count: int, reporter: Reporter) -> None:
+    """Say how many held-out images are also in train."""
+    if count:
+        which = "1 image is" if count == 1 else f"{count} images are"
+        reporter.warn(
+            f"{which} byte for byte in more than one split; accuracies on val or test are a "
+            "little too good"
         )
 
 
@@ -100,12 +115,13 @@ def open_data(
     reporter: Reporter,
     command: str,
     control: Sequence[str] = (),
+    cluster_id: str | None = None,
 ) -> Data:
     """Read the groups CSV given, or the one that a model names.
 
     How it is read (columns, folder of the images) is what the options say, else, when it is the
-    very CSV that the model names, what was said then. ``control`` names further columns to
-    read.
+    very CSV that the model names, what was said then. ``control`` and ``cluster_id`` name further
+    columns to read.
 
     Raises:
         OptionError: None was given and no model names one.
@@ -113,7 +129,7 @@ def open_data(
             cannot be found.
     """
     csv, data_dir = options.groups, options.data_dir
-    label_column, groups_by = options.label_column, options.groups_by
+    label_column, groups_by, missing = options.label_column, options.groups_by, options.missing
     for checkpoint in named_by:
         reference = checkpoint.lineage and checkpoint.lineage.groups
         if not reference:
@@ -128,10 +144,13 @@ def open_data(
             reporter.say(f"images from {data_dir}, named by {checkpoint.path}")
         label_column = label_column or reference.label_column
         groups_by = groups_by or reference.groups_by
+        missing = missing or reference.missing
         break
     if csv is None:
         raise OptionError(f"ceag {command} needs --groups, a CSV with one row per image")
-    labels = read_labels(Path(csv), label_column or "label", groups_by, control=control)
+    labels = read_labels(
+        Path(csv), label_column or "label", groups_by, missing or "error", cluster_id, control
+    )
     images = dict(zip(labels.lines, labels.paths, strict=True)) | labels.set_aside
     if not images:
         labels.raise_problems()
@@ -142,7 +161,15 @@ def open_data(
         f"{len(labels.paths)} images in {store.root}, target '{labels.label_column}', "
         f"{count} group{'s' if count != 1 else ''} by {labels.groups_by}"
     )
+    if labels.dropped:
+        reporter.say(left_out(labels.dropped, labels.csv))
     return Data(labels, store, data_dir)
+
+
+def left_out(count: int, path: Path) -> str:
+    """How many rows ``--missing drop`` has left out."""
+    which = "1 row without a group is" if count == 1 else f"{count} rows without a group are"
+    return f"{which} left out of {path}, from the groups and from the whole (--missing drop)"
 
 
 def _find_images(checkpoint: Checkpoint, data_dir: str, csv: Path) -> str:
@@ -377,4 +404,5 @@ def inherited_groups(source: Checkpoint, output: Path) -> GroupsReference | None
         data_dir and os.path.relpath((folder / data_dir).resolve(), output.resolve().parent),
         reference.label_column,
         reference.groups_by,
+        reference.missing,
     )

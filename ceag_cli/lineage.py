@@ -95,6 +95,8 @@ class GroupsReference:
     """Relative to the folder of the file that names it; ``None`` for the default."""
     label_column: str
     groups_by: str
+    missing: str = "error"
+    """What was done with images that have no group."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,7 @@ class Lineage:
                     "data_dir": self.groups.data_dir,
                     "label_column": self.groups.label_column,
                     "groups_by": self.groups.groups_by,
+                    **({"missing": self.groups.missing} if self.groups.missing != "error" else {}),
                 }
             )
         if self.sparsity is not None:
@@ -210,6 +213,7 @@ class Lineage:
                     groups["data_dir"],
                     groups["label_column"],
                     groups["groups_by"],
+                    groups.get("missing", "error"),
                 ),
                 sparsity=sparsity
                 and SparsityRecord(

@@ -199,6 +199,14 @@ class DataOptions:
         DATA,
         shown="the model's, else every column that is not path, label or split",
     )
+    missing: str | None = option(
+        None,
+        "What to do with an image whose group is empty: refuse the CSV (error), give it the group "
+        "<missing> (group), or leave it out everywhere (drop).",
+        DATA,
+        choices=("error", "group", "drop"),
+        shown="the model's, else error",
+    )
     class_map: str | None = option(
         None, "Names of the model's outputs: .txt, one a line, or .json, name to index.", DATA
     )
@@ -456,6 +464,26 @@ class MitigateOptions(DataOptions, ArchitectureOptions, TrainingOptions, RunOpti
         MODEL,
         flags=("--baseline",),
         shown="the one the file names",
+    )
+    candidate: str | None = option(
+        None, "Sparse model, where it is not given as FILE.", MODEL, shown="FILE"
+    )
+    predictions: str | None = option(
+        None,
+        "Answers of two models in place of the models: a .csv, .parquet or .npz with the columns "
+        "id, label, split, dense, sparse and groups.",
+        DATA,
+        shown="none",
+    )
+    cluster_id: str | None = option(
+        None,
+        "Column that tells which images belong together, e.g. the person in them; bounds are "
+        "widened for it, and are approximate then.",
+        DATA,
+        shown="every image counts for itself",
+    )
+    reevaluate: bool = option(
+        False, "Evaluate both models anew, even where their answers were kept.", RUN
     )
     eps: float = option(
         0.02,
