@@ -1,11 +1,81 @@
-"""Where an audit's answers come from: a table of predictions, or two models and their images."""
+"""Where an audit's answers come from: a table of predictions, or two models and their images.
+
+The answers of a model are kept with hashes of all that they depend on, and never computed twice:
+those of the dense model in ``answers.npz`` in its own run folder, where the audit of another sparse
+model finds them, those of both in ``predictions.npz`` in the folder of the audit.
+docs/predictions.md has the layout.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import torch
 
-from ceag_cli.audit import Paired
-from ceag_cli.predictions import AnswerTable
+from ceag_cli.audit import Paired, Subject
+from ceag_cli.checkpoints import Checkpoint
+from ceag_cli.classes import class_index
+from ceag_cli.columns import FORMAT, NAMES, Anything, Column, Integers, Numbers, read_npz, write_npz
+from ceag_cli.errors import LabelsError, OptionError, OutputError
+from ceag_cli.evaluation import Compute, Predictions, evaluate_together
+from ceag_cli.inputs import (
+    Data,
+    check_targets,
+    choose,
+    find_dense,
+    left_out,
+    masks_of,
+    open_checkpoint,
+    open_data,
+    warn_of_duplicates,
+)
+from ceag_cli.labels import SPLITS
+from ceag_cli.models import architecture_of, device_of
+from ceag_cli.options import (
+    ArchitectureOptions,
+    AuditOptions,
+    flag,
+    given,
+)
+from ceag_cli.policy import policy_of
+from ceag_cli.predictions import MODELS, SMALLEST, AnswerTable, as_arrays, read_answers
+from ceag_cli.progress import Reporter
+from ceag_cli.runs import folder_of
+
+KEPT = "answers.npz"
+PREDICTIONS = "predictions.npz"
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Both models' answers, and what is known about the models."""
+
+    table: AnswerTable
+    subject: Subject
+    eps: tuple[str, float | None]
+    """Who names the eps that the sparse model was made for, and that."""
+    chosen_on: str | None
+    """The split that the sparse model was chosen on, besides train."""
+    folder: Path
+    """Where the report goes."""
+
+
+def answers(options: AuditOptions, reporter: Reporter) -> Answered:
+    """The answers that an audit is about.
+
+    Raises:
+        CeagError: Something given cannot be used.
+    """
+    if options.predictions is not None:
+        return _from_file(Path(options.predictions), options, reporter)
+    return _from_models(options, reporter)
 
 
 def pairs_of(table: AnswerTable) -> list[Paired]:
@@ -24,3 +94,411 @@ def pairs_of(table: AnswerTable) -> list[Paired]:
             )
         )
     return pairs
+
+
+def refuse_seen(gated: Sequence[str], chosen_on: str | None) -> None:
+    """Images that a model was fitted or chosen on say nothing about others.
+
+    Raises:
+        OptionError: The verdict is to rest on such a split.
+    """
+    seen = {"train": "the models were trained on it"}
+    if chosen_on == "val":
+        seen["val"] = "the model was chosen on it"
+    for name in gated:
+        if name in seen:
+            raise OptionError(
+                f"--gate-splits {name}: {seen[name]}, so it is described only and no verdict can "
+                "rest on it; name another split"
+            )
+
+
+# A table of predictions
+
+
+def _from_file(path: Path, options: AuditOptions, reporter: Reporter) -> Answered:
+    _refuse_models(options)
+    table = read_answers(
+        path,
+        label_column=options.label_column,
+        groups_by=options.groups_by,
+        missing=options.missing,
+        cluster_id=options.cluster_id,
+        control=options.control,
+    )
+    about = table.about or {}
+    models = about.get("models", {})
+    origin = about.get("data", {})
+    refuse_seen(options.gate_splits, about.get("chosen_on"))
+    lacking = [name for name in options.gate_splits if name not in table.splits]
+    if lacking:
+        raise LabelsError([f"{path}: no row has split '{name}'" for name in lacking])
+    policy_of(options).check_groups(table.grouping.names)
+    for warning in table.warnings:
+        reporter.warn(warning)
+    count = table.grouping.num_groups
+    reporter.say(
+        f"{len(table)} images in {path}, {count} group{'s' if count != 1 else ''} by "
+        f"{table.groups_by}"
+    )
+    if about:
+        for model in MODELS:
+            found = models.get(model, {})
+            reporter.say(
+                f"{model} model {found.get('path')} (sha256 {found.get('sha256', '')[:12]}…)"
+            )
+        digest = str(origin.get("groups_file_sha256"))[:12]
+        reporter.say(f"groups from {origin.get('groups_file')} (sha256 {digest}…)")
+    warn_of_duplicates(origin.get("duplicates", 0), reporter)
+    if table.dropped:
+        reporter.say(left_out(table.dropped, path))
+    subject = Subject(
+        dense=models.get("dense", {}).get("path", f"column '{table.columns['dense']}'"),
+        dense_sha256=models.get("dense", {}).get("sha256"),
+        sparse=models.get("sparse", {}).get("path", f"column '{table.columns['sparse']}'"),
+        sparse_sha256=models.get("sparse", {}).get("sha256"),
+        architecture=about.get("architecture"),
+        sparsity=about.get("sparsity"),
+        method=about.get("method"),
+        groups=origin.get("groups_file", str(path)),
+        groups_sha256=origin.get("groups_file_sha256", table.sha256),
+        label_column=origin.get("label_column", table.label_column),
+        groups_by=table.groups_by,
+        missing=table.missing,
+        dropped=table.dropped + origin.get("dropped", 0),
+        cluster_id=table.cluster_id,
+        predictions=str(path),
+        predictions_sha256=table.sha256,
+    )
+    kept_by_audit = about and path.name == PREDICTIONS
+    beside = path.parent if kept_by_audit else folder_of(path)
+    return Answered(
+        table=table,
+        subject=subject,
+        eps=(subject.sparse, about.get("eps")),
+        chosen_on=about.get("chosen_on"),
+        folder=Path(options.output) if options.output is not None else beside,
+    )
+
+
+def _refuse_models(options: AuditOptions) -> None:
+    """What is said about models and images has no meaning for a table of their answers.
+
+    A file that the project has for all its audits may say it all the same.
+
+    Raises:
+        OptionError: It was given as a flag, or in Python.
+    """
+    names = {"checkpoint", "candidate", "dense", "groups", "data_dir", "class_map", "reevaluate"}
+    names |= ArchitectureOptions.__dataclass_fields__.keys()
+    names |= {"amp", "device", "batch_size", "workers"}
+    said = [
+        name
+        for name in given(options, sorted(names))
+        if options.origins.get(name, "--").startswith("--")
+    ]
+    if said:
+        listed = ", ".join("FILE" if name == "checkpoint" else flag(name) for name in said)
+        raise OptionError(
+            f"--predictions {options.predictions}: holds the answers already, so {listed} would "
+            "have no effect; leave out one or the other"
+        )
+
+
+# Two models
+
+
+@dataclass(frozen=True)
+class _Said:
+    """A model's answers to all rows."""
+
+    predicted: Integers
+    p: Numbers
+    p_label: Numbers
+
+
+def _from_models(options: AuditOptions, reporter: Reporter) -> Answered:
+    if options.checkpoint is not None and options.candidate is not None:
+        raise OptionError(
+            f"FILE {options.checkpoint} and --candidate {options.candidate} both name the sparse "
+            "model; give one"
+        )
+    wanted = options.checkpoint if options.candidate is None else options.candidate
+    path = choose(wanted, ("mitigated", "pruned"), "audit", reporter)
+    sparse = open_checkpoint(path, options, reporter)
+    if sparse.lineage is not None and sparse.lineage.sparsity is not None:
+        masks_of(sparse)  # refuses a file that was changed after pruning
+    dense = find_dense(sparse, options.dense, options, reporter)
+    data = open_data(
+        options, [sparse, dense], reporter, "audit", options.control, options.cluster_id
+    )
+    check_targets(data, sparse, options.class_map)
+    chosen_on = _chosen_on(sparse)
+    refuse_seen(options.gate_splits, chosen_on)
+    data.require(list(options.gate_splits), seen_in_train=True)
+    policy_of(options).check_groups(data.labels.grouping.names)
+    folder = Path(options.output) if options.output is not None else folder_of(path)
+    compute = Compute(device_of(options.device), options.amp, options.batch_size)
+
+    models = {"dense": dense, "sparse": sparse}
+    keys = {name: _key(model, data, options, compute) for name, model in models.items()}
+    own, shared = folder_of(dense.path) / KEPT, folder / PREDICTIONS
+    places = {"dense": (own, shared), "sparse": (shared,)}
+    found: dict[str, _Said] = {}
+    taken: dict[str, Path] = {}
+    duplicates = None
+    for name in () if options.reevaluate else models:
+        kept = _look_up(name, keys[name], places[name], reporter)
+        if kept is not None:
+            found[name], taken[name], duplicates = kept
+    if taken:
+        listed = " and ".join(f"{place} ({name})" for name, place in taken.items())
+        reporter.say(
+            f"answers taken from {listed}: nothing that they depend on has changed; --reevaluate "
+            "computes them anew"
+        )
+    if duplicates is None:
+        duplicates = data.duplicates()
+    warn_of_duplicates(duplicates, reporter)
+    missing = {name: model for name, model in models.items() if name not in found}
+    found |= _evaluate(missing, data, compute, options, reporter)
+    table = _table(found, data, sparse, options)
+    about = _about(models, keys, data, chosen_on, duplicates)
+    if taken.get("dense") != own:
+        _keep_dense(own, table, about, reporter)
+    write_npz(shared, as_arrays(table), about)
+    subject = Subject(
+        dense=str(dense.path),
+        dense_sha256=dense.sha256,
+        sparse=str(sparse.path),
+        sparse_sha256=sparse.sha256,
+        architecture=about["architecture"],
+        sparsity=about["sparsity"],
+        method=about["method"],
+        groups=str(data.labels.csv),
+        groups_sha256=data.labels.sha256,
+        label_column=data.labels.label_column,
+        groups_by=data.labels.groups_by,
+        missing=data.labels.missing,
+        dropped=data.labels.dropped,
+        cluster_id=data.labels.cluster_id,
+    )
+    return Answered(table, subject, (str(path), about["eps"]), chosen_on, folder)
+
+
+def _chosen_on(sparse: Checkpoint) -> str | None:
+    recipe = sparse.lineage.recipe if sparse.lineage is not None else {}
+    chosen = recipe.get("keep") or ("val" if recipe.get("method") == "naive-es" else None)
+    return str(chosen) if chosen is not None else None
+
+
+def _evaluate(
+    models: Mapping[str, Checkpoint],
+    data: Data,
+    compute: Compute,
+    options: AuditOptions,
+    reporter: Reporter,
+) -> dict[str, _Said]:
+    """Run models over every split that has rows, in one pass over the images."""
+    if not models:
+        return {}
+    count = len(data.labels.paths)
+    found = {
+        name: _Said(np.zeros(count, np.int64), np.zeros(count), np.zeros(count)) for name in models
+    }
+    preprocessing = next(iter(models.values())).preprocessing  # find_dense refuses another one
+    for split_name in (name for name in SPLITS if name in data.labels.splits):
+        split = data.split(split_name, preprocessing, options.workers, reporter, keep=False)
+        rows = data.labels.rows(split_name).numpy()
+        titles = {f"{name} on {split_name}": name for name in models}
+        says = evaluate_together(
+            {title: models[name].model for title, name in titles.items()},
+            split,
+            preprocessing,
+            compute,
+            reporter,
+            f"{' and '.join(models)} on {split_name}",
+        )
+        for title, name in titles.items():
+            said: Predictions = says[title]
+            found[name].predicted[rows] = said.predicted.numpy()
+            found[name].p[rows] = said.confidence.numpy()
+            found[name].p_label[rows] = said.loss.neg().exp().numpy()
+    return found
+
+
+def _table(
+    said: Mapping[str, _Said], data: Data, sparse: Checkpoint, options: AuditOptions
+) -> AnswerTable:
+    labels = data.labels
+    assert data.targets is not None
+    outputs = int(sparse.model.num_classes)  # type: ignore[arg-type]
+    cells = {name: _as_column(words) for name, words in labels.cells.items()}
+    return AnswerTable(
+        ids=tuple(labels.paths),
+        split=np.array([SPLITS.index(name) for name in labels.splits], np.int64),
+        classes=_output_names(class_index(sparse.label_names, options.class_map, outputs), outputs),
+        label=data.targets.numpy(),
+        dense=said["dense"].predicted,
+        sparse=said["sparse"].predicted,
+        grouping=labels.grouping,
+        groups=labels.groups.numpy(),
+        probabilities={
+            f"{model}_{kind}": _as_kept(getattr(said[model], kind))
+            for kind in ("p", "p_label")
+            for model in MODELS
+        },
+        clusters=None if labels.cluster_id is None else cells[labels.cluster_id].codes,
+        cells=cells,
+        label_column=labels.label_column,
+        groups_by=labels.groups_by,
+        missing=labels.missing,
+        cluster_id=labels.cluster_id,
+        dropped=labels.dropped,
+        source=labels.csv,
+        sha256=labels.sha256,
+    )
+
+
+def _as_kept(probabilities: Numbers) -> Numbers:
+    """As the file has them, so that it makes no difference where they come from."""
+    return np.maximum(probabilities, SMALLEST).astype(np.float32).astype(np.float64)
+
+
+def _as_column(words: Sequence[str]) -> Column:
+    names = list(dict.fromkeys(words))
+    number = {name: i for i, name in enumerate(names)}
+    return Column(np.array([number[word] for word in words], np.int64), tuple(names))
+
+
+def _output_names(index: Mapping[str, int], outputs: int) -> tuple[str, ...]:
+    """A name for each output of a model: the first that is given to it, or its number."""
+    names: dict[int, str] = {}
+    for name, output in index.items():
+        names.setdefault(output, name)
+    for output in range(outputs):
+        name = f"output {output}"
+        while output not in names and name in index:
+            name += "'"
+        names.setdefault(output, name)
+    return tuple(names[output] for output in range(outputs))
+
+
+# What is kept
+
+
+def _key(
+    model: Checkpoint, data: Data, options: AuditOptions, compute: Compute
+) -> dict[str, str | bool]:
+    """Everything that a model's answers depend on, by name."""
+    labels = data.labels
+    assert data.targets is not None
+    rows = [labels.paths, labels.splits, data.targets.tolist()]
+    state = [data.store.state(path) for path in labels.paths]
+    return {
+        "model": model.sha256,
+        "averaged weights": options.use_ema,
+        "architecture and preprocessing": _digest([model.config, str(model.preprocessing)]),
+        "rows": _digest(rows),
+        "images": _digest(state),
+        "amp": compute.amp,
+        "device": compute.device.type,
+        "versions": " ".join(f"{name} {version(name)}" for name in ("ceag", "torch", "timm")),
+    }
+
+
+def _digest(content: Any) -> str:
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _look_up(
+    model: str, key: Mapping[str, Any], places: Sequence[Path], reporter: Reporter
+) -> tuple[_Said, Path, int] | None:
+    """Answers that were kept, if they are of the same model, images and everything else."""
+    reasons = []
+    for place in places:
+        if not place.is_file():
+            continue
+        try:
+            arrays, about = read_npz(place)
+            had = (about or {})["keys"][model]
+            said = _Said(
+                arrays[model].astype(np.int64),
+                arrays[f"{model}_p"].astype(np.float64),
+                arrays[f"{model}_p_label"].astype(np.float64),
+            )
+            duplicates = int((about or {})["data"]["duplicates"])
+        except LabelsError as error:
+            reasons.append(f"{error}")
+            continue
+        except (KeyError, TypeError, ValueError, AttributeError):
+            reasons.append(f"{place}: holds no answers of the {model} model")
+            continue
+        other = [name for name, value in key.items() if had.get(name) != value]
+        if not other:
+            return said, place, duplicates
+        reasons.append(f"{place}: was made with other {', '.join(other)}")
+    for reason in reasons[:1]:
+        reporter.say(f"{reason}; the {model} model is evaluated anew")
+    return None
+
+
+def _about(
+    models: Mapping[str, Checkpoint],
+    keys: Mapping[str, Mapping[str, Any]],
+    data: Data,
+    chosen_on: str | None,
+    duplicates: int,
+) -> dict[str, Any]:
+    """What is kept with the answers: where they come from, and what they depend on."""
+    sparse = models["sparse"]
+    lineage = sparse.lineage
+    record = lineage.sparsity if lineage else None
+    mitigated = lineage is not None and lineage.stage == "mitigated"
+    labels = data.labels
+    return {
+        "format": FORMAT,
+        "models": {
+            name: {"path": str(model.path), "sha256": model.sha256}
+            for name, model in models.items()
+        },
+        "architecture": architecture_of(sparse.model),
+        "sparsity": record.achieved if record else None,
+        "method": str(lineage.recipe.get("method")) if lineage and mitigated else None,
+        "eps": lineage.eps if lineage else None,
+        "chosen_on": chosen_on,
+        "data": {
+            "groups_file": str(labels.csv),
+            "groups_file_sha256": labels.sha256,
+            "images": str(data.store.root),
+            "label_column": labels.label_column,
+            "groups_by": labels.groups_by,
+            "missing": labels.missing,
+            "dropped": labels.dropped,
+            "cluster_id": labels.cluster_id,
+            "duplicates": duplicates,
+        },
+        "keys": {name: dict(key) for name, key in keys.items()},
+    }
+
+
+def _keep_dense(
+    place: Path, table: AnswerTable, about: Mapping[str, Any], reporter: Reporter
+) -> None:
+    """Keep the dense model's answers beside it, for the next sparse one."""
+    part: dict[str, Anything] = {
+        name: array
+        for name, array in as_arrays(table).items()
+        if name.removesuffix(NAMES) in ("id", "split", "label", "dense", "dense_p", "dense_p_label")
+    }
+    of_dense = {
+        "format": FORMAT,
+        "models": {"dense": about["models"]["dense"]},
+        "data": about["data"],
+        "keys": {"dense": about["keys"]["dense"]},
+    }
+    try:
+        write_npz(place, part, of_dense)
+    except OutputError as error:  # models may lie where nothing can be written
+        reporter.say(f"{error}; the dense model's answers are kept with the report only")

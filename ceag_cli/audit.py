@@ -180,6 +180,8 @@ class AuditResult:
     splits: tuple[SplitResult, ...]
     groups: tuple[GroupResult, ...]
     checks: tuple[Check, ...] = ()
+    clustered: bool = False
+    """Whether the bounds are widened for images that belong together, and so are approximate."""
 
     @property
     def eps(self) -> float:
@@ -211,10 +213,12 @@ class Subject:
     """Which files an audit is about."""
 
     dense: str
-    dense_sha256: str
+    """A file, or what else the answers come from."""
+    dense_sha256: str | None
+    """``None`` where only answers are at hand."""
     sparse: str
-    sparse_sha256: str
-    architecture: str
+    sparse_sha256: str | None
+    architecture: str | None
     sparsity: float | None
     """Fraction removed; ``None`` where the file does not say."""
     method: str | None
@@ -223,6 +227,15 @@ class Subject:
     groups_sha256: str
     label_column: str
     groups_by: str
+    missing: str = "error"
+    """What was done with images that have no group: error, group or drop."""
+    dropped: int = 0
+    """Images that were left out since they have none."""
+    cluster_id: str | None = None
+    """Column that tells which images belong together."""
+    predictions: str | None = None
+    """The table of answers, where no model was at hand."""
+    predictions_sha256: str | None = None
 
 
 @dataclass
@@ -327,6 +340,7 @@ def audit(
         splits=summaries,
         groups=tuple(groups),
         checks=checks,
+        clustered=any(pair.clusters is not None and pair.split in gated for pair in pairs),
     )
 
 

@@ -465,26 +465,6 @@ class MitigateOptions(DataOptions, ArchitectureOptions, TrainingOptions, RunOpti
         flags=("--baseline",),
         shown="the one the file names",
     )
-    candidate: str | None = option(
-        None, "Sparse model, where it is not given as FILE.", MODEL, shown="FILE"
-    )
-    predictions: str | None = option(
-        None,
-        "Answers of two models in place of the models: a .csv, .parquet or .npz with the columns "
-        "id, label, split, dense, sparse and groups.",
-        DATA,
-        shown="none",
-    )
-    cluster_id: str | None = option(
-        None,
-        "Column that tells which images belong together, e.g. the person in them; bounds are "
-        "widened for it, and are approximate then.",
-        DATA,
-        shown="every image counts for itself",
-    )
-    reevaluate: bool = option(
-        False, "Evaluate both models anew, even where their answers were kept.", RUN
-    )
     eps: float = option(
         0.02,
         "Largest excess accuracy gap allowed, a fraction: 0.02 is 2 points.",
@@ -695,6 +675,26 @@ class AuditOptions(DataOptions, ArchitectureOptions, RunOptions):
         MODEL,
         flags=("--baseline",),
         shown="the one the file names",
+    )
+    candidate: str | None = option(
+        None, "Sparse model, where it is not given as FILE.", MODEL, shown="FILE"
+    )
+    predictions: str | None = option(
+        None,
+        "Answers of two models in place of the models: a .csv, .parquet or .npz with the columns "
+        "id, label, split, dense, sparse and groups.",
+        DATA,
+        shown="none",
+    )
+    cluster_id: str | None = option(
+        None,
+        "Column that tells which images belong together, e.g. the person in them; bounds are "
+        "widened for it, and are approximate then.",
+        DATA,
+        shown="every image counts for itself",
+    )
+    reevaluate: bool = option(
+        False, "Evaluate both models anew, even where their answers were kept.", RUN
     )
     eps: float | None = option(
         None,

@@ -78,6 +78,8 @@ class AnswerTable:
     """Number of the person or the like that an image belongs to."""
     cells: Mapping[str, Column] = field(default_factory=dict)
     """The columns that groups, clusters and control levels were made of, as in the file."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """What the columns of the models, ``dense`` and ``sparse``, are called in the file."""
     label_column: str = "label"
     groups_by: str = ""
     missing: str = "error"
@@ -229,6 +231,7 @@ def _table(
         },
         clusters=None if clusters is None else clusters[left],
         cells={name: column.only(left) for name, column in cells.items()},
+        columns={"dense": roles.dense, "sparse": roles.sparse},
         label_column=roles.label,
         groups_by=",".join(crossed(parts) for parts in roles.features),
         missing=missing,

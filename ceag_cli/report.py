@@ -59,7 +59,12 @@ def basis(result: AuditResult) -> str:
     level = "exactly" if policy.interval == "exact" else "nominally"
     return (
         f"One-sided bounds at {policy.alpha:g} ({policy.interval} interval, {level}); FAIL is "
-        f"corrected for {result.family_size} groups (Holm), PASS needs no correction."
+        f"corrected for {result.family_size} groups (Holm), PASS needs no correction"
+        + (
+            "; they are approximate, since images that belong together count as fewer."
+            if result.clustered
+            else "."
+        )
     )
 
 
@@ -190,6 +195,11 @@ def audit_document(
             "groups_file_sha256": subject.groups_sha256,
             "label_column": subject.label_column,
             "groups_by": subject.groups_by,
+            "missing": subject.missing,
+            "dropped": subject.dropped,
+            "cluster_id": subject.cluster_id,
+            "predictions": subject.predictions,
+            "predictions_sha256": subject.predictions_sha256,
         },
         "overall": {
             "verdict": result.verdict,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date
 from importlib.metadata import version
@@ -18,13 +17,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from ceag_cli.answers import answers, pairs_of
 from ceag_cli.archives import packed_name
-from ceag_cli.audit import Paired, Subject, audit
+from ceag_cli.audit import audit
 from ceag_cli.batchnorm import norms_of
 from ceag_cli.checkpoints import Checkpoint, load_adapted, place, save, write_text, writes_config
 from ceag_cli.classes import class_index, class_order, ordered_names
 from ceag_cli.errors import OptionError, OutputError
-from ceag_cli.evaluation import Compute, Predictions, evaluate
+from ceag_cli.evaluation import Compute, evaluate
 from ceag_cli.images import Split
 from ceag_cli.inputs import (
     Data,
@@ -86,7 +86,7 @@ from ceag_cli.pruners import check_options as check_pruning
 from ceag_cli.recipe import as_recipe
 from ceag_cli.report import audit_document
 from ceag_cli.results import Audit, DenseResult, MitigateResult, PruneResult
-from ceag_cli.runs import Run, folder_of
+from ceag_cli.runs import Run
 from ceag_cli.training import Training
 
 
@@ -322,7 +322,8 @@ def run_audit(options: AuditOptions, reporter: Reporter | None = None) -> Audit:
     """Compare a dense with a sparse model by group, on train and on the held-out splits.
 
     The verdict rests on split ``test``; ``train`` and ``val`` are described. The report is
-    written to the run folder of the sparse model, or to ``output``.
+    written to the run folder of the sparse model, or to ``output``, with the answers of both
+    models, which the next audit takes in place of evaluating them.
 
     Args:
         options: See ``ceag audit --help``.
@@ -332,28 +333,10 @@ def run_audit(options: AuditOptions, reporter: Reporter | None = None) -> Audit:
         CeagError: Something given cannot be used.
     """
     reporter = reporter or Quiet()
-    path = choose(options.checkpoint, ("mitigated", "pruned"), "audit", reporter)
-    sparse = open_checkpoint(path, options, reporter)
-    if sparse.lineage is not None and sparse.lineage.sparsity is not None:
-        masks_of(sparse)  # refuses a file that was changed after pruning
-    reference = find_dense(sparse, options.dense, options, reporter)
-    data = open_data(options, [sparse, reference], reporter, "audit")
-    check_targets(data, sparse, options.class_map)
-    _refuse_seen(options.gate_splits, sparse)
-    data.require(list(options.gate_splits), seen_in_train=True)
-    data.warn_of_duplicates(reporter)
-    folder = Path(options.output) if options.output is not None else folder_of(path)
-    policy = policy_of(options, (str(path), sparse.lineage.eps if sparse.lineage else None))
-    policy.check_groups(data.labels.grouping.names)
-    subject = _subject(reference, sparse, data)
-    compute = _compute(options)
-    pairs = []
-    for split in _splits(data, sparse.preprocessing, options, reporter).values():
-        dense_says = _evaluate(reference, split, compute, reporter, "dense")
-        sparse_says = _evaluate(sparse, split, compute, reporter, "sparse")
-        pairs.append(Paired(split.name, dense_says.correct, sparse_says.correct, split.groups))
-    grouping = data.labels.grouping
-    result = audit(pairs, grouping, policy, options.gate_splits, seed=options.seed)
+    answered = answers(options, reporter)
+    table, subject, folder = answered.table, answered.subject, answered.folder
+    policy = policy_of(options, answered.eps)
+    result = audit(pairs_of(table), table.grouping, policy, options.gate_splits, seed=options.seed)
     for warning in result.warnings:
         reporter.warn(warning)
     for note in policy.notes(date.today()):
@@ -363,25 +346,6 @@ def run_audit(options: AuditOptions, reporter: Reporter | None = None) -> Audit:
     write_text(folder / "audit.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
     write_text(folder / "audit.html", page(result, subject, _version()))
     return Audit(result, subject, document, folder / "audit.html")
-
-
-def _refuse_seen(gated: Sequence[str], sparse: Checkpoint) -> None:
-    """Images that a model was fitted or chosen on say nothing about others.
-
-    Raises:
-        OptionError: The verdict is to rest on such a split.
-    """
-    recipe = sparse.lineage.recipe if sparse.lineage is not None else {}
-    chosen = recipe.get("keep") or ("val" if recipe.get("method") == "naive-es" else None)
-    seen = {"train": "the models were trained on it"}
-    if chosen == "val":
-        seen["val"] = "the model was chosen on it"
-    for name in gated:
-        if name in seen:
-            raise OptionError(
-                f"--gate-splits {name}: {seen[name]}, so it is described only and no verdict can "
-                "rest on it; name another split"
-            )
 
 
 def _version() -> str:
@@ -418,13 +382,6 @@ def _splits(
         return {}
     names = [name for name in SPLITS if name in data.labels.splits]
     return {name: data.split(name, preprocessing, options.workers, reporter) for name in names}
-
-
-def _evaluate(
-    checkpoint: Checkpoint, split: Split, compute: Compute, reporter: Reporter, who: str
-) -> Predictions:
-    title = f"{who} on {split.name}"
-    return evaluate(checkpoint.model, split, checkpoint.preprocessing, compute, reporter, title)
 
 
 def _check_dense(options: DenseOptions) -> None:
@@ -545,24 +502,4 @@ def _record(
         tensors={
             name: (zeros, masks.pruned[name].numel()) for name, zeros in masks.zeros().items()
         },
-    )
-
-
-def _subject(reference: Checkpoint, sparse: Checkpoint, data: Data) -> Subject:
-    lineage = sparse.lineage
-    record = lineage.sparsity if lineage else None
-    return Subject(
-        dense=str(reference.path),
-        dense_sha256=reference.sha256,
-        sparse=str(sparse.path),
-        sparse_sha256=sparse.sha256,
-        architecture=architecture_of(sparse.model),
-        sparsity=record.achieved if record else None,
-        method=str(lineage.recipe.get("method"))
-        if lineage and lineage.stage == "mitigated"
-        else None,
-        groups=str(data.labels.csv),
-        groups_sha256=data.labels.sha256,
-        label_column=data.labels.label_column,
-        groups_by=data.labels.groups_by,
     )
