@@ -768,6 +768,20 @@ class AuditOptions(DataOptions, ArchitectureOptions, RunOptions):
         METHOD,
         choices=("train", "val", "test"),
     )
+    plan: bool = option(
+        False,
+        "Run no model: show from the CSV alone which groups could be decided, and how many images "
+        "the others need.",
+        METHOD,
+    )
+    plan_churn: tuple[float, ...] = option(
+        (0.02, 0.05, 0.1),
+        "Shares of the images on which one of the models alone is right, assumed by --plan.",
+        METHOD,
+        above=0,
+        high=1,
+        shown="0.02,0.05,0.1",
+    )
     overrides: tuple[Override, ...] = option(
         (),
         "Groups with an eps of their own, each {feature, value, eps}.",

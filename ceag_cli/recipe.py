@@ -30,6 +30,7 @@ C = TypeVar("C", bound=Command)
 # these does not make a resumed run another run.
 _NOT_IN_RECIPE = {
     *("resume", "overwrite", "output", "workers", "device", "format", "strict", "dry_run"),
+    *("plan", "plan_churn"),
 }
 
 

@@ -1,0 +1,456 @@
+"""How many images an audit needs, before any model is run: from the groups CSV alone.
+
+For each group of a gated split two questions are asked of the very bounds that the audit uses, the
+other images included:
+
+    smallest   how many images it needs to PASS if nothing changed: with fewer it cannot pass,
+               whatever the models do
+    needed     how many it needs to PASS four times in five, if its psi is 0 and the models
+               disagree about what is right on a given share of the images (the churn)
+
+Only the group grows, its weight in psi stays, as in the audit's own "images needed"; for a group
+that has more than enough, the weight is that of the smaller group. Where growing alone cannot
+suffice, since the other images are too few, the whole split is taken to grow alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ceag_cli.audit import NO_DATA, REFERENCE
+from ceag_cli.errors import LineageError, OptionError
+from ceag_cli.groups import Grouping
+from ceag_cli.intervals import Counts, psi_bounds, quantile_of
+from ceag_cli.labels import MISSING, SPLITS, Labels, read_labels
+from ceag_cli.lineage import Lineage, newest, read_metadata, weights_in
+from ceag_cli.options import AuditOptions
+from ceag_cli.policy import Policy, policy_of
+from ceag_cli.progress import Quiet, Reporter
+
+Numbers = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+
+POWER = 0.8
+
+LARGEST = 1e9
+"""More images than this are as good as no number of them."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many images each group has, by split."""
+
+    file: str
+    sha256: str
+    grouping: Grouping
+    total: Mapping[str, int]
+    by_group: Mapping[str, Integers]
+    missing: Mapping[str, Mapping[str, int]]
+    """Images that have no group, by feature and split."""
+
+    @classmethod
+    def of(cls, labels: Labels) -> Sizes:
+        """Of a groups CSV that was read with ``missing="group"`` or ``"drop"``."""
+        number = labels.grouping.num_groups
+        splits = [split for split in SPLITS if split in labels.splits]
+        by_group = {
+            split: np.bincount(labels.groups[labels.rows(split)].reshape(-1), minlength=number)
+            for split in splits
+        }
+        without = [(g, f) for g, (f, v) in enumerate(labels.grouping.names) if _is_missing(v)]
+        missing: dict[str, dict[str, int]] = {}
+        for g, feature in without:
+            counts = missing.setdefault(feature, dict.fromkeys(splits, 0))
+            for split in splits:
+                counts[split] += int(by_group[split][g])
+        return cls(
+            file=str(labels.csv),
+            sha256=labels.sha256,
+            grouping=labels.grouping,
+            total={split: len(labels.rows(split)) for split in splits},
+            by_group={split: counts.astype(np.int64) for split, counts in by_group.items()},
+            missing=missing,
+        )
+
+
+def _is_missing(value: str) -> bool:
+    return MISSING in value.split("*")
+
+
+@dataclass(frozen=True)
+class Need:
+    """How many images one group needs for one thing."""
+
+    n: int | None
+    """``None`` where no number suffices."""
+    grows: str
+    """``group``, or ``split`` where all groups have to grow alike."""
+
+
+@dataclass(frozen=True)
+class GroupPlan:
+    """One group in one gated split."""
+
+    split: str
+    feature: str
+    value: str
+    n: int
+    eps: float
+    required: bool
+    smallest: Need
+    needed: tuple[Need, ...]
+    """By churn, in the order of the plan's list."""
+    status: str
+    """``decidable`` at every churn of the list, ``up to C`` for the largest churn that it is
+    decidable at, ``hardly`` at none, ``too small`` to pass at all, ``NO_DATA``, ``REFERENCE``."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an audit of some groups could decide."""
+
+    sizes: Sizes
+    policy: Policy
+    gated: tuple[str, ...]
+    churn: tuple[float, ...]
+    groups: tuple[GroupPlan, ...]
+    notes: tuple[str, ...]
+
+
+def plan_audit(options: AuditOptions, reporter: Reporter | None = None) -> Plan:
+    """What an audit with these options could decide. No model is run, and no image is read.
+
+    Args:
+        options: Of the audit. The CSV is the one given, else the one that the model names.
+        reporter: Hears where the CSV and the policy come from.
+
+    Raises:
+        CeagError: Something given cannot be used.
+    """
+    reporter = reporter or Quiet()
+    path, lineage = _model(options)
+    csv, label_column, groups_by = options.groups, options.label_column, options.groups_by
+    if csv is None and lineage is not None and lineage.groups is not None:
+        reference = lineage.groups
+        csv = str(reference.csv.find(path, "groups CSV", "--groups"))
+        reporter.say(f"groups from {csv}, named by {path}")
+        label_column = label_column or reference.label_column
+        groups_by = groups_by or reference.groups_by
+    if csv is None:
+        raise OptionError("a plan needs --groups, a CSV with one row per image")
+    policy = policy_of(options, (str(path), lineage.eps) if lineage is not None else None)
+    sizes = read_sizes(Path(csv), label_column or "label", groups_by)
+    policy.check_groups(sizes.grouping.names)
+    reporter.say(policy.origin_line())
+    return plan(sizes, policy, options.gate_splits, options.plan_churn)
+
+
+def _model(options: AuditOptions) -> tuple[Path, Lineage | None]:
+    """The sparse model that would be audited, if there is one."""
+    if options.checkpoint is not None:
+        path = weights_in(Path(options.checkpoint))
+    else:
+        try:
+            path, _ = newest(("mitigated", "pruned"), Path(), "audit")
+        except LineageError:
+            return Path(), None
+    return path, Lineage.from_metadata(read_metadata(path), path)
+
+
+def read_sizes(csv: Path, label_column: str = "label", groups_by: str | None = None) -> Sizes:
+    """The sizes of a CSV's groups, images without a group counted by themselves.
+
+    Raises:
+        LabelsError: With every problem of the file.
+    """
+    labels = read_labels(csv, label_column, groups_by, missing="group")
+    labels.raise_problems()
+    return Sizes.of(labels)
+
+
+def plan(
+    sizes: Sizes, policy: Policy, gated: Sequence[str] = ("test",), churn: Sequence[float] = ()
+) -> Plan:
+    """What an audit of groups of some sizes could decide.
+
+    Args:
+        sizes: The groups.
+        policy: What is asked of them.
+        gated: The splits that the verdict rests on.
+        churn: Shares of the images, in (0, 1], on which one of the models alone is right.
+    """
+    names = [*sizes.grouping.names, *policy.undeclared(sizes.grouping.names)]
+    eps = np.array([policy.eps_of(name) for name in names], float)
+    found = []
+    for split in gated:
+        total = sizes.total.get(split, 0)
+        n = np.zeros(len(names), np.int64)
+        n[: sizes.grouping.num_groups] = sizes.by_group.get(split, 0)
+        arguments = (n, total, eps, policy)
+        smallest = _needs(*arguments, None)
+        needed = [_needs(*arguments, share) for share in churn]
+        for g, (feature, value) in enumerate(names):
+            by_churn = tuple(column[g] for column in needed)
+            found.append(
+                GroupPlan(
+                    split=split,
+                    feature=feature,
+                    value=value,
+                    n=int(n[g]),
+                    eps=float(eps[g]),
+                    required=(feature, value) in policy.required,
+                    smallest=smallest[g],
+                    needed=by_churn,
+                    status=_status(int(n[g]), total, smallest[g], by_churn, churn),
+                )
+            )
+    return Plan(
+        sizes, policy, tuple(gated), tuple(churn), tuple(found), tuple(_notes(sizes, policy, found))
+    )
+
+
+def _status(
+    n: int, total: int, smallest: Need, needed: Sequence[Need], churn: Sequence[float]
+) -> str:
+    if n == 0:
+        return NO_DATA
+    if n == total:
+        return REFERENCE
+    if smallest.n is None or n < smallest.n:
+        return "too small"
+    enough = [share for share, need in zip(churn, needed, strict=True) if _reached(n, need)]
+    if len(enough) == len(churn):
+        return "decidable"
+    return f"up to {max(enough):g}" if enough else "hardly"
+
+
+def _reached(n: int, need: Need) -> bool:
+    return need.n is not None and n >= need.n
+
+
+def _needs(n: Integers, total: int, eps: Numbers, policy: Policy, churn: float | None) -> list[Need]:
+    """How many images each group needs; ``churn`` is None for no change at all, for certain."""
+    # Groups of equal size need equally many.
+    _, first, same = np.unique(
+        np.stack([n.astype(float), eps]), axis=1, return_index=True, return_inverse=True
+    )
+    found = _needs_of(n[first], total, eps[first], policy, churn)
+    return [found[i] for i in same.reshape(-1).tolist()]
+
+
+def _needs_of(
+    n: Integers, total: int, eps: Numbers, policy: Policy, churn: float | None
+) -> list[Need]:
+    # A group that has no images yet is one that will be small beside all others.
+    size = np.maximum(n, 1).astype(float)
+    all_n = np.maximum(np.full(len(n), float(total)), size + (n == 0))
+    z, z_power = quantile_of(policy.alpha), quantile_of(1 - POWER)
+
+    def upper(times: Numbers, with_rest: bool) -> Numbers:
+        """The bound that has to be at most eps, where the group (or all) is so many times larger.
+
+        With churn it is the bound of a sample as bad as one in five, so that it holds in the other
+        four: psi lies as far above 0 as the standard error says, and each side of the difference,
+        the group and the rest, takes its part of that.
+        """
+        group, others = size * times, (all_n - size) * (times if with_rest else 1.0)
+        share = churn or 0.0
+        rest = np.maximum(others, 1e-9)
+        error = np.sqrt(share / group + share / rest) if share else np.ones(len(n))
+        above, below = (z_power * share / part / error for part in (group, rest))
+        lost, gained = _changes(group, share, above)
+        rest_lost, rest_gained = _changes(others, share, -below)
+        # psi_bounds takes the weights from the sizes, and more images from ``grown``.
+        grown = np.ones(len(n)) if with_rest else np.maximum(times, 1.0)
+        counts = Counts(
+            group / grown,
+            lost / grown,
+            gained / grown,
+            group / grown + others,
+            lost / grown + rest_lost,
+            gained / grown + rest_gained,
+        )
+        return psi_bounds(counts, z, policy.interval, policy.against, grown=grown)[2]
+
+    alone = _smallest(lambda times: upper(times, False) <= eps, size)
+    alike = np.full(len(n), np.nan)
+    if np.isnan(alone).any():
+        alike = _smallest(lambda times: upper(times, True) <= eps, size)
+    return [
+        Need(int(by_itself), "group")
+        if not np.isnan(by_itself)
+        else Need(None if np.isnan(together) else int(together), "split")
+        for by_itself, together in zip(alone.tolist(), alike.tolist(), strict=True)
+    ]
+
+
+def _changes(n: Numbers, churn: float, shift: Numbers) -> tuple[Numbers, Numbers]:
+    """Lost and gained images where their rates add up to the churn and differ by a shift."""
+    lost, gained = np.maximum(churn + shift, 0) / 2, np.maximum(churn - shift, 0) / 2
+    return n * np.minimum(lost, 1), n * np.minimum(gained, 1)
+
+
+def _smallest(enough: Callable[[Numbers], Flags], size: Numbers) -> Numbers:
+    """The smallest whole number of images, as a multiple of the sizes, that is enough; else NaN."""
+    low, top = np.zeros(len(size)), np.full(len(size), np.log(LARGEST))
+    never = ~enough(np.exp(top) / size)
+    for _ in range(40):
+        middle = (low + top) / 2
+        yes = enough(np.exp(middle) / size)
+        low, top = np.where(yes, low, middle), np.where(yes, middle, top)
+    number = np.ceil(np.exp(top) - 1e-6)
+    return np.where(never, np.nan, number)
+
+
+def _notes(sizes: Sizes, policy: Policy, groups: Sequence[GroupPlan]) -> list[str]:
+    notes = []
+    for feature, counts in sizes.missing.items():
+        where = ", ".join(f"{count} of {split}" for split, count in counts.items() if count)
+        notes.append(
+            f"images without a {feature}: {where}; an audit refuses them, unless --missing group "
+            "or --missing drop says what to do"
+        )
+    decided: dict[str, int] = {}
+    for group in groups:
+        if group.status not in (NO_DATA, REFERENCE):
+            decided.setdefault(group.split, 0)
+            decided[group.split] += group.status != "too small"
+    for split, count in decided.items():
+        number = sum(g.split == split and g.status not in (NO_DATA, REFERENCE) for g in groups)
+        notes.append(f"{split}: {count} of {number} groups have enough images to pass at all")
+    if policy.eps == 0:
+        notes.append("eps is 0: no number of images can show that psi is at most 0")
+    return notes
+
+
+def document(found: Plan, version: str) -> dict[str, Any]:
+    """A plan as JSON."""
+    sizes, policy = found.sizes, found.policy
+    return {
+        "schema_version": 1,
+        "tool": "ceag",
+        "version": version,
+        "command": "groups",
+        "groups_file": sizes.file,
+        "groups_file_sha256": sizes.sha256,
+        "eps": policy.eps,
+        "alpha": policy.alpha,
+        "interval": policy.interval,
+        "against": policy.against,
+        "sources": dict(policy.sources),
+        "power": POWER,
+        "churn": list(found.churn),
+        "splits": [
+            {"split": split, "gated": split in found.gated, "n": n}
+            for split, n in sizes.total.items()
+        ],
+        "features": [
+            {
+                "feature": feature,
+                "groups": sum(not _is_missing(value) for value in values),
+                "missing": dict(sizes.missing.get(feature, dict.fromkeys(sizes.total, 0))),
+            }
+            for feature, values in zip(sizes.grouping.features, sizes.grouping.values, strict=True)
+        ],
+        "sizes": [
+            {
+                "feature": feature,
+                "value": value,
+                "n": {split: int(counts[g]) for split, counts in sizes.by_group.items()},
+            }
+            for g, (feature, value) in enumerate(sizes.grouping.names)
+        ],
+        "groups": [
+            asdict(group)
+            | {
+                "needed": [
+                    {"churn": share} | asdict(need)
+                    for share, need in zip(found.churn, group.needed, strict=True)
+                ]
+            }
+            for group in found.groups
+        ],
+        "notes": list(found.notes),
+    }
+
+
+def lines(found: Plan) -> list[str]:
+    """A plan as text: a table per gated split and feature, smallest groups first."""
+    sizes, policy = found.sizes, found.policy
+    per_split = ", ".join(f"{n} {split}" for split, n in sizes.total.items())
+    text = [
+        f"{sizes.file}: {per_split} images",
+        f"eps {policy.eps:g}, alpha {policy.alpha:g}, {policy.interval} interval",
+    ]
+    size_of = {
+        (split, name): int(counts[g])
+        for split, counts in sizes.by_group.items()
+        for g, name in enumerate(sizes.grouping.names)
+    }
+    alike = False
+    for split in found.gated:
+        for feature in sizes.grouping.features:
+            groups = [g for g in found.groups if (g.split, g.feature) == (split, feature)]
+            others = [name for name in sizes.total if name != split]
+            rows = [
+                [
+                    feature,
+                    *others,
+                    split,
+                    "can pass from",
+                    *(f"at churn {share:g}" for share in found.churn),
+                    "",
+                ]
+            ]
+            for group in sorted(groups, key=lambda g: (g.n, g.value)):
+                name = (group.feature, group.value)
+                whole = group.status == REFERENCE
+                needs = [group.smallest, *group.needed]
+                alike |= not whole and any(n.n is not None and n.grows == "split" for n in needs)
+                rows.append(
+                    [
+                        _printable(group.value),
+                        *(str(size_of.get((other, name), 0)) for other in others),
+                        str(group.n),
+                        *("" if whole else _shown(need) for need in needs),
+                        group.status + (", required" if group.required else ""),
+                    ]
+                )
+            text += ["", *_table(rows)]
+    text += [
+        "",
+        "can pass from: fewer images cannot PASS, whatever the models do. at churn: images for a "
+        f"PASS in {POWER:.0%} of cases, if psi is 0",
+        "and one of the models alone is right on that share of the images.",
+    ]
+    if alike:
+        text.append("*: with the other groups growing alike, which are too few as well.")
+    return [*text, *found.notes]
+
+
+def _shown(need: Need) -> str:
+    if need.n is None:
+        return "never"
+    return f"{need.n}{'*' if need.grows == 'split' else ''}"
+
+
+def _printable(name: str) -> str:
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(
+            cell.rjust(width) if 0 < column < len(row) - 1 else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
