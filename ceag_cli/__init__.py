@@ -9,6 +9,7 @@ from typing import Any
 
 _HOMES = {
     "AuditOptions": "options",
+    "AuditResult": "audit",
     "BatchOutcome": "groups",
     "CeagError": "errors",
     "ConstrainedExcessAccuracyGap": "ceag",
@@ -18,10 +19,15 @@ _HOMES = {
     "Grouping": "groups",
     "MitigateOptions": "options",
     "Multipliers": "multipliers",
+    "Override": "clauses",
+    "Policy": "policy",
     "PruneOptions": "options",
+    "Waiver": "clauses",
+    "assert_no_excess_gap": "testing",
     "dense": "stages",
     "mitigate": "stages",
     "prune": "stages",
+    "read_policy": "policy",
     "run_audit": "stages",
 }
 

@@ -229,6 +229,9 @@ def _mitigate(options: Command) -> None:
 
 @_command("audit", "Example: ceag audit (exit code 0: PASS, 1: FAIL, 3: nothing audited)")
 def _audit(options: Command) -> None:
+    if getattr(options, "plan", False):
+        _show_plan(options)
+        return
     from rich.console import Console
 
     from ceag_cli import report, stages
@@ -315,6 +318,112 @@ def _info(
             found["by_tensor"] = [asdict(item) | {"sparsity": item.sparsity} for item in by_tensor]
             lines += ["", *tensor_lines(by_tensor)]
         _show(lines, found, output_format == "json")
+
+
+def _show_plan(options: Command) -> None:
+    from importlib.metadata import version
+
+    from ceag_cli import planning
+
+    found = planning.plan_audit(options, Terminal())  # type: ignore[arg-type]
+    document = planning.document(found, version("ceag"))
+    _show(planning.lines(found), document, options.format == "json")
+
+
+@app.command("groups", rich_help_panel="Commands")
+def _groups(
+    file: Annotated[
+        str | None,
+        typer.Argument(help="The groups CSV. [default: the policy's, else the model's]"),
+    ] = None,
+    groups_by: Annotated[
+        str | None, typer.Option("--groups-by", help="Columns that make the groups.")
+    ] = None,
+    label_column: Annotated[
+        str | None, typer.Option("--label-column", help="Column with the target class.")
+    ] = None,
+    eps: Annotated[
+        str | None, typer.Option("--eps", help="Largest excess accuracy gap, a fraction.")
+    ] = None,
+    alpha: Annotated[str | None, typer.Option("--alpha", help="Error level.")] = None,
+    interval: Annotated[
+        str | None, typer.Option("--interval", help="Bounds of psi: score or exact.")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option("--against", help="What is gated: overall or rest.")
+    ] = None,
+    gate_splits: Annotated[
+        str | None, typer.Option("--gate-splits", help="Splits that the verdict rests on.")
+    ] = None,
+    churn: Annotated[
+        str | None,
+        typer.Option(
+            "--churn", help="Shares of the images on which one of the models alone is right."
+        ),
+    ] = None,
+    config: Annotated[
+        str | None, typer.Option("--config", "-c", help="YAML recipe of an audit.")
+    ] = None,
+    output_format: Annotated[str, typer.Option("--format", help="text or json.")] = "text",
+) -> None:
+    """Show the groups of a CSV, and which of them an audit could decide at this eps.
+
+    No model is needed. What is asked is what 'ceag audit' would ask in this folder.
+
+    Example: ceag groups labels.csv --eps 0.02
+    """
+    with exit_codes():
+        from ceag_cli.options import AuditOptions
+
+        given = {
+            "groups": file,
+            "groups_by": groups_by,
+            "label_column": label_column,
+            "eps": eps,
+            "alpha": alpha,
+            "interval": interval,
+            "against": against,
+            "gate_splits": gate_splits,
+            "plan_churn": churn,
+            "format": output_format,
+        }
+        _show_plan(resolve(AuditOptions, given, config))
+
+
+@app.command("check", rich_help_panel="Commands")
+def _check(
+    file: Annotated[
+        str | None, typer.Argument(help="The groups CSV. [default: the one that is named]")
+    ] = None,
+    config: Annotated[
+        str | None, typer.Option("--config", "-c", help="Also check this recipe of an audit.")
+    ] = None,
+) -> None:
+    """Check ceag.yaml or pyproject.toml, the groups CSV, and that the groups named are in it.
+
+    Example: ceag check labels.csv
+    """
+    with exit_codes():
+        from ceag_cli import starting
+
+        checked = starting.check(Path(), file, config, Terminal())
+        _show(checked, None, as_json=False)
+
+
+@app.command("init", rich_help_panel="Commands")
+def _init(
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a ceag.yaml that exists.")
+    ] = False,
+) -> None:
+    """Write a commented ceag.yaml that asks for the defaults, with the names of what is here.
+
+    Example: ceag init
+    """
+    with exit_codes():
+        from ceag_cli import starting
+
+        _show(starting.write_policy(Path(), overwrite, Terminal()), None, as_json=False)
 
 
 _Output = Annotated[

@@ -39,6 +39,10 @@ Flags = npt.NDArray[np.bool_]
 
 POWER = 0.8
 
+CHURN = (0.02, 0.05, 0.1)
+
+DECIDABLE, PARTLY, HARDLY, TOO_SMALL = "decidable", "partly", "hardly", "too_small"
+
 LARGEST = 1e9
 """More images than this are as good as no number of them."""
 
@@ -108,8 +112,10 @@ class GroupPlan:
     needed: tuple[Need, ...]
     """By churn, in the order of the plan's list."""
     status: str
-    """``decidable`` at every churn of the list, ``up to C`` for the largest churn that it is
-    decidable at, ``hardly`` at none, ``too small`` to pass at all, ``NO_DATA``, ``REFERENCE``."""
+    """``decidable`` at every churn of the list, ``partly`` at some, ``hardly`` at none,
+    ``too_small`` to pass at all, ``NO_DATA``, ``REFERENCE``."""
+    decidable_to: float | None
+    """The largest churn of the list at which it is decidable."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +182,7 @@ def read_sizes(csv: Path, label_column: str = "label", groups_by: str | None = N
 
 
 def plan(
-    sizes: Sizes, policy: Policy, gated: Sequence[str] = ("test",), churn: Sequence[float] = ()
+    sizes: Sizes, policy: Policy, gated: Sequence[str] = ("test",), churn: Sequence[float] = CHURN
 ) -> Plan:
     """What an audit of groups of some sizes could decide.
 
@@ -198,6 +204,7 @@ def plan(
         needed = [_needs(*arguments, share) for share in churn]
         for g, (feature, value) in enumerate(names):
             by_churn = tuple(column[g] for column in needed)
+            enough = [c for c, need in zip(churn, by_churn, strict=True) if _reached(n[g], need)]
             found.append(
                 GroupPlan(
                     split=split,
@@ -208,7 +215,8 @@ def plan(
                     required=(feature, value) in policy.required,
                     smallest=smallest[g],
                     needed=by_churn,
-                    status=_status(int(n[g]), total, smallest[g], by_churn, churn),
+                    status=_status(int(n[g]), total, smallest[g], len(enough) / len(churn)),
+                    decidable_to=max(enough, default=None),
                 )
             )
     return Plan(
@@ -216,26 +224,23 @@ def plan(
     )
 
 
-def _status(
-    n: int, total: int, smallest: Need, needed: Sequence[Need], churn: Sequence[float]
-) -> str:
+def _status(n: int, total: int, smallest: Need, enough: float) -> str:
     if n == 0:
         return NO_DATA
     if n == total:
         return REFERENCE
-    if smallest.n is None or n < smallest.n:
-        return "too small"
-    enough = [share for share, need in zip(churn, needed, strict=True) if _reached(n, need)]
-    if len(enough) == len(churn):
-        return "decidable"
-    return f"up to {max(enough):g}" if enough else "hardly"
+    if not _reached(n, smallest):
+        return TOO_SMALL
+    return DECIDABLE if enough == 1 else PARTLY if enough else HARDLY
 
 
 def _reached(n: int, need: Need) -> bool:
     return need.n is not None and n >= need.n
 
 
-def _needs(n: Integers, total: int, eps: Numbers, policy: Policy, churn: float | None) -> list[Need]:
+def _needs(
+    n: Integers, total: int, eps: Numbers, policy: Policy, churn: float | None
+) -> list[Need]:
     """How many images each group needs; ``churn`` is None for no change at all, for certain."""
     # Groups of equal size need equally many.
     _, first, same = np.unique(
@@ -280,14 +285,15 @@ def _needs_of(
         return psi_bounds(counts, z, policy.interval, policy.against, grown=grown)[2]
 
     alone = _smallest(lambda times: upper(times, False) <= eps, size)
-    alike = np.full(len(n), np.nan)
-    if np.isnan(alone).any():
-        alike = _smallest(lambda times: upper(times, True) <= eps, size)
+    alike = _smallest(lambda times: upper(times, True) <= eps, size)
+    # Of the two ways the one that takes fewer images in all.
+    split_grows = np.isnan(alone) | (alone - size > (alike / size - 1) * all_n)
+    split_grows &= ~np.isnan(alike) & (alike > size)
     return [
-        Need(int(by_itself), "group")
-        if not np.isnan(by_itself)
-        else Need(None if np.isnan(together) else int(together), "split")
-        for by_itself, together in zip(alone.tolist(), alike.tolist(), strict=True)
+        Need(None if np.isnan(number) else int(number), "split" if grows else "group")
+        for number, grows in zip(
+            np.where(split_grows, alike, alone).tolist(), split_grows.tolist(), strict=True
+        )
     ]
 
 
@@ -321,7 +327,7 @@ def _notes(sizes: Sizes, policy: Policy, groups: Sequence[GroupPlan]) -> list[st
     for group in groups:
         if group.status not in (NO_DATA, REFERENCE):
             decided.setdefault(group.split, 0)
-            decided[group.split] += group.status != "too small"
+            decided[group.split] += group.status != TOO_SMALL
     for split, count in decided.items():
         number = sum(g.split == split and g.status not in (NO_DATA, REFERENCE) for g in groups)
         notes.append(f"{split}: {count} of {number} groups have enough images to pass at all")
@@ -399,16 +405,8 @@ def lines(found: Plan) -> list[str]:
         for feature in sizes.grouping.features:
             groups = [g for g in found.groups if (g.split, g.feature) == (split, feature)]
             others = [name for name in sizes.total if name != split]
-            rows = [
-                [
-                    feature,
-                    *others,
-                    split,
-                    "can pass from",
-                    *(f"at churn {share:g}" for share in found.churn),
-                    "",
-                ]
-            ]
+            heads = ["unchanged", *(f"churn {100 * share:g}%" for share in found.churn)]
+            rows = [[_printable(feature), *others, split, *heads, ""]]
             for group in sorted(groups, key=lambda g: (g.n, g.value)):
                 name = (group.feature, group.value)
                 whole = group.status == REFERENCE
@@ -420,19 +418,27 @@ def lines(found: Plan) -> list[str]:
                         *(str(size_of.get((other, name), 0)) for other in others),
                         str(group.n),
                         *("" if whole else _shown(need) for need in needs),
-                        group.status + (", required" if group.required else ""),
+                        _words(group),
                     ]
                 )
             text += ["", *_table(rows)]
     text += [
         "",
-        "can pass from: fewer images cannot PASS, whatever the models do. at churn: images for a "
-        f"PASS in {POWER:.0%} of cases, if psi is 0",
-        "and one of the models alone is right on that share of the images.",
+        "unchanged: images that a group needs to PASS if nothing changed; with fewer it cannot.",
+        f"churn: images for a PASS in {POWER:.0%} of cases, if psi is 0 and one of the models "
+        "alone is right on that share.",
     ]
     if alike:
-        text.append("*: with the other groups growing alike, which are too few as well.")
+        text.append("*: if all groups grow alike, since the others are too few as well.")
     return [*text, *found.notes]
+
+
+def _words(group: GroupPlan) -> str:
+    words = group.status.replace("_", " ")
+    if group.status == PARTLY and group.decidable_to is not None:
+        words = f"up to {100 * group.decidable_to:g}%"
+    own = "" if not group.required else ", required"
+    return words + own
 
 
 def _shown(need: Need) -> str:

@@ -81,6 +81,9 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "product": (
         {
             "policy",
+            "planning",
+            "starting",
+            "testing",
             "audit",
             "shifts",
             "shiftreport",

@@ -1,0 +1,246 @@
+"""Writing a first ``ceag.yaml``, and checking one that is there.
+
+What is written parses and changes nothing but the names of the files that were found: every other
+line is a comment that shows a key with its default.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import textwrap
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from ceag_cli.checkpoints import write_text
+from ceag_cli.clauses import Group
+from ceag_cli.errors import CeagError, LabelsError, LineageError, OptionError, OutputError, first
+from ceag_cli.labels import MISSING, PATH_COLUMNS
+from ceag_cli.lineage import newest
+from ceag_cli.options import COMMANDS, AuditOptions
+from ceag_cli.planning import read_sizes
+from ceag_cli.policy import DEFAULT_EPS, Policy, policy_of
+from ceag_cli.progress import Reporter
+from ceag_cli.recipe import PROJECT_FILE, PYPROJECT, read_project, resolve
+
+SHOWN_KEYS = (
+    "gate",
+    "alpha",
+    "interval",
+    "against",
+    "max_drop",
+    "min_accuracy",
+    "min_coverage",
+    "gate_splits",
+)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What there is in a folder that a policy can name."""
+
+    csvs: tuple[Path, ...]
+    """Tables that look like a groups CSV."""
+    model: Path | None
+    """The model that an audit would take."""
+    groups: tuple[Group, ...]
+    """Some groups of the CSV, the smallest of the test split first."""
+    problems: tuple[str, ...] = ()
+    """What is wrong with the CSV."""
+
+
+def look_around(folder: Path) -> Found:
+    """Look for groups CSVs and models in a folder."""
+    csvs = tuple(path for path in sorted(folder.glob("*.csv")) if _looks_like_labels(path))
+    try:
+        model: Path | None = newest(("mitigated", "pruned"), folder, "init")[0]
+    except LineageError:
+        model = None
+    groups: tuple[Group, ...] = ()
+    problems: tuple[str, ...] = ()
+    if len(csvs) == 1:
+        try:
+            sizes = read_sizes(csvs[0])
+        except LabelsError as error:
+            problems = tuple(error.problems)
+        else:
+            n = sizes.by_group.get("test")
+            order = list(range(sizes.grouping.num_groups))
+            if n is not None:
+                order.sort(key=lambda g: (n[g] == 0, n[g]))
+            names = (sizes.grouping.names[g] for g in order)
+            groups = tuple(name for name in names if MISSING not in name[1].split("*"))
+    return Found(csvs, model, groups, problems)
+
+
+def _looks_like_labels(path: Path) -> bool:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            header = [name.strip() for name in next(csv.reader(file), [])]
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return False
+    return "split" in header and any(name in header for name in PATH_COLUMNS)
+
+
+def write_policy(folder: Path, overwrite: bool, reporter: Reporter) -> list[str]:
+    """Write a commented ``ceag.yaml``.
+
+    Returns:
+        What was written, in sentences.
+
+    Raises:
+        OutputError: There is one already, and it is not to be replaced.
+    """
+    path = folder / PROJECT_FILE
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path}: exists already; replace it with --overwrite")
+    found = look_around(folder)
+    for problem in first(found.problems):
+        reporter.warn(problem)
+    if len(found.csvs) > 1:
+        names = ", ".join(path.name for path in found.csvs)
+        reporter.warn(f"several tables could be the groups CSV ({names}); name one in {path}")
+    write_text(path, "\n".join(policy_text(found)) + "\n")
+    try:
+        read_project("audit", folder)
+    except OptionError as error:  # for example pyproject.toml names another CSV
+        for problem in error.problems:
+            reporter.warn(problem)
+    named = "".join(f", with {csv.name}" for csv in found.csvs if len(found.csvs) == 1)
+    return [f"wrote {path}{named}; 'ceag groups' shows which groups can be decided"]
+
+
+def policy_text(found: Found) -> list[str]:
+    """The lines of a ``ceag.yaml`` that says no more than what was found."""
+    feature, value = found.groups[0] if found.groups else ("race", "Black")
+    group = f"feature: {_quoted(feature)}, value: {_quoted(value)}"
+    text = [
+        "# What 'ceag audit' asks of a model in this folder, and what the other commands take for",
+        "# their flags: one section per command (dense, prune, mitigate, audit), and in it the",
+        "# flags by name, with _ for -. A flag beats this file, this file beats the model's",
+        "# metadata, that beats the default. [tool.ceag.audit] in pyproject.toml does as well.",
+        "#",
+        "# ceag groups    which groups can be decided at this eps",
+        "# ceag check     whether this file can be used",
+        "",
+        "audit:",
+    ]
+    if len(found.csvs) == 1:
+        text.append(f"  groups: {_quoted(found.csvs[0].name)}")
+    elif found.csvs:
+        text.append("  # Name one of them:")
+        text += [f"  # groups: {_quoted(path.name)}" for path in found.csvs]
+    else:
+        text.append("  # groups: labels.csv    # else the CSV that the model names")
+    if found.model is not None:
+        text += [
+            "  # The newest model is taken by default; as of now that is",
+            f"  # checkpoint: {_quoted(found.model.name)}",
+        ]
+    text += [
+        "",
+        "  # Largest excess accuracy gap, a fraction; without it what the model was made for.",
+        f"  # eps: {DEFAULT_EPS:g}",
+        "",
+    ]
+    for name in SHOWN_KEYS:
+        field = AuditOptions.__dataclass_fields__[name]
+        choices = field.metadata["choices"]
+        text += [f"  # {line}" for line in textwrap.wrap(field.metadata["help"], 96)]
+        if choices and name != "gate_splits":
+            text.append(f"  # One of {', '.join(choices)}.")
+        shown = "null" if field.default is None else _plain(field.default)
+        text += [f"  # {name}: {shown}", ""]
+    text += [
+        "  # Groups with an eps of their own.",
+        "  # overrides:",
+        f"  #   - {{{group}, eps: 0.01}}",
+        "",
+        "  # Groups that have to PASS, whatever the gate. One without images fails the audit.",
+        "  # required_groups:",
+        f"  #   - {{{group}}}",
+        "",
+        "  # Violations that are accepted until a day, and no larger than said.",
+        "  # waivers:",
+        f"  #   - {{{group}, eps: 0.05,",
+        "  #      reason: retraining is under way, expires: 2026-12-31, owner: vision team}",
+    ]
+    return text
+
+
+def _plain(value: object) -> str:
+    return f"[{', '.join(value)}]" if isinstance(value, tuple) else f"{value}"
+
+
+def _quoted(name: str) -> str:
+    """A name as YAML: as it is where nothing in it could mean something else, else in quotes."""
+    words = {"no", "yes", "on", "off", "true", "false", "null", "y", "n"}
+    plain = name.replace("_", "a").replace("-", "a").replace(".", "a").isalnum()
+    if plain and name.isascii() and name[0].isalpha() and name.casefold() not in words:
+        return name
+    return json.dumps(name, ensure_ascii=not name.isprintable())
+
+
+def check(folder: Path, groups: str | None, config: str | None, reporter: Reporter) -> list[str]:
+    """Check the policy files of a folder, and the groups they name against the CSV.
+
+    Args:
+        folder: Where the files are.
+        groups: The groups CSV, if it is not the one that they name.
+        config: A recipe of the audit, if that is to be checked too.
+        reporter: Hears of waivers that expire and the like.
+
+    Returns:
+        What was checked, in sentences.
+
+    Raises:
+        OptionError, LabelsError: With everything that is wrong.
+    """
+    problems: list[str] = []
+    said: list[str] = []
+    for command in COMMANDS:
+        try:
+            section = read_project(command, folder)
+        except OptionError as error:
+            problems += error.problems
+        else:
+            places = sorted({place for _, place in section.values()})
+            if places:
+                said.append(f"{' and '.join(places)}: section {command} can be used")
+    problems = list(dict.fromkeys(problems))
+    if not problems:
+        try:
+            options = resolve(AuditOptions, {"groups": groups}, config, folder=folder)
+            policy = policy_of(options)
+            said += _check_groups(options, policy, folder, reporter)
+        except CeagError as error:
+            problems += error.problems
+    if problems:
+        raise OptionError(problems)
+    if not said:
+        said.append(f"there is no {PROJECT_FILE}, no [tool.ceag] in {PYPROJECT} and no CSV")
+    return said
+
+
+def _check_groups(
+    options: AuditOptions, policy: Policy, folder: Path, reporter: Reporter
+) -> list[str]:
+    today = date.today()
+    names = (*policy.eps_by_group, *policy.required, *(w.group for w in policy.waivers))
+    said = []
+    if options.groups is not None:
+        path = folder / options.groups
+        sizes = read_sizes(path, options.label_column or "label", options.groups_by)
+        names = sizes.grouping.names
+        policy.check_groups(names)
+        for split in options.gate_splits:
+            if split not in sizes.total:
+                raise OptionError(f"{path}: no row has split '{split}', which is to be gated")
+        total = ", ".join(f"{n} {split}" for split, n in sizes.total.items())
+        said.append(f"{path}: {total} images, {len(names)} groups")
+    for warning in policy.warnings(names, today):
+        reporter.warn(warning)
+    for note in policy.notes(today):
+        reporter.say(note)
+    return said
