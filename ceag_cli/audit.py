@@ -27,6 +27,7 @@ import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -260,7 +261,7 @@ class _Counted:
     def total(self) -> int:
         return len(self.lost)
 
-    @property
+    @cached_property
     def net(self) -> int:
         return int(self.lost.sum()) - int(self.gained.sum())
 

@@ -1429,7 +1429,8 @@ def test_an_output_folder_is_what_timm_loads(here: Path) -> None:
 
 def test_the_audit_writes_its_report_where_it_is_told(here: Path) -> None:
     done("audit", "--eps", "1", "-o", "report")
-    assert sorted(path.name for path in Path("report").iterdir()) == ["audit.html", "audit.json"]
+    written = sorted(path.name for path in Path("report").iterdir())
+    assert written == ["audit.html", "audit.json", "predictions.npz"]
 
 
 def test_a_table_is_neither_cut_nor_wrapped(here: Path) -> None:
