@@ -16,21 +16,23 @@ suffice, since the other images are too few, the whole split is taken to grow al
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ceag_cli.answers import refuse_seen
 from ceag_cli.audit import NO_DATA, REFERENCE
-from ceag_cli.errors import LineageError, OptionError
+from ceag_cli.errors import LabelsError, LineageError, OptionError
 from ceag_cli.groups import Grouping
 from ceag_cli.intervals import Counts, psi_bounds, quantile_of
 from ceag_cli.labels import MISSING, SPLITS, Labels, read_labels
-from ceag_cli.lineage import Lineage, newest, read_metadata, weights_in
+from ceag_cli.lineage import Lineage, newest, read_metadata, sha256_of, weights_in
 from ceag_cli.options import AuditOptions
 from ceag_cli.policy import Policy, policy_of
+from ceag_cli.predictions import AnswerTable, read_answers
 from ceag_cli.progress import Quiet, Reporter
 
 Numbers = npt.NDArray[np.float64]
@@ -59,29 +61,38 @@ class Sizes:
     missing: Mapping[str, Mapping[str, int]]
     """Images that have no group, by feature and split."""
 
+    policy: str = "error"
+    """What an audit does with images that have no group, one of ``labels.POLICIES``."""
+
     @classmethod
     def of(cls, labels: Labels) -> Sizes:
         """Of a groups CSV that was read with ``missing="group"`` or ``"drop"``."""
-        number = labels.grouping.num_groups
         splits = [split for split in SPLITS if split in labels.splits]
+        groups = {split: labels.groups[labels.rows(split)].numpy() for split in splits}
+        return cls._counted(str(labels.csv), labels.sha256, labels.grouping, groups)
+
+    @classmethod
+    def of_answers(cls, table: AnswerTable) -> Sizes:
+        """Of a table of answers."""
+        groups = {split: table.only(split).groups for split in table.splits}
+        return cls._counted(str(table.source), table.sha256, table.grouping, groups)
+
+    @classmethod
+    def _counted(
+        cls, file: str, sha256: str, grouping: Grouping, groups: Mapping[str, Integers]
+    ) -> Sizes:
         by_group = {
-            split: np.bincount(labels.groups[labels.rows(split)].reshape(-1), minlength=number)
-            for split in splits
+            split: np.bincount(ids.reshape(-1), minlength=grouping.num_groups).astype(np.int64)
+            for split, ids in groups.items()
         }
-        without = [(g, f) for g, (f, v) in enumerate(labels.grouping.names) if _is_missing(v)]
         missing: dict[str, dict[str, int]] = {}
-        for g, feature in without:
-            counts = missing.setdefault(feature, dict.fromkeys(splits, 0))
-            for split in splits:
-                counts[split] += int(by_group[split][g])
-        return cls(
-            file=str(labels.csv),
-            sha256=labels.sha256,
-            grouping=labels.grouping,
-            total={split: len(labels.rows(split)) for split in splits},
-            by_group={split: counts.astype(np.int64) for split, counts in by_group.items()},
-            missing=missing,
-        )
+        for g, (feature, value) in enumerate(grouping.names):
+            if _is_missing(value):
+                counts = missing.setdefault(feature, dict.fromkeys(groups, 0))
+                for split in groups:
+                    counts[split] += int(by_group[split][g])
+        total = {split: len(ids) for split, ids in groups.items()}
+        return cls(file, sha256, grouping, total, by_group, missing)
 
 
 def _is_missing(value: str) -> bool:
@@ -141,27 +152,71 @@ def plan_audit(options: AuditOptions, reporter: Reporter | None = None) -> Plan:
         CeagError: Something given cannot be used.
     """
     reporter = reporter or Quiet()
+    refuse_seen(options.gate_splits, None)
+    if options.predictions is not None:
+        table = read_answers(
+            Path(options.predictions),
+            label_column=options.label_column,
+            groups_by=options.groups_by,
+            missing=options.missing,
+            cluster_id=options.cluster_id,
+            control=options.control,
+        )
+        about = table.about or {}
+        named = about.get("models", {}).get("sparse", {}).get("path", options.predictions)
+        sizes, policy = Sizes.of_answers(table), policy_of(options, (named, about.get("eps")))
+    else:
+        sizes, model = _sizes_of_csv(options, reporter)
+        policy = policy_of(options, model)
+    policy.check_groups(sizes.grouping.names)
+    lacking = [split for split in options.gate_splits if split not in sizes.total]
+    if lacking:
+        raise LabelsError(f"{sizes.file}: no row has split '{lacking[0]}'")
+    reporter.say(policy.origin_line())
+    found = plan(sizes, policy, options.gate_splits, options.plan_churn)
+    if options.cluster_id is not None:
+        note = (
+            f"every image counts for itself here; those of one {options.cluster_id} count for less "
+            "in the audit, so that more are needed"
+        )
+        found = replace(found, notes=(*found.notes, note))
+    return found
+
+
+def _sizes_of_csv(
+    options: AuditOptions, reporter: Reporter
+) -> tuple[Sizes, tuple[str, float | None] | None]:
+    """The sizes of a groups CSV, and the eps of the model that would be audited."""
     path, lineage = _model(options)
     csv, label_column, groups_by = options.groups, options.label_column, options.groups_by
-    if csv is None and lineage is not None and lineage.groups is not None:
+    missing = options.missing
+    if lineage is not None and lineage.groups is not None:
         reference = lineage.groups
-        csv = str(reference.csv.find(path, "groups CSV", "--groups"))
-        reporter.say(f"groups from {csv}, named by {path}")
-        label_column = label_column or reference.label_column
-        groups_by = groups_by or reference.groups_by
+        if csv is None:
+            csv = str(reference.csv.find(path, "groups CSV", "--groups"))
+            reporter.say(f"groups from {csv}, named by {path}")
+        if Path(csv).is_file() and sha256_of(Path(csv)) == reference.csv.sha256:
+            label_column = label_column or reference.label_column
+            groups_by = groups_by or reference.groups_by
+            missing = missing or reference.missing
     if csv is None:
         raise OptionError("a plan needs --groups, a CSV with one row per image")
-    policy = policy_of(options, (str(path), lineage.eps) if lineage is not None else None)
-    sizes = read_sizes(Path(csv), label_column or "label", groups_by)
-    policy.check_groups(sizes.grouping.names)
-    reporter.say(policy.origin_line())
-    return plan(sizes, policy, options.gate_splits, options.plan_churn)
+    sizes = read_sizes(
+        Path(csv),
+        label_column or "label",
+        groups_by,
+        missing or "error",
+        options.cluster_id,
+        options.control,
+    )
+    return sizes, None if lineage is None else (str(path), lineage.eps)
 
 
 def _model(options: AuditOptions) -> tuple[Path, Lineage | None]:
     """The sparse model that would be audited, if there is one."""
-    if options.checkpoint is not None:
-        path = weights_in(Path(options.checkpoint))
+    given = options.checkpoint or options.candidate
+    if given is not None:
+        path = weights_in(Path(given))
     else:
         try:
             path, _ = newest(("mitigated", "pruned"), Path(), "audit")
@@ -170,15 +225,31 @@ def _model(options: AuditOptions) -> tuple[Path, Lineage | None]:
     return path, Lineage.from_metadata(read_metadata(path), path)
 
 
-def read_sizes(csv: Path, label_column: str = "label", groups_by: str | None = None) -> Sizes:
-    """The sizes of a CSV's groups, images without a group counted by themselves.
+def read_sizes(
+    csv: Path,
+    label_column: str = "label",
+    groups_by: str | None = None,
+    missing: str = "error",
+    cluster_id: str | None = None,
+    control: Sequence[str] = (),
+) -> Sizes:
+    """The sizes of a CSV's groups.
+
+    Images without a group are counted even where an audit would refuse them.
 
     Raises:
-        LabelsError: With every problem of the file.
+        LabelsError: With every other problem of the file.
     """
-    labels = read_labels(csv, label_column, groups_by, missing="group")
-    labels.raise_problems()
-    return Sizes.of(labels)
+
+    def read(how: str) -> Sizes:
+        labels = read_labels(csv, label_column, groups_by, how, cluster_id, control)
+        labels.raise_problems()
+        return Sizes.of(labels)
+
+    found = read("group")
+    if missing == "drop" and found.missing:
+        return replace(read("drop"), missing=found.missing, policy=missing)
+    return replace(found, policy=missing)
 
 
 def plan(
@@ -319,10 +390,12 @@ def _notes(sizes: Sizes, policy: Policy, groups: Sequence[GroupPlan]) -> list[st
     notes = []
     for feature, counts in sizes.missing.items():
         where = ", ".join(f"{count} of {split}" for split, count in counts.items() if count)
-        notes.append(
-            f"images without a {feature}: {where}; an audit refuses them, unless --missing group "
-            "or --missing drop says what to do"
-        )
+        fate = {
+            "error": "an audit refuses them without --missing group or --missing drop",
+            "group": f"they are the group {MISSING}",
+            "drop": "they are left out",
+        }[sizes.policy]
+        notes.append(f"images without a {feature}: {where or 'none'}; {fate}")
     decided: dict[str, int] = {}
     for group in groups:
         if group.status not in (NO_DATA, REFERENCE):

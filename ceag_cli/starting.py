@@ -231,7 +231,14 @@ def _check_groups(
     said = []
     if options.groups is not None:
         path = folder / options.groups
-        sizes = read_sizes(path, options.label_column or "label", options.groups_by)
+        sizes = read_sizes(
+            path,
+            options.label_column or "label",
+            options.groups_by,
+            options.missing or "error",
+            options.cluster_id,
+            options.control,
+        )
         names = sizes.grouping.names
         policy.check_groups(names)
         for split in options.gate_splits:

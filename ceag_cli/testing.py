@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ceag_cli.answers import pairs_of
 from ceag_cli.audit import AuditResult, Paired, audit
 from ceag_cli.errors import LabelsError, OptionError
 from ceag_cli.groups import Grouping
@@ -83,15 +84,7 @@ def _from_file(path: Path, groups: Any, split: str) -> tuple[Paired, Grouping]:
     table = read_answers(path, groups_by=groups)
     if split not in table.splits:
         raise LabelsError(f"{path}: no row has split '{split}'")
-    rows = table.only(split)
-    pair = Paired(
-        split,
-        torch.from_numpy(rows.correct("dense")),
-        torch.from_numpy(rows.correct("sparse")),
-        torch.from_numpy(np.asarray(rows.groups, np.int64)),
-        changed=torch.from_numpy(rows.changed),
-        clusters=None if rows.clusters is None else torch.from_numpy(rows.clusters),
-    )
+    (pair,) = pairs_of(table.only(split))
     return pair, table.grouping
 
 
