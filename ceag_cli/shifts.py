@@ -200,7 +200,7 @@ def shifts(answers: Answers, alpha: float = 0.05, interval: str = "score") -> Sh
     right = dense == label, sparse == label
     lost, gained, changed = right[0] & ~right[1], right[1] & ~right[0], dense != sparse
     # Everybody is one group more, the last.
-    ids = np.column_stack([answers.groups.reshape(total, -1), np.full(total, number)])
+    ids = np.column_stack([answers.groups, np.full(total, number)])
     scores = _scores(answers, right)
     groups = _group_shifts(
         ids,
