@@ -235,6 +235,7 @@ def _audit(options: Command) -> None:
     from rich.console import Console
 
     from ceag_cli import report, stages
+    from ceag_cli.shiftreport import shift_lines
 
     found = stages.run_audit(options, Terminal())  # type: ignore[arg-type]
     result = found.result
@@ -244,9 +245,12 @@ def _audit(options: Command) -> None:
         # Without a terminal nothing is cut or wrapped: a log or a file has no width.
         width = None if sys.stdout.isatty() else 200
         console = Console(width=width, highlight=False, markup=False, soft_wrap=True)
+        more = {shifts.split: shift_lines(shifts) for shifts in found.more}
         for split in result.splits:
             console.print(report.split_line(split), style="bold")
             console.print(report.audit_table(result, split.split))
+            for line in more.get(split.split, []):
+                console.print(line)
             console.print()
         console.print(report.audit_headline(result), style="bold")
         for reason in result.reasons:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import jinja2
 
 from ceag_cli.audit import AuditResult, GroupResult, Subject
 from ceag_cli.report import CAVEAT, audit_headline, basis, percent, points, split_line, tolerance
+from ceag_cli.shiftreport import shift_html
+from ceag_cli.shifts import Shifts
 
 WIDTH, LABELS, ROW = 860, 230, 20
 """Pixels of the plot: its width, the column of names in it, the height of a group."""
@@ -74,7 +77,7 @@ def _short(name: str) -> str:
     return name if len(name) <= 32 else name[:31] + "…"
 
 
-def page(result: AuditResult, subject: Subject, version: str) -> str:
+def page(result: AuditResult, subject: Subject, version: str, more: Sequence[Shifts] = ()) -> str:
     """The whole page. Names from the CSV are escaped, so they stay inert."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -101,4 +104,5 @@ def page(result: AuditResult, subject: Subject, version: str) -> str:
         plots={split.split: plot(result, split.split) for split in splits},
         width=WIDTH,
         labels=LABELS,
+        more={found.split: shift_html(found) for found in more},
     )

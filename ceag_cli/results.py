@@ -9,6 +9,7 @@ from typing import Any
 
 from ceag_cli.audit import AuditResult, SplitResult, Subject
 from ceag_cli.iterates import Measured
+from ceag_cli.shifts import Shifts
 
 
 @dataclass(frozen=True)
@@ -102,3 +103,5 @@ class Audit:
     document: dict[str, Any]
     """The JSON document."""
     page: Path
+    more: tuple[Shifts, ...] = ()
+    """What changed beyond accuracy, one entry per split."""

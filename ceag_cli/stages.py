@@ -87,6 +87,8 @@ from ceag_cli.recipe import as_recipe
 from ceag_cli.report import audit_document
 from ceag_cli.results import Audit, DenseResult, MitigateResult, PruneResult
 from ceag_cli.runs import Run
+from ceag_cli.shifts import answers_of, shifts
+from ceag_cli.shifts import document as shift_document
 from ceag_cli.training import Training
 
 
@@ -342,10 +344,15 @@ def run_audit(options: AuditOptions, reporter: Reporter | None = None) -> Audit:
     for note in policy.notes(date.today()):
         reporter.say(note)
     reporter.say(policy.origin_line())
+    more = tuple(
+        shifts(answers_of(table, split, options.control), policy.alpha, policy.interval)
+        for split in table.splits
+    )
     document = audit_document(result, subject, _version(), options.seed)
+    document["more"] = [shift_document(found) for found in more]
     write_text(folder / "audit.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
-    write_text(folder / "audit.html", page(result, subject, _version()))
-    return Audit(result, subject, document, folder / "audit.html")
+    write_text(folder / "audit.html", page(result, subject, _version(), more))
+    return Audit(result, subject, document, folder / "audit.html", more)
 
 
 def _version() -> str:
