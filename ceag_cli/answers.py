@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -65,6 +65,8 @@ class Answered:
     """The split that the sparse model was chosen on, besides train."""
     folder: Path
     """Where the report goes."""
+    read: Callable[[str], bytes] | None = None
+    """Gives the bytes of an image, where images are at hand."""
 
 
 def answers(options: AuditOptions, reporter: Reporter) -> Answered:
@@ -283,7 +285,7 @@ def _from_models(options: AuditOptions, reporter: Reporter) -> Answered:
         dropped=data.labels.dropped,
         cluster_id=data.labels.cluster_id,
     )
-    return Answered(table, subject, (str(path), about["eps"]), chosen_on, folder)
+    return Answered(table, subject, (str(path), about["eps"]), chosen_on, folder, data.store.read)
 
 
 def _chosen_on(sparse: Checkpoint) -> str | None:

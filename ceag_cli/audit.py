@@ -28,6 +28,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -237,6 +238,12 @@ class Subject:
     predictions: str | None = None
     """The table of answers, where no model was at hand."""
     predictions_sha256: str | None = None
+
+    @property
+    def files(self) -> list[Path]:
+        """What the audit has read, as far as it is files."""
+        named = (self.dense, self.sparse, self.groups, self.predictions)
+        return [Path(name) for name in named if name is not None]
 
 
 @dataclass

@@ -109,9 +109,9 @@ def _parameter(command: type[Command], name: str) -> inspect.Parameter:
     """The command-line parameter of an option. Its default is "not given"."""
     field = command.__dataclass_fields__[name]
     kind = value_type(command, name)
-    if typing.get_origin(kind) is tuple:
-        kind = str  # lists are written a,b,c
     limits = field.metadata
+    if typing.get_origin(kind) is tuple:
+        kind = list[str] if limits["repeatable"] else str  # else lists are written a,b,c
     help_text = limits["help"]
     if limits["choices"]:
         help_text += f" One of {', '.join(limits['choices'])}."
@@ -119,7 +119,7 @@ def _parameter(command: type[Command], name: str) -> inspect.Parameter:
         info = typer.Argument(help=help_text, show_default=False, metavar="FILE")
     else:
         defaults = []
-        if limits["shown"] or field.default not in (None, False):
+        if limits["shown"] or field.default not in (None, False, ()):
             defaults.append(str(limits["shown"] or field.default))
         has_preset = limits["paper"] not in (None, field.default)
         if has_preset and "paper" in command.__dataclass_fields__:
@@ -151,7 +151,9 @@ def _command(name: str, examples: str) -> Callable[[Callable[..., None]], Callab
     def register(run: Callable[..., None]) -> Callable[..., None]:
         def command(*, config: str | None = None, **given: Any) -> None:
             with exit_codes():
-                run(resolve(options_class, given, config))
+                # A flag that may be repeated and is not there arrives as an empty list.
+                known = {name: value for name, value in given.items() if value != []}
+                run(resolve(options_class, known, config))
 
         config_info = typer.Option(
             "--config", "-c", help="YAML recipe with any of these options.", show_default=False
@@ -232,32 +234,40 @@ def _audit(options: Command) -> None:
     if getattr(options, "plan", False):
         _show_plan(options)
         return
-    from rich.console import Console
+    from ceag_cli import stages
+    from ceag_cli.results import NotWritten
 
-    from ceag_cli import report, stages
-    from ceag_cli.shiftreport import shift_lines
+    try:
+        found = stages.run_audit(options, Terminal())  # type: ignore[arg-type]
+    except NotWritten as error:
+        _print_audit(error.audit, options.format)
+        raise
+    _print_audit(found, options.format)
+    raise typer.Exit(found.result.exit_code)
 
-    found = stages.run_audit(options, Terminal())  # type: ignore[arg-type]
-    result = found.result
-    if options.format == "json":
-        _show([], found.document, as_json=True)
+
+def _print_audit(audit: Any, name: str) -> None:
+    if name == "text" and sys.stdout.isatty():
+        from rich.console import Console
+
+        from ceag_cli.report import print_audit
+
+        print_audit(audit, Console(highlight=False, markup=False))
     else:
-        # Without a terminal nothing is cut or wrapped: a log or a file has no width.
-        width = None if sys.stdout.isatty() else 200
-        console = Console(width=width, highlight=False, markup=False, soft_wrap=True)
-        more = {shifts.split: shift_lines(shifts) for shifts in found.more}
-        for split in result.splits:
-            console.print(report.split_line(split), style="bold")
-            console.print(report.audit_table(result, split.split))
-            for line in more.get(split.split, []):
-                console.print(line)
-            console.print()
-        console.print(report.audit_headline(result), style="bold")
-        for reason in result.reasons:
-            console.print(f"  {reason}")
-        console.print(f"{report.basis(result)} {report.CAVEAT}")
-        console.print(f"report: {found.page}")
-    raise typer.Exit(result.exit_code)
+        from ceag_cli.formats import render
+
+        typer.echo(render(audit, name), nl=False)
+
+
+@app.command("schema", rich_help_panel="Commands")
+def _schema() -> None:
+    """Print the JSON schema of the audit's JSON document.
+
+    Example: ceag schema
+    """
+    with exit_codes():
+        path = Path(__file__).with_name("audit.schema.json")
+        typer.echo(path.read_text(encoding="utf-8"), nl=False)
 
 
 @app.command("sweep", rich_help_panel="Commands")
@@ -329,6 +339,8 @@ def _show_plan(options: Command) -> None:
 
     from ceag_cli import planning
 
+    if options.format not in ("text", "json"):
+        raise CeagError(f"--format: '{options.format}' is not one of text, json for a plan")
     found = planning.plan_audit(options, Terminal())  # type: ignore[arg-type]
     document = planning.document(found, version("ceag"))
     _show(planning.lines(found), document, options.format == "json")

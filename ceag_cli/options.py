@@ -27,6 +27,9 @@ from ceag_cli.errors import OptionError
 
 Options = TypeVar("Options", bound="RunOptions")
 
+AUDIT_FORMATS = ("text", "json", "markdown", "github", "junit", "csv", "html")
+"""What an audit can be written as; ``formats`` knows how."""
+
 DATA, MODEL, TRAINING, METHOD, PRUNING, RUN, OUTPUT = (
     "Data",
     "Model and preprocessing",
@@ -54,6 +57,8 @@ def option(
     paper: Any = None,
     methods: tuple[str, ...] = (),
     read: Callable[[Any], Any] | None = None,
+    repeatable: bool = False,
+    rule: Callable[[Any], str | None] | None = None,
 ) -> Any:
     """Declare an option.
 
@@ -73,6 +78,8 @@ def option(
         methods: The methods of mitigation that it changes anything for; none means all of them.
         read: Makes the value of what a file says, for what is no word or number. There is no flag
             for such an option.
+        repeatable: The values of a list are given by repeating the flag, not as ``a,b``.
+        rule: Says what is wrong with a value, if anything.
     """
     metadata = {
         "help": help,
@@ -88,6 +95,8 @@ def option(
         "paper": paper,
         "methods": methods,
         "read": read,
+        "repeatable": repeatable,
+        "rule": rule,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -658,6 +667,15 @@ class MitigateOptions(DataOptions, ArchitectureOptions, TrainingOptions, RunOpti
     epochs: int = option(30, "Epochs, gradual pruning included.", TRAINING, low=1, paper=60)
 
 
+def _not_a_report(value: str) -> str | None:
+    kind, equals, file = value.partition("=")
+    if not equals or not file:
+        return f"'{value}' is not FORMAT=FILE, e.g. junit=audit.xml"
+    if kind not in AUDIT_FORMATS:
+        return f"'{kind}' is not one of {', '.join(AUDIT_FORMATS)}"
+    return None
+
+
 @dataclass(frozen=True, kw_only=True)
 class AuditOptions(DataOptions, ArchitectureOptions, RunOptions):
     """Compare a dense with a sparse model by group, on the same images."""
@@ -802,6 +820,23 @@ class AuditOptions(DataOptions, ArchitectureOptions, RunOptions):
         read=read_waivers,
     )
 
+    format: str = option("text", "What is printed.", OUTPUT, choices=AUDIT_FORMATS)
+    report: tuple[str, ...] = option(
+        (),
+        "FORMAT=FILE: also write the result to a file, as any of the formats; may be repeated.",
+        OUTPUT,
+        repeatable=True,
+        rule=_not_a_report,
+    )
+    gallery: int = option(
+        24,
+        "Images lost to the sparse model that are shown on the HTML page, from the worst groups; 0 "
+        "shows none.",
+        OUTPUT,
+        low=0,
+        high=200,
+    )
+
 
 Command = DenseOptions | PruneOptions | MitigateOptions | AuditOptions
 
@@ -856,7 +891,8 @@ def parse(options: type[Command], name: str, raw: Any) -> Any:
             raise OptionError(f"{flag(name)}: needs a value")
         return None
     if typing.get_origin(wanted) is tuple:
-        items = raw.split(",") if isinstance(raw, str) else raw
+        repeatable = field.metadata["repeatable"]
+        items = raw.split(",") if isinstance(raw, str) and not repeatable else raw
         items = items if isinstance(items, (list, tuple)) else [items]
         element = typing.get_args(wanted)[0]
         return tuple(_check(name, _convert(name, item, element), field) for item in items)
@@ -903,4 +939,7 @@ def _check(name: str, value: Any, field: dataclasses.Field[Any]) -> Any:
             raise OptionError(f"{flag(name)}: {value} must be {words.format(bound)}")
     if limits["choices"] and value not in limits["choices"]:
         raise OptionError(f"{flag(name)}: '{value}' is not one of {', '.join(limits['choices'])}")
+    problem = limits["rule"](value) if limits["rule"] else None
+    if problem is not None:
+        raise OptionError(f"{flag(name)}: {problem}")
     return value

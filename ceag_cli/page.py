@@ -2,82 +2,298 @@
 
 from __future__ import annotations
 
+<<<<<<< HEAD
 from collections.abc import Sequence
+=======
+from collections.abc import Iterable, Sequence
+>>>>>>> 5ec92b8 (Audit as text, JSON with a schema, Markdown, GitHub annotations, JUnit, CSV and a page with bounds; --report FORMAT=FILE)
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import jinja2
 
+<<<<<<< HEAD
 from ceag_cli.audit import AuditResult, GroupResult, Subject
 from ceag_cli.report import CAVEAT, audit_headline, basis, percent, points, split_line, tolerance
 from ceag_cli.shiftreport import shift_html
 from ceag_cli.shifts import Shifts
+=======
+from ceag_cli.audit import (
+    DESCRIPTIVE,
+    FAIL,
+    INCONCLUSIVE,
+    PASS,
+    REFERENCE,
+    WAIVED,
+    AuditResult,
+    GroupResult,
+    Subject,
+)
+from ceag_cli.policy import Waiver
+from ceag_cli.report import (
+    CAVEAT,
+    audit_headline,
+    basis,
+    check_lines,
+    counted,
+    interval,
+    measured,
+    percent,
+    points,
+    printable,
+    quantity,
+    split_line,
+    tolerance,
+    why,
+)
+from ceag_cli.results import Flip, Part
+>>>>>>> 5ec92b8 (Audit as text, JSON with a schema, Markdown, GitHub annotations, JUnit, CSV and a page with bounds; --report FORMAT=FILE)
 
-WIDTH, LABELS, ROW = 860, 230, 20
-"""Pixels of the plot: its width, the column of names in it, the height of a group."""
+WIDTH, LABELS, NUMBERS, ROW = 960, 230, 200, 20
+"""Pixels of the plot: its width, the columns of names and of numbers in it, a group's height."""
+SIDE, EDGE = 420, 44
+"""Pixels of the plot of one split against another: its width and height, and its margin."""
+DRAWN = 60
+"""Groups that are drawn; the table has all of them."""
+
+_CIRCLE = "m-4.5 0a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0-9 0z"
+SHAPES = {
+    FAIL: "m0-6.5l6.5 6.5-6.5 6.5-6.5-6.5z",
+    WAIVED: "m0-6l6 10.5h-12z",
+    INCONCLUSIVE: _CIRCLE,
+    PASS: _CIRCLE,
+    REFERENCE: "m-4-4h8v8h-8z",
+    DESCRIPTIVE: _CIRCLE,
+}
+"""What stands for a verdict, so that it is known without its colour."""
 
 
 @dataclass(frozen=True)
 class Dot:
-    """One group in the plot of psi."""
+    """One group in a plot."""
 
     name: str
     title: str
+    text: str
+    """What stands beside it."""
     x: float
     y: float
-    bad: bool
+    low: float | None
+    """Left end of the bar, cut off where the plot ends."""
+    high: float | None
+    cut: tuple[bool, bool]
+    """Whether the bar goes on to the left, to the right."""
+    verdict: str
+
+    @property
+    def shape(self) -> str:
+        """The mark, as the path of an SVG."""
+        return f"M{self.x} {self.y}{SHAPES.get(self.verdict, _CIRCLE)}"
 
 
 @dataclass(frozen=True)
 class Plot:
-    """psi of every group of a split, worst first, beside zero and eps."""
+    """The worst groups of a split with their bounds, beside zero and eps."""
 
     height: int
     zero: float
-    eps: float
+    eps: list[tuple[float, float, float]]
+    """Its place and the rows it is for, as ``(x, y1, y2)``."""
     ticks: list[tuple[float, str]]
     dots: list[Dot]
+    left_out: int
+    """Groups that are not drawn."""
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """What is compared with eps, in one split against another."""
+
+    across: str
+    """The split from left to right."""
+    up: str
+    ticks: list[tuple[float, float, str]]
+    """Places from left to right and from top to bottom, and the text."""
+    zero: tuple[float, float]
+    eps: tuple[float, float]
+    dots: list[Dot]
+    others: str
+    """All other groups, as the path of an SVG."""
+    left_out: int
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Images of a group that are lost."""
+
+    group: str
+    flips: list[Flip]
 
 
 def plot(result: AuditResult, split: str) -> Plot:
-    """Place the groups of a split; one scale for all splits, so that they can be compared."""
-    known = [group.excess_gap for group in result.groups if group.excess_gap is not None]
-    low, high = min([*known, 0.0]), max([*known, result.eps])
-    margin = 0.06 * (high - low or 1.0)
-    low, high = low - margin, high + margin
+    """Place the worst groups of a split; one scale for all splits, so that they can be compared."""
+    policy = result.policy
+    low, high = _range(result)
 
     def x(value: float) -> float:
-        return round(LABELS + (value - low) / (high - low) * (WIDTH - LABELS - 10), 1)
+        inside = (min(max(value, low), high) - low) / (high - low)
+        return round(LABELS + inside * (WIDTH - LABELS - NUMBERS), 1)
 
-    steps = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
-    step = next((s for s in steps if (high - low) / s <= 12), 1.0)
-    ticks = [i * step for i in range(int(low / step) - 1, int(high / step) + 2)]
     several = len({group.feature for group in result.groups}) > 1
-    groups = [group for group in result.by_split(split) if group.excess_gap is not None]
-    return Plot(
-        height=ROW * len(groups) + 34,
-        zero=x(0.0),
-        eps=x(result.eps),
-        ticks=[(x(t), f"{100 * t:+g}" if abs(t) > 1e-9 else "0") for t in ticks if low < t < high],
-        dots=[
+    known = [g for g in result.by_split(split) if measured(g, policy) is not None]
+    dots, eps = [], []
+    for i, group in enumerate(known[:DRAWN]):
+        y = round(ROW * (i + 0.5) + 6, 1)
+        bar = group.lower is not None and group.upper is not None
+        dots.append(
             Dot(
-                _short(f"{group.feature}={group.value}" if several else group.value),
-                f"{group.feature}={group.value}: psi {points(group.excess_gap, result.eps)} "
-                f"points, n {group.n}",
-                x(group.excess_gap or 0.0),
-                round(ROW * (i + 0.5) + 6, 1),
-                (group.excess_gap or 0.0) > result.eps,
+                name=_short(_name(group) if several else group.value),
+                title=_title(result, group),
+                text=_text(result, group),
+                x=x(measured(group, policy) or 0.0),
+                y=y,
+                low=x(group.lower or 0.0) if bar else None,
+                high=x(group.upper or 0.0) if bar else None,
+                cut=(bar and (group.lower or 0) < low, bar and (group.upper or 0) > high),
+                verdict=group.verdict,
             )
-            for i, group in enumerate(groups)
-        ],
+        )
+        eps.append(group.eps)
+    rows = [list(row) for _, row in groupby(range(len(eps)), key=lambda i: eps[i])]
+    return Plot(
+        height=ROW * len(dots) + 34,
+        zero=x(0.0),
+        eps=[(x(eps[row[0]]), ROW * row[0] + 4, ROW * (row[-1] + 1) + 8) for row in rows],
+        ticks=[(x(t), text) for t, text in _ticks(low, high)],
+        dots=dots,
+        left_out=len(known) - len(dots),
     )
 
 
+def _range(result: AuditResult) -> tuple[float, float]:
+    """What the axis shows: every value drawn, and of the bounds what does not dwarf those."""
+    drawn = [g for s in result.splits for g in result.by_split(s.split)[:DRAWN]]
+    found = [(g, measured(g, result.policy)) for g in drawn]
+    values = [value for _, value in found if value is not None]
+    low = min([*values, 0.0])
+    high = max([*values, *(group.eps for group in drawn), result.eps])
+    room = 0.75 * (high - low) or 0.01
+    lowest = min([low, *(g.lower for g in drawn if g.lower is not None)])
+    highest = max([high, *(g.upper for g in drawn if g.upper is not None)])
+    low, high = max(lowest, low - room), min(highest, high + room)
+    margin = 0.04 * (high - low or 1.0)
+    return low - margin, high + margin
+
+
+def _ticks(low: float, high: float, most: int = 10) -> list[tuple[float, str]]:
+    steps = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+    step = next((s for s in steps if (high - low) / s <= most), 1.0)
+    found = [i * step for i in range(int(low / step) - 1, int(high / step) + 2)]
+    return [(t, f"{100 * t:+g}" if abs(t) > 1e-9 else "0") for t in found if low < t < high]
+
+
+def scatter(result: AuditResult, across: str, up: str) -> Scatter | None:
+    """Place every group of two splits; ``None`` where they have none in common.
+
+    The worst are drawn one by one, all others as small dots.
+    """
+    policy = result.policy
+    there = {(g.feature, g.value): measured(g, policy) for g in result.by_split(across)}
+    pairs = [
+        (group, there.get((group.feature, group.value)), measured(group, policy))
+        for group in result.by_split(up)
+    ]
+    both = [(g, a, b) for g, a, b in pairs if a is not None and b is not None]
+    if not both:
+        return None
+    values = [value for _, a, b in both for value in (a, b)]
+    low, high = min([*values, 0.0]), max([*values, result.eps])
+    margin = 0.05 * (high - low or 1.0)
+    low, high = low - margin, high + margin
+
+    def x(value: float) -> float:
+        return round(EDGE + (value - low) / (high - low) * (SIDE - EDGE - 8), 1)
+
+    def y(value: float) -> float:
+        return round(SIDE - EDGE - (value - low) / (high - low) * (SIDE - EDGE - 8), 1)
+
+    dots = [
+        Dot(
+            name="",
+            title=f"{printable(_name(group))}: {points(a, group.eps)} on {across}, "
+            f"{points(b, group.eps)} on {up}",
+            text="",
+            x=x(a),
+            y=y(b),
+            low=None,
+            high=None,
+            cut=(False, False),
+            verdict=group.verdict,
+        )
+        for group, a, b in both[:DRAWN]
+    ]
+    return Scatter(
+        across=across,
+        up=up,
+        ticks=[(x(t), y(t), text) for t, text in _ticks(low, high, 8)],
+        zero=(x(0.0), y(0.0)),
+        eps=(x(result.eps), y(result.eps)),
+        dots=dots,
+        others="".join(f"M{x(a):g} {y(b):g}h0" for _, a, b in both[DRAWN:]),
+        left_out=max(len(both) - DRAWN, 0),
+    )
+
+
+def _name(group: GroupResult) -> str:
+    return f"{group.feature}={group.value}"
+
+
 def _short(name: str) -> str:
+    name = printable(name)
     return name if len(name) <= 32 else name[:31] + "…"
 
 
+<<<<<<< HEAD
 def page(result: AuditResult, subject: Subject, version: str, more: Sequence[Shifts] = ()) -> str:
+=======
+def _text(result: AuditResult, group: GroupResult) -> str:
+    """``+3.1 (+0.3 to +5.9)``."""
+    bounds = f" ({interval(group)})" if group.lower is not None else ""
+    return f"{points(measured(group, result.policy), group.eps)}{bounds}"
+
+
+def _title(result: AuditResult, group: GroupResult) -> str:
+    verdict = "" if group.verdict == DESCRIPTIVE else f", {group.verdict}"
+    what = quantity(result.policy).removeprefix("the ")
+    return f"{printable(_name(group))}: {what} {_text(result, group)} points, n {group.n}{verdict}"
+
+
+def _pictures(flips: Iterable[Flip]) -> list[Pictures]:
+    by_group: dict[str, list[Flip]] = {}
+    for flip in flips:
+        by_group.setdefault(flip.group, []).append(flip)
+    return [Pictures(group, found) for group, found in by_group.items()]
+
+
+def _waived(result: AuditResult, waiver: Waiver) -> str:
+    """What became of a waiver."""
+    verdicts = {g.verdict for g in result.groups if (g.feature, g.value) == waiver.group}
+    if WAIVED in verdicts:
+        return "in force"
+    if FAIL in verdicts:
+        return "does not hold: it has expired, or the violation is larger than accepted"
+    return "not needed"
+
+
+def page(
+    result: AuditResult,
+    subject: Subject,
+    version: str,
+    flips: Sequence[Flip] = (),
+    parts: Sequence[Part] = (),
+) -> str:
+>>>>>>> 5ec92b8 (Audit as text, JSON with a schema, Markdown, GitHub annotations, JUnit, CSV and a page with bounds; --report FORMAT=FILE)
     """The whole page. Names from the CSV are escaped, so they stay inert."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -86,23 +302,50 @@ def page(result: AuditResult, subject: Subject, version: str, more: Sequence[Shi
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "points": points, "tolerance": tolerance}
-    rows: dict[str, list[GroupResult]] = {
-        split.split: result.by_split(split.split) for split in result.splits
+    environment.filters |= {
+        "percent": percent,
+        "points": points,
+        "tolerance": tolerance,
+        "printable": printable,
     }
+    policy = result.policy
     # The split that the verdict rests on comes first.
     splits = sorted(result.splits, key=lambda split: not split.gated)
+    rows = {split.split: result.by_split(split.split) for split in splits}
+    gated = [split.split for split in splits if split.gated]
+    described = [split.split for split in splits if not split.gated]
+    scatters = [scatter(result, across, up) for across in described for up in gated]
     return environment.get_template("page.html.jinja").render(
         result=result,
+        policy=policy,
         subject=subject,
         version=version,
         headline=audit_headline(result),
         caveat=f"{basis(result)} {CAVEAT}",
+        quantity=quantity(policy),
+        column="gap against the rest" if policy.against == "rest" else "psi",
         splits=splits,
         split_line=split_line,
         rows=rows,
+        counted=counted,
+        measured=lambda group: measured(group, policy),
+        why=lambda group: why(group, policy),
+        own_eps=any(group.eps != policy.eps for group in result.groups),
+        checks=check_lines(result, most=10),
+        waivers=[(waiver, _waived(result, waiver)) for waiver in policy.waivers],
         plots={split.split: plot(result, split.split) for split in splits},
+        scatters=[found for found in scatters if found is not None],
+        pictures=_pictures(flips),
+        parts=parts,
+        shapes=SHAPES,
+        drawn=DRAWN,
         width=WIDTH,
         labels=LABELS,
+<<<<<<< HEAD
         more={found.split: shift_html(found) for found in more},
+=======
+        numbers=NUMBERS,
+        side=SIDE,
+        edge=EDGE,
+>>>>>>> 5ec92b8 (Audit as text, JSON with a schema, Markdown, GitHub annotations, JUnit, CSV and a page with bounds; --report FORMAT=FILE)
     )

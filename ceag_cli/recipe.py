@@ -31,6 +31,7 @@ C = TypeVar("C", bound=Command)
 _NOT_IN_RECIPE = {
     *("resume", "overwrite", "output", "workers", "device", "format", "strict", "dry_run"),
     *("plan", "plan_churn"),
+    *("report", "gallery"),
 }
 
 

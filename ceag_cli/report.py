@@ -6,28 +6,40 @@ Fractions become percentage points here and nowhere earlier.
 from __future__ import annotations
 
 import dataclasses
+import io
 import math
-from collections.abc import Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from ceag_cli.audit import (
+    DESCRIPTIVE,
     FAIL,
+    HIGH,
     INCONCLUSIVE,
+    LOW,
     NO_DATA,
     PASS,
+    REFERENCE,
     SCHEMA_VERSION,
+    TOO_SMALL,
+    WAIVED,
     AuditResult,
+    Check,
     GroupResult,
     SplitResult,
     Subject,
 )
+from ceag_cli.options import flag
 from ceag_cli.policy import Policy
-from ceag_cli.results import DenseResult, MitigateResult, PruneResult, TensorResult
+from ceag_cli.results import Audit, DenseResult, MitigateResult, Part, PruneResult, TensorResult
 
 STAGE_SCHEMA_VERSION = 1
 """Of what ``dense``, ``prune`` and ``mitigate`` say with ``--format json``."""
@@ -46,6 +58,20 @@ CAVEAT = (
     "It is about excess accuracy gaps between these two models on images like these; it says "
     "nothing about whether the dense model itself is fair."
 )
+
+
+VERDICTS = (FAIL, WAIVED, INCONCLUSIVE, PASS, NO_DATA, REFERENCE, DESCRIPTIVE)
+"""In the order in which they are counted."""
+
+WHY = {
+    HIGH: "{quantity} is above eps, but not shown to be",
+    LOW: "{quantity} is at most eps, but not shown to be",
+    TOO_SMALL: "too few images to pass, whatever the models do",
+}
+SHORT = {HIGH: "high", LOW: "low", TOO_SMALL: "small"}
+
+_JOINERS = "\u200c\u200d\u200e\u200f"
+"""Not printable for Python, but part of names in Persian, of emoji, and of mixed directions."""
 
 
 def basis(result: AuditResult) -> str:
@@ -99,25 +125,76 @@ def tolerance(eps: float) -> str:
 
 def printable(name: str) -> str:
     """A name from the CSV without what would steer a terminal (escapes, line breaks)."""
-    return "".join(c if c.isprintable() else "�" for c in name)
+    return "".join(c if c.isprintable() or c in _JOINERS else "�" for c in name)
+
+
+def quantity(policy: Policy) -> str:
+    """What is compared with eps, in words."""
+    return "the gap against the rest" if policy.against == "rest" else "psi"
+
+
+def measured(group: GroupResult, policy: Policy) -> float | None:
+    """What is compared with eps."""
+    return group.gap_vs_rest if policy.against == "rest" else group.excess_gap
+
+
+def counted(groups: Iterable[GroupResult]) -> list[tuple[str, int]]:
+    """How many groups have each verdict; those that none has are left out."""
+    found = Counter(group.verdict for group in groups)
+    return [(verdict, found[verdict]) for verdict in VERDICTS if found[verdict]]
+
+
+def counted_line(groups: Iterable[GroupResult]) -> str:
+    """``3 FAIL, 270 PASS``."""
+    return ", ".join(f"{count} {verdict}" for verdict, count in counted(groups))
+
+
+def why(group: GroupResult, policy: Policy) -> str:
+    """Why a group has its verdict and what would decide it; empty where that says itself."""
+    if group.verdict == WAIVED:
+        return printable(group.reason or "")
+    if group.verdict != INCONCLUSIVE:
+        return "required" if group.required and group.verdict == NO_DATA else ""
+    reason = WHY.get(group.reason or "", "").format(quantity=quantity(policy))
+    if group.n_needed is None:
+        need = "no number of images like these would decide it"
+    else:
+        need = f"needs {group.n_needed} more image{'s' if group.n_needed > 1 else ''}"
+    return "; ".join(filter(None, [reason, need, "required" if group.required else ""]))
+
+
+def meaning(result: AuditResult) -> str:
+    """What the verdict means, in half a sentence."""
+    gated = {split.split for split in result.splits if split.gated}
+    groups = [group for group in result.groups if group.split in gated]
+    verdicts = {group.verdict for group in groups}
+    beside = sorted({flag(c.name) for c in result.checks if c.verdict == result.verdict})
+    words = (MEANING | (MEASURED if result.gate == "point" else {}))[result.verdict]
+    if result.verdict == FAIL and beside:
+        bound = f"{' and '.join(beside)} does not hold"
+        words = f"{words}, and {bound}" if FAIL in verdicts else bound
+    elif result.verdict == PASS and WAIVED in verdicts:
+        words += ", or is waived"
+    elif result.verdict == INCONCLUSIVE and INCONCLUSIVE not in verdicts:
+        words = f"{' and '.join(beside)} is not decided" if beside else "not enough is decided"
+    return words.replace("psi", quantity(result.policy))
 
 
 def audit_headline(result: AuditResult) -> str:
     """The verdict in one sentence."""
-    gated = [split for split in result.splits if split.gated]
-    where = ", ".join(split.split for split in gated)
-    meaning = MEANING | (MEASURED if result.gate == "point" else {})
-    sentence = f"{result.verdict}: {meaning[result.verdict]}"
-    worst = max(
-        (split for split in gated if split.max_excess_gap is not None),
-        key=lambda split: split.max_excess_gap or 0.0,
-        default=None,
-    )
-    if worst is None:
+    policy = result.policy
+    where = ", ".join(split.split for split in result.splits if split.gated)
+    sentence = f"{result.verdict}: {meaning(result)}"
+    gated = {split.split for split in result.splits if split.gated}
+    known = [(measured(g, policy), g) for g in result.groups if g.split in gated]
+    found = [(value, group) for value, group in known if value is not None]
+    if not found:
         return f"{sentence} ({where or 'no split is gated'})."
+    value, worst = max(found, key=lambda pair: pair[0])
     return (
-        f"{sentence} (split {where}, eps {tolerance(result.eps)} points; largest psi "
-        f"{points(worst.max_excess_gap, result.eps)}, {printable(worst.worst_group or '')})."
+        f"{sentence} (split {where}, eps {tolerance(policy.eps)} points; largest "
+        f"{quantity(policy).removeprefix('the ')} {points(value, worst.eps)}, "
+        f"{printable(f'{worst.feature}={worst.value}')})."
     )
 
 
@@ -135,27 +212,50 @@ def audit_table(result: AuditResult, split: str, most: int | None = 25) -> Table
     """Groups of a split, worst first; the rest is counted when there are more than ``most``."""
     table = Table(box=None, pad_edge=False, expand=False, header_style="bold")
     table.add_column("group", overflow="fold", min_width=12)
-    for name in ("n", "dense %", "sparse %", "gap", "psi", "bounds"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
-    several = len({group.feature for group in result.groups}) > 1
     groups = result.by_split(split)
+    judged = any(group.verdict != DESCRIPTIVE for group in groups)
+    gap = "gap" if result.policy.against == "rest" else "psi"
+    for name in ("n", "dense", "sparse", gap, *(["bounds"] if judged else [])):
+        table.add_column(name, justify="right", no_wrap=True)
+    if judged:
+        table.add_column("verdict", min_width=12)
+        table.add_column("needs", justify="right", no_wrap=True)
+    several = len({group.feature for group in result.groups}) > 1
     shown = groups if most is None else groups[:most]
     for group in shown:
-        style = {"FAIL": "red", "PASS": "green"}.get(group.verdict, "")
-        table.add_row(
-            Text(_name(group, several)),
-            str(group.n),
+        whole = several or not group.value
+        name = printable(f"{group.feature}={group.value}" if whole else group.value)
+        style = {FAIL: "red", PASS: "green", INCONCLUSIVE: "yellow"}.get(group.verdict, "")
+        reason = SHORT.get(group.reason or "", "") if group.verdict == INCONCLUSIVE else ""
+        cells = [
+            # After a name from right to left, a mark keeps the numbers in their order.
+            ("\u200e" if _right_to_left(name) else "") + str(group.n),
             percent(group.acc_dense),
             percent(group.acc_sparse),
-            points(group.gap),
-            points(group.excess_gap, group.eps),
-            interval(group),
-            Text("" if group.verdict == "DESCRIPTIVE" else group.verdict, style=style),
-        )
-    if len(groups) > len(shown):
-        table.add_row(Text(f"and {len(groups) - len(shown)} more groups"), *[""] * 7)
+            points(measured(group, result.policy), group.eps),
+        ]
+        if judged:
+            verdict = f"{group.verdict} {reason}".strip()
+            more = "–" if reason and group.n_needed is None else _short_count(group.n_needed)
+            cells += [interval(group), Text(verdict, style=style), more]  # type: ignore[list-item]
+        table.add_row(Text(name), *cells)
+    rest = groups[len(shown) :]
+    if rest:
+        counts = counted_line(rest) if judged else ""
+        text = f"and {len(rest)} more groups{': ' if counts else ''}{counts}"
+        table.add_row(Text(text), *[""] * (len(table.columns) - 1))
     return table
+
+
+def _right_to_left(name: str) -> bool:
+    return any(unicodedata.bidirectional(c) in ("R", "AL", "AN") for c in name)
+
+
+def _short_count(number: int | None) -> str:
+    """``+1240``; large ones ``+1.2M``."""
+    if number is None:
+        return ""
+    return f"+{number}" if number < 100_000 else f"+{number / 1e6:.1f}M"
 
 
 def interval(group: GroupResult) -> str:
@@ -165,13 +265,77 @@ def interval(group: GroupResult) -> str:
     return f"{points(group.lower, group.eps)} to {points(group.upper, group.eps)}"
 
 
-def _name(group: GroupResult, with_feature: bool) -> str:
-    name = f"{group.feature}={group.value}" if with_feature else group.value
-    return printable(name)
+def check_line(check: Check) -> str:
+    """A bound beside psi, in one line."""
+    of = f" of {printable(check.group)}" if check.group else ""
+    drop = check.name == "max_drop"
+    shown = points if drop else percent
+    numbers = [shown(number) for number in (check.value, check.lower, check.upper)]
+    limit = f"at {'most' if drop else 'least'} {tolerance(check.limit)}"
+    return (
+        f"{flag(check.name)}{of} on {check.split}: {numbers[0]} ({numbers[1]} to {numbers[2]}), "
+        f"{limit}: {check.verdict}"
+    )
+
+
+def worst_checks(result: AuditResult) -> list[Check]:
+    """Bounds beside psi, the worst first."""
+
+    def key(check: Check) -> tuple[int, float]:
+        sign = 1 if check.name == "min_accuracy" else -1
+        return VERDICTS.index(check.verdict), sign * (check.value - check.limit)
+
+    return sorted(result.checks, key=key)
+
+
+def check_lines(result: AuditResult, most: int = 5) -> list[str]:
+    """The worst bounds beside psi, and how many more there are with which verdict."""
+    checks = worst_checks(result)
+    lines = [check_line(check) for check in checks[:most]]
+    rest = Counter(check.verdict for check in checks[most:])
+    if rest:
+        counts = ", ".join(f"{rest[v]} {v}" for v in VERDICTS if rest[v])
+        lines.append(f"and {sum(rest.values())} more bounds: {counts}")
+    return lines
+
+
+def print_audit(audit: Audit, console: Console) -> None:
+    """An audit as ``ceag audit`` prints it: the splits, then what follows from them."""
+    result = audit.result
+    for split in result.splits:
+        console.print(split_line(split), style="bold")
+        console.print(audit_table(result, split.split))
+        for part in audit.parts:
+            for line in part.lines if part.split == split.split else ():
+                console.print(line)
+        console.print()
+    for line in check_lines(result):
+        console.print(line)
+    for warning in result.warnings:
+        console.print(f"warning: {printable(warning)}")
+    console.print(audit_headline(result), style="bold")
+    for reason in result.reasons:
+        console.print(f"  {printable(reason)}")
+    console.print(f"{basis(result)} {CAVEAT}")
+    console.print(f"report: {audit.page}")
+
+
+def audit_text(audit: Audit) -> str:
+    """An audit as plain text for a log or a file, which have no width.
+
+    GitHub takes a line of a log that begins with ``::`` or ``##[`` for a command; names from a CSV
+    must not give any.
+    """
+    console = Console(file=io.StringIO(), width=200, highlight=False, markup=False, soft_wrap=True)
+    print_audit(audit, console)
+    assert isinstance(console.file, io.StringIO)
+    lines = (line.rstrip() for line in console.file.getvalue().splitlines())
+    safe = (f"| {line}" if line.lstrip().startswith(("::", "##[")) else line for line in lines)
+    return "\n".join(safe) + "\n"
 
 
 def audit_document(
-    result: AuditResult, subject: Subject, version: str, seed: int
+    result: AuditResult, subject: Subject, version: str, seed: int, parts: Sequence[Part] = ()
 ) -> dict[str, Any]:
     """An audit as one JSON document; fractions, never percent; ``null`` where nothing is known."""
     return {
@@ -201,32 +365,69 @@ def audit_document(
             "predictions": subject.predictions,
             "predictions_sha256": subject.predictions_sha256,
         },
-        "overall": {
-            "verdict": result.verdict,
-            "exit_code": result.exit_code,
-            "gate": result.gate,
-            "eps": result.eps,
-            "reasons": list(result.reasons),
-            "warnings": list(result.warnings),
-            "max_excess_gap": max(
-                (
-                    s.max_excess_gap
-                    for s in result.splits
-                    if s.gated and s.max_excess_gap is not None
-                ),
-                default=None,
-            ),
-        },
+        "overall": overall_document(result),
         "policy": policy_document(result.policy),
         "inference": {
             "alpha": result.policy.alpha,
+            "bounds": "one-sided",
             "interval": result.policy.interval,
             "multiplicity": "holm",
             "family_size": result.family_size,
         },
-        "splits": [dataclasses.asdict(split) for split in result.splits],
-        "groups": [dataclasses.asdict(group) for group in result.groups],
-        "checks": [dataclasses.asdict(check) for check in result.checks],
+        "splits": [_fields(split) for split in result.splits],
+        "groups": [_fields(group) for group in result.groups],
+        "checks": [_fields(check) for check in result.checks],
+        "more": [{"split": part.split} | dict(part.document) for part in parts],
+    }
+
+
+def _fields(result: SplitResult | GroupResult | Check) -> dict[str, Any]:
+    """The fields of a result; what is no number becomes ``null``, for JSON has no NaN."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in vars(result).items()
+    }
+
+
+def overall_document(result: AuditResult) -> dict[str, Any]:
+    """The verdict and the gated images as a whole, over all gated splits if there are several.
+
+    Accuracies, gap and coverage are those of all images together; of the largest psi and the noise
+    floor it is the largest; the p-value is the smallest, times the number of splits.
+    """
+    gated = [split for split in result.splits if split.gated and split.n]
+    n = sum(split.n for split in gated)
+
+    def together(name: str) -> float | None:
+        values: list[float | None] = [getattr(split, name) for split in gated]
+        known = [value for value in values if value is not None]
+        if not known or len(known) < len(values):
+            return None
+        if len(known) == 1:
+            return known[0]
+        return sum(split.n * value for split, value in zip(gated, known, strict=True)) / n
+
+    def largest(name: str) -> float | None:
+        values = [getattr(split, name) for split in gated]
+        known = [float(value) for value in values if value is not None]
+        return max(known) if known else None
+
+    p = [split.omnibus_p for split in gated if split.omnibus_p is not None]
+    return {
+        "verdict": result.verdict,
+        "gate": result.gate,
+        "eps": result.eps,
+        "exit_code": result.exit_code,
+        "n": n,
+        "acc_dense": together("acc_dense"),
+        "acc_sparse": together("acc_sparse"),
+        "gap": together("gap"),
+        "max_excess_gap": largest("max_excess_gap"),
+        "noise_floor": largest("noise_floor"),
+        "omnibus_p": min(1.0, len(p) * min(p)) if p else None,
+        "coverage": together("coverage"),
+        "reasons": list(result.reasons),
+        "warnings": list(result.warnings),
     }
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ceag_cli.audit import AuditResult, SplitResult, Subject
+from ceag_cli.errors import OutputError
 from ceag_cli.iterates import Measured
 from ceag_cli.shifts import Shifts
 
@@ -95,6 +97,36 @@ class MitigateResult:
 
 
 @dataclass(frozen=True)
+class Flip:
+    """An image that the dense model gets right and the sparse model wrong."""
+
+    split: str
+    group: str
+    """``feature=value``."""
+    path: str
+    label: str
+    dense: str
+    """The label that the dense model gives."""
+    sparse: str
+    """The label that the sparse model gives."""
+    thumbnail: str
+    """The image, made small, as a data URI."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Further results about a split, as each kind of report shows them after its groups."""
+
+    split: str
+    lines: tuple[str, ...]
+    """For text and Markdown."""
+    html: str
+    """For the page, names escaped."""
+    document: Mapping[str, Any]
+    """For JSON."""
+
+
+@dataclass(frozen=True)
 class Audit:
     """What ``audit`` found, about which files, and where the page is."""
 
@@ -103,5 +135,27 @@ class Audit:
     document: dict[str, Any]
     """The JSON document."""
     page: Path
+<<<<<<< HEAD
     more: tuple[Shifts, ...] = ()
     """What changed beyond accuracy, one entry per split."""
+=======
+    version: str = ""
+    """Of ceag."""
+    flips: tuple[Flip, ...] = ()
+    """A few of the images that are lost, of the worst groups."""
+    parts: tuple[Part, ...] = ()
+    """Further results, one entry per split."""
+
+
+class NotWritten(OutputError):
+    """Reports could not be written, though the audit is done.
+
+    Args:
+        problems: What is wrong with each of them.
+        audit: What was found all the same.
+    """
+
+    def __init__(self, problems: Sequence[str], audit: Audit) -> None:
+        super().__init__(problems)
+        self.audit = audit
+>>>>>>> 5ec92b8 (Audit as text, JSON with a schema, Markdown, GitHub annotations, JUnit, CSV and a page with bounds; --report FORMAT=FILE)

@@ -7,7 +7,6 @@ order, and what is written. Logic lives further down.
 from __future__ import annotations
 
 import copy
-import json
 from dataclasses import replace
 from datetime import date
 from importlib.metadata import version
@@ -21,10 +20,12 @@ from ceag_cli.answers import answers, pairs_of
 from ceag_cli.archives import packed_name
 from ceag_cli.audit import audit
 from ceag_cli.batchnorm import norms_of
-from ceag_cli.checkpoints import Checkpoint, load_adapted, place, save, write_text, writes_config
+from ceag_cli.checkpoints import Checkpoint, load_adapted, place, save, writes_config
 from ceag_cli.classes import class_index, class_order, ordered_names
 from ceag_cli.errors import OptionError, OutputError
 from ceag_cli.evaluation import Compute, evaluate
+from ceag_cli.formats import report_files, write_reports
+from ceag_cli.gallery import gallery
 from ceag_cli.images import Split
 from ceag_cli.inputs import (
     Data,
@@ -69,7 +70,6 @@ from ceag_cli.options import (
     PruneOptions,
     RunOptions,
 )
-from ceag_cli.page import page
 from ceag_cli.policy import policy_of
 from ceag_cli.progress import Quiet, Reporter
 from ceag_cli.prunable import prunable_parameters, standardised
@@ -332,15 +332,19 @@ def run_audit(options: AuditOptions, reporter: Reporter | None = None) -> Audit:
         reporter: Hears how it goes.
 
     Raises:
+        NotWritten: A report could not be written; the error carries what was found.
         CeagError: Something given cannot be used.
     """
     reporter = reporter or Quiet()
+    report_files(options.report)  # what cannot be written is known before any model is run
     answered = answers(options, reporter)
     table, subject, folder = answered.table, answered.subject, answered.folder
+    files = report_files(options.report, folder, subject.files)
     policy = policy_of(options, answered.eps)
     result = audit(pairs_of(table), table.grouping, policy, options.gate_splits, seed=options.seed)
-    for warning in result.warnings:
-        reporter.warn(warning)
+    if options.format != "text":  # which has them
+        for warning in result.warnings:
+            reporter.warn(warning)
     for note in policy.notes(date.today()):
         reporter.say(note)
     reporter.say(policy.origin_line())
@@ -349,10 +353,17 @@ def run_audit(options: AuditOptions, reporter: Reporter | None = None) -> Audit:
         for split in table.splits
     )
     document = audit_document(result, subject, _version(), options.seed)
+<<<<<<< HEAD
     document["more"] = [shift_document(found) for found in more]
     write_text(folder / "audit.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
     write_text(folder / "audit.html", page(result, subject, _version(), more))
     return Audit(result, subject, document, folder / "audit.html", more)
+=======
+    flips = gallery(result, table, answered.read, options.gallery) if answered.read else ()
+    found = Audit(result, subject, document, folder / "audit.html", _version(), flips)
+    write_reports(found, files)
+    return found
+>>>>>>> 5ec92b8 (Audit as text, JSON with a schema, Markdown, GitHub annotations, JUnit, CSV and a page with bounds; --report FORMAT=FILE)
 
 
 def _version() -> str:

@@ -1,0 +1,105 @@
+"""What an audit can be written as: one table of formats, all of them from the same result."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from ceag_cli.annotations import workflow_commands
+from ceag_cli.checkpoints import write_text
+from ceag_cli.errors import OutputError
+from ceag_cli.junit import junit
+from ceag_cli.markdown import markdown
+from ceag_cli.page import page
+from ceag_cli.report import audit_text
+from ceag_cli.results import Audit, NotWritten
+from ceag_cli.sheet import sheet
+
+
+def _json(audit: Audit) -> str:
+    return json.dumps(audit.document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _html(audit: Audit) -> str:
+    return page(audit.result, audit.subject, audit.version, audit.flips, audit.parts)
+
+
+FORMATS: dict[str, Callable[[Audit], str]] = {
+    "text": audit_text,
+    "json": _json,
+    "markdown": markdown,
+    "github": workflow_commands,
+    "junit": junit,
+    "csv": sheet,
+    "html": _html,
+}
+
+
+def render(audit: Audit, name: str) -> str:
+    """An audit in a format, ending with a line break."""
+    return FORMATS[name](audit)
+
+
+def report_files(
+    reports: Sequence[str], folder: Path | None = None, inputs: Sequence[Path] = ()
+) -> dict[Path, str]:
+    """The files to write, with their formats: those of the run folder, then those asked for.
+
+    Args:
+        reports: As ``FORMAT=FILE``.
+        folder: The run folder, once it is known.
+        inputs: What the audit reads; it is not written over.
+
+    Raises:
+        OutputError: With every file that cannot be written.
+    """
+    asked = [(name, file) for name, _, file in (report.partition("=") for report in reports)]
+    if folder is not None:
+        own = [("json", str(folder / "audit.json")), ("html", str(folder / "audit.html"))]
+        asked = own + asked
+    read = {os.path.realpath(path) for path in inputs}
+    files: dict[Path, str] = {}
+    problems = []
+    for name, file in asked:
+        real = Path(os.path.realpath(Path(file).expanduser()))
+        problem = _unwritable(real)
+        if str(real) in read:
+            problem = "is read by this audit and is not written over"
+        elif files.get(real, name) != name:
+            problem = f"cannot hold both {files[real]} and {name}"
+        if problem is not None:
+            problems.append(f"{file}: {problem}")
+        files[real] = name
+    if problems:
+        raise OutputError(problems)
+    return files
+
+
+def _unwritable(file: Path) -> str | None:
+    """Why a file could not be written, as far as that can be seen without writing."""
+    if file.exists() and not file.is_file():
+        return "cannot be written: there is a folder or a device of this name"
+    folder = next(parent for parent in file.parents if parent.exists())
+    if not folder.is_dir():
+        return f"cannot be written: {folder} is not a folder"
+    if not os.access(folder, os.W_OK):
+        return f"cannot be written: {folder} may not be written to"
+    return None
+
+
+def write_reports(audit: Audit, files: Mapping[Path, str]) -> None:
+    """Write every file; one that fails does not keep the others from being written.
+
+    Raises:
+        NotWritten: With every file that could not be written.
+    """
+    problems: list[str] = []
+    for file, name in files.items():
+        try:
+            write_text(file, render(audit, name))
+        except OutputError as error:
+            problems += error.problems
+    if problems:
+        raise NotWritten(problems, audit)
