@@ -250,7 +250,7 @@ def _print_audit(audit: Any, name: str) -> None:
     if name == "text" and sys.stdout.isatty():
         from rich.console import Console
 
-        from ceag_cli.report import print_audit
+        from ceag_cli.plaintext import print_audit
 
         print_audit(audit, Console(highlight=False, markup=False))
     else:

@@ -13,7 +13,7 @@ from ceag_cli.errors import OutputError
 from ceag_cli.junit import junit
 from ceag_cli.markdown import markdown
 from ceag_cli.page import page
-from ceag_cli.report import audit_text
+from ceag_cli.plaintext import audit_text
 from ceag_cli.results import Audit, NotWritten
 from ceag_cli.sheet import sheet
 
@@ -23,7 +23,7 @@ def _json(audit: Audit) -> str:
 
 
 def _html(audit: Audit) -> str:
-    return page(audit.result, audit.subject, audit.version, audit.flips, audit.parts)
+    return page(audit.result, audit.subject, audit.version, audit.more, audit.flips)
 
 
 FORMATS: dict[str, Callable[[Audit], str]] = {

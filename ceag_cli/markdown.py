@@ -22,6 +22,7 @@ from ceag_cli.report import (
     why,
 )
 from ceag_cli.results import Audit
+from ceag_cli.shiftreport import shift_lines
 
 MOST_BYTES = 1000 * 1024
 """GitHub throws away a summary of more than 1024 KiB, whole."""
@@ -45,9 +46,9 @@ def markdown(audit: Audit) -> str:
     splits = sorted(result.splits, key=lambda split: not split.gated)
     for split in splits:
         lines += _summary(result, split)
-        for part in audit.parts:
-            if part.split == split.split:
-                lines += ["", *(f"- {escaped(line)}" for line in part.lines)]
+        for found in audit.more:
+            if found.split == split.split:
+                lines += ["", *(f"- {escaped(line)}" for line in shift_lines(found))]
     text = "\n".join(lines) + "\n"
     for split in splits:
         text += _folded(result, split, MOST_BYTES - len(text.encode()))

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-from collections.abc import Sequence
-=======
 from collections.abc import Iterable, Sequence
->>>>>>> 5ec92b8 (Audit as text, JSON with a schema, Markdown, GitHub annotations, JUnit, CSV and a page with bounds; --report FORMAT=FILE)
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
 import jinja2
 
-<<<<<<< HEAD
-from ceag_cli.audit import AuditResult, GroupResult, Subject
-from ceag_cli.report import CAVEAT, audit_headline, basis, percent, points, split_line, tolerance
-from ceag_cli.shiftreport import shift_html
-from ceag_cli.shifts import Shifts
-=======
 from ceag_cli.audit import (
     DESCRIPTIVE,
     FAIL,
@@ -47,8 +37,9 @@ from ceag_cli.report import (
     tolerance,
     why,
 )
-from ceag_cli.results import Flip, Part
->>>>>>> 5ec92b8 (Audit as text, JSON with a schema, Markdown, GitHub annotations, JUnit, CSV and a page with bounds; --report FORMAT=FILE)
+from ceag_cli.results import Flip
+from ceag_cli.shiftreport import shift_html
+from ceag_cli.shifts import Shifts
 
 WIDTH, LABELS, NUMBERS, ROW = 960, 230, 200, 20
 """Pixels of the plot: its width, the columns of names and of numbers in it, a group's height."""
@@ -254,9 +245,6 @@ def _short(name: str) -> str:
     return name if len(name) <= 32 else name[:31] + "…"
 
 
-<<<<<<< HEAD
-def page(result: AuditResult, subject: Subject, version: str, more: Sequence[Shifts] = ()) -> str:
-=======
 def _text(result: AuditResult, group: GroupResult) -> str:
     """``+3.1 (+0.3 to +5.9)``."""
     bounds = f" ({interval(group)})" if group.lower is not None else ""
@@ -290,10 +278,9 @@ def page(
     result: AuditResult,
     subject: Subject,
     version: str,
+    more: Sequence[Shifts] = (),
     flips: Sequence[Flip] = (),
-    parts: Sequence[Part] = (),
 ) -> str:
->>>>>>> 5ec92b8 (Audit as text, JSON with a schema, Markdown, GitHub annotations, JUnit, CSV and a page with bounds; --report FORMAT=FILE)
     """The whole page. Names from the CSV are escaped, so they stay inert."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -336,16 +323,12 @@ def page(
         plots={split.split: plot(result, split.split) for split in splits},
         scatters=[found for found in scatters if found is not None],
         pictures=_pictures(flips),
-        parts=parts,
+        more={found.split: shift_html(found) for found in more},
         shapes=SHAPES,
         drawn=DRAWN,
         width=WIDTH,
         labels=LABELS,
-<<<<<<< HEAD
-        more={found.split: shift_html(found) for found in more},
-=======
         numbers=NUMBERS,
         side=SIDE,
         edge=EDGE,
->>>>>>> 5ec92b8 (Audit as text, JSON with a schema, Markdown, GitHub annotations, JUnit, CSV and a page with bounds; --report FORMAT=FILE)
     )

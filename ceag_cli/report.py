@@ -6,16 +6,14 @@ Fractions become percentage points here and nowhere earlier.
 from __future__ import annotations
 
 import dataclasses
-import io
 import math
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -39,7 +37,7 @@ from ceag_cli.audit import (
 )
 from ceag_cli.options import flag
 from ceag_cli.policy import Policy
-from ceag_cli.results import Audit, DenseResult, MitigateResult, Part, PruneResult, TensorResult
+from ceag_cli.results import DenseResult, MitigateResult, PruneResult, TensorResult
 
 STAGE_SCHEMA_VERSION = 1
 """Of what ``dense``, ``prune`` and ``mitigate`` say with ``--format json``."""
@@ -299,45 +297,14 @@ def check_lines(result: AuditResult, most: int = 5) -> list[str]:
     return lines
 
 
-def print_audit(audit: Audit, console: Console) -> None:
-    """An audit as ``ceag audit`` prints it: the splits, then what follows from them."""
-    result = audit.result
-    for split in result.splits:
-        console.print(split_line(split), style="bold")
-        console.print(audit_table(result, split.split))
-        for part in audit.parts:
-            for line in part.lines if part.split == split.split else ():
-                console.print(line)
-        console.print()
-    for line in check_lines(result):
-        console.print(line)
-    for warning in result.warnings:
-        console.print(f"warning: {printable(warning)}")
-    console.print(audit_headline(result), style="bold")
-    for reason in result.reasons:
-        console.print(f"  {printable(reason)}")
-    console.print(f"{basis(result)} {CAVEAT}")
-    console.print(f"report: {audit.page}")
-
-
-def audit_text(audit: Audit) -> str:
-    """An audit as plain text for a log or a file, which have no width.
-
-    GitHub takes a line of a log that begins with ``::`` or ``##[`` for a command; names from a CSV
-    must not give any.
-    """
-    console = Console(file=io.StringIO(), width=200, highlight=False, markup=False, soft_wrap=True)
-    print_audit(audit, console)
-    assert isinstance(console.file, io.StringIO)
-    lines = (line.rstrip() for line in console.file.getvalue().splitlines())
-    safe = (f"| {line}" if line.lstrip().startswith(("::", "##[")) else line for line in lines)
-    return "\n".join(safe) + "\n"
-
-
 def audit_document(
-    result: AuditResult, subject: Subject, version: str, seed: int, parts: Sequence[Part] = ()
+    result: AuditResult,
+    subject: Subject,
+    version: str,
+    seed: int,
+    more: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """An audit as one JSON document; fractions, never percent; ``null`` where nothing is known."""
+    """An audit as one JSON document: fractions, never percent; ``null`` for what is not known."""
     return {
         "schema_version": SCHEMA_VERSION,
         "tool": "ceag",
@@ -377,7 +344,7 @@ def audit_document(
         "splits": [_fields(split) for split in result.splits],
         "groups": [_fields(group) for group in result.groups],
         "checks": [_fields(check) for check in result.checks],
-        "more": [{"split": part.split} | dict(part.document) for part in parts],
+        "more": [dict(found) for found in more],
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,19 +114,6 @@ class Flip:
 
 
 @dataclass(frozen=True)
-class Part:
-    """Further results about a split, as each kind of report shows them after its groups."""
-
-    split: str
-    lines: tuple[str, ...]
-    """For text and Markdown."""
-    html: str
-    """For the page, names escaped."""
-    document: Mapping[str, Any]
-    """For JSON."""
-
-
-@dataclass(frozen=True)
 class Audit:
     """What ``audit`` found, about which files, and where the page is."""
 
@@ -135,16 +122,12 @@ class Audit:
     document: dict[str, Any]
     """The JSON document."""
     page: Path
-<<<<<<< HEAD
     more: tuple[Shifts, ...] = ()
     """What changed beyond accuracy, one entry per split."""
-=======
     version: str = ""
     """Of ceag."""
     flips: tuple[Flip, ...] = ()
     """A few of the images that are lost, of the worst groups."""
-    parts: tuple[Part, ...] = ()
-    """Further results, one entry per split."""
 
 
 class NotWritten(OutputError):
@@ -158,4 +141,3 @@ class NotWritten(OutputError):
     def __init__(self, problems: Sequence[str], audit: Audit) -> None:
         super().__init__(problems)
         self.audit = audit
->>>>>>> 5ec92b8 (Audit as text, JSON with a schema, Markdown, GitHub annotations, JUnit, CSV and a page with bounds; --report FORMAT=FILE)

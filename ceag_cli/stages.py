@@ -352,18 +352,12 @@ def run_audit(options: AuditOptions, reporter: Reporter | None = None) -> Audit:
         shifts(answers_of(table, split, options.control), policy.alpha, policy.interval)
         for split in table.splits
     )
-    document = audit_document(result, subject, _version(), options.seed)
-<<<<<<< HEAD
-    document["more"] = [shift_document(found) for found in more]
-    write_text(folder / "audit.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
-    write_text(folder / "audit.html", page(result, subject, _version(), more))
-    return Audit(result, subject, document, folder / "audit.html", more)
-=======
+    further = [shift_document(found) for found in more]
+    document = audit_document(result, subject, _version(), options.seed, further)
     flips = gallery(result, table, answered.read, options.gallery) if answered.read else ()
-    found = Audit(result, subject, document, folder / "audit.html", _version(), flips)
+    found = Audit(result, subject, document, folder / "audit.html", more, _version(), flips)
     write_reports(found, files)
     return found
->>>>>>> 5ec92b8 (Audit as text, JSON with a schema, Markdown, GitHub annotations, JUnit, CSV and a page with bounds; --report FORMAT=FILE)
 
 
 def _version() -> str:

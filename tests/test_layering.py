@@ -97,6 +97,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
             "gallery",
             "junit",
             "markdown",
+            "plaintext",
             "sheet",
             "mitigation",
             "pruners",

@@ -1,0 +1,54 @@
+"""An audit as text, for a terminal or a log."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from ceag_cli.report import (
+    CAVEAT,
+    audit_headline,
+    audit_table,
+    basis,
+    check_lines,
+    printable,
+    split_line,
+)
+from ceag_cli.results import Audit
+from ceag_cli.shiftreport import shift_lines
+
+
+def print_audit(audit: Audit, console: Console) -> None:
+    """An audit as ``ceag audit`` prints it: the splits, then what follows from them."""
+    result = audit.result
+    more = {found.split: shift_lines(found) for found in audit.more}
+    for split in result.splits:
+        console.print(split_line(split), style="bold")
+        console.print(audit_table(result, split.split))
+        for line in more.get(split.split, ()):
+            console.print(line)
+        console.print()
+    for line in check_lines(result):
+        console.print(line)
+    for warning in result.warnings:
+        console.print(f"warning: {printable(warning)}")
+    console.print(audit_headline(result), style="bold")
+    for reason in result.reasons:
+        console.print(f"  {printable(reason)}")
+    console.print(f"{basis(result)} {CAVEAT}")
+    console.print(f"report: {audit.page}")
+
+
+def audit_text(audit: Audit) -> str:
+    """An audit as plain text for a log or a file, which have no width.
+
+    GitHub takes a line of a log that begins with ``::`` or ``##[`` for a command; names from a CSV
+    must not give any.
+    """
+    console = Console(file=io.StringIO(), width=200, highlight=False, markup=False, soft_wrap=True)
+    print_audit(audit, console)
+    assert isinstance(console.file, io.StringIO)
+    lines = (line.rstrip() for line in console.file.getvalue().splitlines())
+    safe = (f"| {line}" if line.lstrip().startswith(("::", "##[")) else line for line in lines)
+    return "\n".join(safe) + "\n"
