@@ -12,7 +12,7 @@ Of each group of a gated split it is asked whether ``psi_g <= eps``, with one-si
     PASS          the upper bound is at most eps: shown
     FAIL          the lower bound is above eps, after Holm's correction over all groups: shown
     INCONCLUSIVE  neither: ``high`` when psi is above eps, ``too_small`` when the group could not
-                  pass even if nothing had changed, else ``low``
+                  pass even if no answer had changed, else ``low``
     WAIVED        it would be FAIL, and that is accepted for now
     NO_DATA       the group has no images
     REFERENCE     the group is everybody, so that psi is 0 by definition
@@ -33,20 +33,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy import special
 from torch import Tensor
 
-from ceag_cli.chance import by_chance
+from ceag_cli.chance import Chance, by_chance
+from ceag_cli.clusters import mean_effects, numbered, psi_effects
 from ceag_cli.groups import Grouping
-from ceag_cli.intervals import (
-    Counts,
-    clopper_pearson,
-    holm,
-    p_values,
-    psi_bounds,
-    quantile_of,
-    tango,
-)
-from ceag_cli.policy import Policy
+from ceag_cli.intervals import Counts, clopper_pearson, exact, holm, quantile_of, tango
+from ceag_cli.judging import Answers, Questions, answers, same_images
+from ceag_cli.policy import Policy, Waiver
 
 SCHEMA_VERSION = 2
 
@@ -62,6 +57,7 @@ PASS, FAIL, INCONCLUSIVE, WAIVED, NO_DATA, DESCRIPTIVE, REFERENCE = (
 CONCLUSIVE = (PASS, FAIL, WAIVED)
 
 HIGH, LOW, TOO_SMALL = "high", "low", "too_small"
+IDENTICAL = "identical_models"
 
 Flags = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.int64]
@@ -93,6 +89,8 @@ class GroupResult:
     feature: str
     value: str
     n: int
+    n_effective: float | None
+    """How many images of different clusters say as much; ``None`` without clusters."""
     lost: int
     gained: int
     lateral: int | None
@@ -111,12 +109,13 @@ class GroupResult:
     p_fail: float | None
     """Of "psi is at most eps"."""
     p_fail_holm: float | None
-    """Corrected for the number of groups."""
+    """Corrected for the number of groups: FAIL, unless waived, where it is at most alpha."""
     verdict: str
     reason: str | None
-    """Why it is INCONCLUSIVE or WAIVED."""
+    """Why it is INCONCLUSIVE or WAIVED, or PASS without a bound."""
     n_needed: int | None
-    """How many more images, with the same rates, would decide it; ``None`` if no number would."""
+    """How many more images of the group, with its rates, would decide it, all others as they are;
+    ``None`` if no number would."""
     required: bool
 
 
@@ -128,6 +127,8 @@ class SplitResult:
     gated: bool
     """Whether the verdict depends on this split; train is only described."""
     n: int
+    clusters: int | None
+    """Number of persons or the like that the images are of, where that is known."""
     lost: int
     gained: int
     lateral: int | None
@@ -143,9 +144,10 @@ class SplitResult:
     """Smallest accuracy in any group."""
     worst_accuracy_sparse: float | None
     noise_floor: float | None
-    """Largest psi to be expected if there were no disparity at all."""
+    """Largest psi (gap against the rest, if that is gated) to be expected if there were no
+    disparity at all; not known with clusters."""
     omnibus_p: float | None
-    """Of "there is no disparity at all"."""
+    """Of "there is no disparity at all"; not known with clusters."""
     coverage: float | None
     """Share of the images that lie in a group with a verdict."""
 
@@ -172,7 +174,7 @@ class AuditResult:
 
     policy: Policy
     family_size: int
-    """Number of distinct groups that Holm's correction is over."""
+    """Number of distinct groups that the correction is over."""
     verdict: str
     exit_code: int
     """0 satisfied, 1 violation, 3 not decided where that counts as failure."""
@@ -195,6 +197,10 @@ class AuditResult:
         """The gate."""
         return self.policy.gate
 
+    def gated_gap(self, group: GroupResult) -> float | None:
+        """What is compared with eps: psi, or the gap against the rest where that is gated."""
+        return group.gap_vs_rest if self.policy.against == "rest" else group.excess_gap
+
     def by_split(self, split: str) -> list[GroupResult]:
         """Groups of a split, worst first; groups without images last."""
         groups = [group for group in self.groups if group.split == split]
@@ -203,7 +209,7 @@ class AuditResult:
             key=lambda group: (
                 group.excess_gap is None,
                 {FAIL: 0, WAIVED: 1}.get(group.verdict, 2),
-                -(group.excess_gap or 0.0) if group.lower is None else -group.lower,
+                -(self.gated_gap(group) or 0.0) if group.lower is None else -group.lower,
                 group.feature,
                 group.value,
             ),
@@ -261,6 +267,7 @@ class _Counted:
     n_dense: Integers
     n_sparse: Integers
     n_lateral: Integers | None
+    clusters: Integers | None
     effect: Numbers
     """By how much clusters make a group's images fewer than they look; 1 without clusters."""
 
@@ -291,12 +298,21 @@ class _Counted:
             gained / by,
         )
 
-    def exact(self, g: int, against: str) -> Fraction:
-        """Psi of a group, or its gap less that of the rest, as a rational number."""
+    def exact(self, g: int, against: str) -> tuple[int, int]:
+        """Psi of a group, or its gap less that of the rest, as a fraction."""
         n, net = int(self.n[g]), int(self.n_lost[g] - self.n_gained[g])
         if against == "rest":
-            return Fraction(net, n) - Fraction(self.net - net, self.total - n)
-        return Fraction(net, n) - Fraction(self.net, self.total)
+            others = self.total - n
+            return net * others - (self.net - net) * n, n * others
+        return net * self.total - self.net * n, n * self.total
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """The groups of which something is asked, by split and number, and their answers."""
+
+    rows: dict[tuple[str, int], int]
+    answers: Answers | None
 
 
 def audit(
@@ -307,6 +323,7 @@ def audit(
     *,
     seed: int = 0,
     today: datetime.date | None = None,
+    identical: bool = False,
 ) -> AuditResult:
     """Compare two models by group.
 
@@ -318,36 +335,32 @@ def audit(
             is described, never gated.
         seed: Of the noise floor and the omnibus test.
         today: For waivers; the present day.
+        identical: Both models are one and the same file, so that psi is 0 on any images.
     """
     today = today or datetime.date.today()
     policy.check_groups(grouping.names)
     warnings = policy.warnings(grouping.names, today)
     pairs, grouping = _declared(pairs, grouping, policy)
     splits = [_counted(pair, grouping, pair.split in gated) for pair in pairs]
-    judged = _Judged.of(splits, grouping, policy)
-    groups = [
-        result
-        for split in splits
-        for result in _group_results(split, grouping, policy, judged, today)
-    ]
-    checks = tuple(
-        check for split in splits if split.gated for check in _checks(split, grouping, policy)
-    )
-    summaries = tuple(
-        _split_result(split, grouping, [g for g in groups if g.split == split.pair.split], seed)
-        for split in splits
-    )
-    verdict, code, reasons = _overall(policy, summaries, groups, checks)
+    judged = _judged(splits, grouping, policy, today)
+    groups: list[GroupResult] = []
+    summaries = []
+    for split in splits:
+        found = _group_results(split, grouping, policy, judged, today, identical)
+        groups += found
+        summaries.append(_split_result(split, grouping, found, policy, seed))
+    checks = _checks([split for split in splits if split.gated], grouping, policy)
+    verdict, code, reasons = _overall(policy, summaries, groups, checks, today)
     return AuditResult(
         policy=policy,
-        family_size=judged.family_size,
+        family_size=judged.answers.family_size if judged.answers is not None else 0,
         verdict=verdict,
         exit_code=code,
         reasons=tuple(reasons),
-        warnings=(*warnings, *_warnings(policy, summaries, groups)),
-        splits=summaries,
+        warnings=(*warnings, *_warnings(policy, summaries, groups, identical)),
+        splits=tuple(summaries),
         groups=tuple(groups),
-        checks=checks,
+        checks=tuple(checks),
         clustered=any(pair.clusters is not None and pair.split in gated for pair in pairs),
     )
 
@@ -378,7 +391,13 @@ def _counted(pair: Paired, grouping: Grouping, gated: bool) -> _Counted:
 
     lost, gained = dense & ~sparse, sparse & ~dense
     lateral = None if pair.changed is None else pair.changed.numpy() & ~dense & ~sparse
-    counted = _Counted(
+    clusters = None
+    if pair.clusters is not None and gated:
+        clusters = numbered(pair.clusters.numpy())
+    effect = np.ones(number)
+    if clusters is not None and len(ids):
+        effect = psi_effects(lost.astype(float) - gained, ids, clusters, number)
+    return _Counted(
         pair=pair,
         gated=gated,
         ids=ids,
@@ -390,254 +409,183 @@ def _counted(pair: Paired, grouping: Grouping, gated: bool) -> _Counted:
         n_dense=count(dense),
         n_sparse=count(sparse),
         n_lateral=None if lateral is None else count(lateral),
-        effect=np.ones(number),
+        clusters=clusters,
+        effect=effect,
     )
-    if pair.clusters is not None and gated:
-        counted.effect = _design_effects(counted, pair.clusters.numpy(), number)
-    return counted
 
 
-def _design_effects(split: _Counted, clusters: Integers, number: int) -> Numbers:
-    """How many times larger the variance of psi is because images come in clusters; at least 1.
-
-    Variance of the mean of psi's influence function over clusters, over that over images. Counts
-    divided by it go through the same intervals (Rao and Scott 1992). A group in which nothing
-    changed has no variance to compare; its images count as one a cluster.
-    """
-    change = split.lost.astype(float) - split.gained
-    _, cluster = np.unique(clusters, return_inverse=True)
-    cluster = cluster.reshape(-1)
-    deviation = change - change.mean()
-    whole = np.bincount(cluster, deviation)
-    k = len(whole)
-    effect = np.ones(number)
-    for ids in split.ids.T:
-        key, where = np.unique(cluster * number + ids, return_inverse=True)
-        group_of, cluster_of = key % number, key // number
-        sums = np.bincount(where.reshape(-1), change)
-        sizes = np.bincount(where.reshape(-1))
-        n = np.bincount(ids, minlength=number)
-        mean = np.bincount(ids, change, number) / np.maximum(n, 1)
-        share = np.maximum(n, 1) / split.total
-        inside = sums - sizes * mean[group_of]
-        crossed = inside * whole[cluster_of]
-        by_cluster = (
-            np.bincount(group_of, inside**2, number) / share**2
-            - 2 * np.bincount(group_of, crossed, number) / share
-            + (whole**2).sum()
-        ) * (k / max(k - 1, 1))
-        own = np.bincount(ids, (change - mean[ids]) ** 2, number)
-        by_image = own / share**2 - 2 * own / share + (deviation**2).sum()
-        ratio = np.divide(by_cluster, by_image, out=np.ones(number), where=by_image > 1e-12)
-        still = own <= 1e-12
-        per_cluster = n / np.maximum(np.bincount(group_of, minlength=number), 1)
-        ratio = np.where(still, np.maximum(ratio, per_cluster), ratio)
-        present = n > 0
-        effect[present] = np.maximum(ratio, 1.0)[present]
-    return effect
-
-
-@dataclass
-class _Judged:
-    """Bounds and p-values of the groups of all gated splits."""
-
-    family_size: int
-    lower: dict[str, Numbers]
-    upper: dict[str, Numbers]
-    p: dict[str, Numbers]
-    p_holm: dict[str, Numbers]
-    too_small: dict[str, Flags]
-    needed: dict[str, Numbers]
-
-    @classmethod
-    def of(cls, splits: Sequence[_Counted], grouping: Grouping, policy: Policy) -> _Judged:
-        judged = cls(0, {}, {}, {}, {}, {}, {})
-        z = quantile_of(policy.alpha)
-        number = grouping.num_groups
-        eps = np.array([policy.eps_of(name) for name in grouping.names], float)
-        required = np.array([name in policy.required for name in grouping.names], bool)
-        tested: list[tuple[str, int]] = []
-        seen: set[tuple[str, bool, int, int]] = set()
-        same_as: dict[tuple[str, int], tuple[str, int]] = {}
-        for split in splits:
-            name, chosen = split.pair.split, split.decidable & split.gated
-            bounds = np.full((2, number), np.nan)
-            p = np.ones(number)
-            small = np.zeros(number, bool)
-            if chosen.any():
-                counts = split.counts(chosen)
-                arguments = (policy.interval, policy.against)
-                _, bounds[0, chosen], bounds[1, chosen] = psi_bounds(counts, z, *arguments)
-                p[chosen] = p_values(counts, eps[chosen], *arguments)
-                _, _, best = psi_bounds(counts.without_change(), z, *arguments)
-                small[chosen] = best > eps[chosen]
-                members = _memberships(split, number)
-                first: dict[tuple[bool, int, int], tuple[str, int]] = {}
-                for g in np.flatnonzero(chosen).tolist():
-                    # Groups of the same images are one test.
-                    key = (bool(required[g]), int(split.n[g]), int(members[g]))
-                    same_as[name, g] = first.setdefault(key, (name, g))
-                    if (name, *key) not in seen:
-                        seen.add((name, *key))
-                        tested.append((name, g))
-            judged.lower[name], judged.upper[name] = bounds
-            judged.p[name], judged.too_small[name] = p, small
-            judged.p_holm[name] = np.ones(number)
-        # Groups that must pass are a family of their own.
-        for family in (True, False):
-            some = [(name, g) for name, g in tested if bool(required[g]) is family]
-            adjusted = holm(np.array([judged.p[name][g] for name, g in some]))
-            found = dict(zip(some, adjusted.tolist(), strict=True))
-            judged.family_size = max(judged.family_size, len(some))
-            for (name, g), original in same_as.items():
-                if original in found:
-                    judged.p_holm[name][g] = found[original]
-        for split in splits:
-            judged.needed[split.pair.split] = _needed(split, judged, policy, eps)
-        return judged
-
-
-def _memberships(split: _Counted, number: int) -> Integers:
-    """A number for the set of images of each group: equal for equal sets."""
-    random = np.random.default_rng(0).integers(2**62, size=split.total)
-    found = np.zeros(number, np.int64)
-    for ids in split.ids.T:
-        np.bitwise_xor.at(found, ids, random)
-    return found
-
-
-def _needed(split: _Counted, judged: _Judged, policy: Policy, eps: Numbers) -> Numbers:
-    """How many times its images each undecided group would need for a verdict, as things stand.
-
-    The rates of the group, its weight in psi, and the rest of the images stay as they are: towards
-    PASS where psi is at most eps, else towards FAIL. NaN where no number would do.
-    """
-    name, number = split.pair.split, len(eps)
-    times = np.full(number, np.nan)
-    open_ = (
-        split.decidable
-        & split.gated
-        & ~(judged.upper[name] <= eps)
-        & ~(judged.p_holm[name] <= policy.alpha)
+def _judged(
+    splits: Sequence[_Counted], grouping: Grouping, policy: Policy, today: datetime.date
+) -> _Judged:
+    """Put the question of every group of every gated split at once."""
+    eps = np.array([policy.eps_of(name) for name in grouping.names], float)
+    waivers = [policy.waiver_of(name, today) for name in grouping.names]
+    accepted = np.array([w.eps if w is not None else 0.0 for w in waivers], float)
+    accepted = np.maximum(accepted, eps)
+    required = np.array([name in policy.required for name in grouping.names], bool)
+    rows: dict[tuple[str, int], int] = {}
+    counts, chosen, same_as = [], [], []
+    first: dict[tuple[str, int, float, float, bool], int] = {}
+    for split in splits:
+        asked = split.decidable & split.gated
+        if not asked.any():
+            continue
+        counts.append(split.counts(asked))
+        chosen.append(np.flatnonzero(asked))
+        images = same_images(split.ids, split.n).tolist()
+        for g in np.flatnonzero(asked).tolist():
+            row = rows[split.pair.split, g] = len(rows)
+            key = (split.pair.split, images[g], eps[g], accepted[g], bool(required[g]))
+            same_as.append(first.setdefault(key, row))
+    if not rows:
+        return _Judged(rows, None)
+    everywhere = np.concatenate(chosen)
+    questions = Questions(
+        counts=Counts.of(counts),
+        eps=eps[everywhere],
+        accepted=accepted[everywhere],
+        required=required[everywhere],
+        same_as=np.array(same_as),
     )
-    if not open_.any():
-        return times
-    counts, limit = split.counts(open_), eps[open_]
-    arguments = (policy.interval, policy.against)
-    psi = psi_bounds(counts, 0.0, *arguments)[0]
-    high = psi > limit
-    corrected = quantile_of(policy.alpha / max(judged.family_size, 1))
-    z = np.where(high, corrected, quantile_of(policy.alpha))
-
-    def undecided(log_times: Numbers) -> Flags:
-        _, lower, upper = psi_bounds(counts, z, *arguments, grown=np.exp(log_times))
-        found: Flags = np.where(high, lower <= limit, upper > limit)
-        return found
-
-    low, top = np.zeros(len(limit)), np.full(len(limit), np.log(1e6))
-    never = undecided(top)
-    for _ in range(30):
-        middle = (low + top) / 2
-        still = undecided(middle)
-        low, top = np.where(still, middle, low), np.where(still, top, middle)
-    times[open_] = np.where(never, np.nan, np.exp(top))
-    return times
+    return _Judged(rows, answers(questions, policy.alpha, policy.interval, policy.against))
 
 
 def _group_results(
-    split: _Counted, grouping: Grouping, policy: Policy, judged: _Judged, today: datetime.date
+    split: _Counted,
+    grouping: Grouping,
+    policy: Policy,
+    judged: _Judged,
+    today: datetime.date,
+    identical: bool,
 ) -> list[GroupResult]:
-    name = split.pair.split
-    lower, upper = judged.lower[name], judged.upper[name]
-    p, p_holm = judged.p[name], judged.p_holm[name]
-    needed, small = judged.needed[name], judged.too_small[name]
-    decidable = split.decidable
+    name, total = split.pair.split, split.total
     results = []
     for g, (feature, value) in enumerate(grouping.names):
         n, eps = int(split.n[g]), policy.eps_of((feature, value))
-        tested = split.gated and bool(decidable[g])
-        verdict, reason, more = NO_DATA if split.gated else DESCRIPTIVE, None, None
-        psi = split.exact(g, "overall") if n else None
-        if tested:
-            measured = split.exact(g, policy.against)
-            limit = Fraction(repr(eps))
-            if policy.gate == "point":
-                verdict = PASS if measured <= limit else FAIL
-            elif upper[g] <= eps:
-                verdict = PASS
-            elif p_holm[g] <= policy.alpha:
-                verdict = FAIL
-            else:
-                verdict = INCONCLUSIVE
-                reason = HIGH if measured > limit else TOO_SMALL if small[g] else LOW
-                if not np.isnan(needed[g]):
-                    more = max(1, int(np.ceil(n * (needed[g] - 1) - 1e-6)))
+        lost, gained = int(split.n_lost[g]), int(split.n_gained[g])
+        said = _Said(verdict=NO_DATA if split.gated else DESCRIPTIVE)
+        row = judged.rows.get((name, g))
+        if row is not None:
+            assert judged.answers is not None
             waiver = policy.waiver_of((feature, value), today)
-            if waiver is not None and verdict == FAIL:
-                beyond = measured > Fraction(repr(waiver.eps))
-                if policy.gate != "point":
-                    beyond = bool(lower[g] > waiver.eps)
-                if not beyond:
-                    verdict, reason = WAIVED, waiver.reason
+            said = _said(split, g, judged.answers, row, policy, eps, waiver)
         elif split.gated and n:
-            verdict = REFERENCE
-        whole = n == split.total
+            said = _Said(verdict=REFERENCE)
+        if identical and row is not None:
+            said = _Said(PASS, IDENTICAL, 0.0, 0.0, 1.0, 1.0)
+        psi, rest = split.exact(g, "overall"), split.exact(g, "rest")
         results.append(
             GroupResult(
                 split=name,
                 feature=feature,
                 value=value,
                 n=n,
-                lost=int(split.n_lost[g]),
-                gained=int(split.n_gained[g]),
+                n_effective=n / float(split.effect[g]) if split.clusters is not None else None,
+                lost=lost,
+                gained=gained,
                 lateral=None if split.n_lateral is None else int(split.n_lateral[g]),
                 acc_dense=int(split.n_dense[g]) / n if n else None,
                 acc_sparse=int(split.n_sparse[g]) / n if n else None,
-                gap=(int(split.n_lost[g]) - int(split.n_gained[g])) / n if n else None,
-                excess_gap=None if psi is None else float(psi),
-                gap_vs_rest=float(split.exact(g, "rest")) if n and not whole else None,
+                gap=(lost - gained) / n if n else None,
+                excess_gap=psi[0] / psi[1] if n else None,
+                gap_vs_rest=rest[0] / rest[1] if 0 < n < total else None,
                 eps=eps,
-                lower=float(lower[g]) if tested else None,
-                upper=float(upper[g]) if tested else None,
-                p_fail=float(p[g]) if tested else None,
-                p_fail_holm=float(p_holm[g]) if tested else None,
-                verdict=verdict,
-                reason=reason,
-                n_needed=more,
+                lower=said.lower,
+                upper=said.upper,
+                p_fail=said.p,
+                p_fail_holm=said.p_holm,
+                verdict=said.verdict,
+                reason=said.reason,
+                n_needed=said.n_needed,
                 required=(feature, value) in policy.required,
             )
         )
     return results
 
 
+@dataclass
+class _Said:
+    """What is said of a group."""
+
+    verdict: str
+    reason: str | None = None
+    lower: float | None = None
+    upper: float | None = None
+    p: float | None = None
+    p_holm: float | None = None
+    n_needed: int | None = None
+
+
+def _said(
+    split: _Counted,
+    g: int,
+    found: Answers,
+    row: int,
+    policy: Policy,
+    eps: float,
+    waiver: Waiver | None,
+) -> _Said:
+    top, bottom = split.exact(g, policy.against)
+    measured = Fraction(top, bottom)
+    said = _Said(
+        verdict=INCONCLUSIVE,
+        lower=float(found.lower[row]),
+        upper=float(found.upper[row]),
+        p=float(found.p[row]),
+        p_holm=float(found.p_holm[row]),
+    )
+    if policy.gate == "point":
+        said.verdict = PASS if measured <= _rational(eps) else FAIL
+        if said.verdict == FAIL and waiver is not None and measured <= _rational(waiver.eps):
+            said.verdict, said.reason = WAIVED, waiver.reason
+    elif found.passes[row]:
+        said.verdict = PASS
+    elif found.fails[row]:
+        said.verdict = FAIL
+    elif found.waived[row]:
+        assert waiver is not None
+        said.verdict, said.reason = WAIVED, waiver.reason
+    else:
+        said.reason = LOW
+        if measured > _rational(eps):
+            said.reason = HIGH
+        elif found.too_small[row]:
+            said.reason = TOO_SMALL
+        if not np.isnan(found.times[row]):
+            said.n_needed = max(1, int(np.ceil(int(split.n[g]) * (found.times[row] - 1) + 1e-6)))
+    return said
+
+
 def _split_result(
-    split: _Counted, grouping: Grouping, groups: Sequence[GroupResult], seed: int
+    split: _Counted,
+    grouping: Grouping,
+    groups: Sequence[GroupResult],
+    policy: Policy,
+    seed: int,
 ) -> SplitResult:
-    exact = {g: split.exact(g, "overall") for g in range(len(groups)) if split.n[g]}
-    worst = max(exact, key=lambda g: exact[g], default=None)
-    chance = None
-    if split.gated:
-        chance = by_chance(split.ids, grouping.num_groups, split.lost, split.gained, seed)
+    psi = {g: found.excess_gap for g, found in enumerate(groups) if found.excess_gap is not None}
+    worst = max(psi, key=lambda g: psi[g], default=None)
+    chance = _chance(split, policy, seed) if split.gated and split.clusters is None else None
     decided = np.array([group.verdict in CONCLUSIVE for group in groups], bool)
     coverage = float(decided[split.ids].any(axis=1).mean()) if split.gated and split.total else None
     accuracies = [group.acc_dense for group in groups if group.acc_dense is not None]
     sparse_accuracies = [group.acc_sparse for group in groups if group.acc_sparse is not None]
     changed = split.pair.changed
+    lost, gained = int(split.lost.sum()), int(split.gained.sum())
     return SplitResult(
         split=split.pair.split,
         gated=split.gated,
         n=split.total,
-        lost=int(split.lost.sum()),
-        gained=int(split.gained.sum()),
-        lateral=None
-        if changed is None
-        else int(changed.sum()) - int(split.lost.sum()) - int(split.gained.sum()),
+        clusters=None if split.clusters is None else len(np.unique(split.clusters)),
+        lost=lost,
+        gained=gained,
+        lateral=None if changed is None else int(changed.sum()) - lost - gained,
         acc_dense=int(split.pair.dense.sum()) / max(split.total, 1),
         acc_sparse=int(split.pair.sparse.sum()) / max(split.total, 1),
-        gap=float(Fraction(split.net, max(split.total, 1))),
-        max_excess_gap=None if worst is None else float(exact[worst]),
+        gap=split.net / max(split.total, 1),
+        max_excess_gap=None if worst is None else psi[worst],
         worst_group=None if worst is None else "=".join(grouping.names[worst]),
-        pairwise_disparity=_pairwise(exact, grouping),
+        pairwise_disparity=_pairwise(split, psi, grouping),
         worst_accuracy_dense=min(accuracies, default=None),
         worst_accuracy_sparse=min(sparse_accuracies, default=None),
         noise_floor=chance.noise_floor if chance else None,
@@ -646,66 +594,112 @@ def _split_result(
     )
 
 
-def _pairwise(exact: dict[int, Fraction], grouping: Grouping) -> float | None:
-    by_feature: dict[str, list[Fraction]] = {}
-    for g, psi in exact.items():
-        by_feature.setdefault(grouping.names[g][0], []).append(psi)
-    spreads = [max(values) - min(values) for values in by_feature.values()]
+def _chance(split: _Counted, policy: Policy, seed: int) -> Chance | None:
+    scale = np.ones(len(split.n))
+    if policy.against == "rest":
+        scale = np.where(split.decidable, split.total / np.maximum(split.total - split.n, 1), 0.0)
+    return by_chance(split.ids, len(split.n), split.lost, split.gained, seed, scale)
+
+
+def _pairwise(split: _Counted, psi: dict[int, float], grouping: Grouping) -> float | None:
+    """The largest difference of two psi within a feature, exactly."""
+    by_feature: dict[str, list[int]] = {}
+    for g in psi:
+        by_feature.setdefault(grouping.names[g][0], []).append(g)
+    spreads = []
+    for found in by_feature.values():
+        worst, best = max(found, key=lambda g: psi[g]), min(found, key=lambda g: psi[g])
+        spreads.append(
+            Fraction(*split.exact(worst, "overall")) - Fraction(*split.exact(best, "overall"))
+        )
     return float(max(spreads)) if spreads else None
 
 
-def _checks(split: _Counted, grouping: Grouping, policy: Policy) -> list[Check]:
+def _checks(splits: Sequence[_Counted], grouping: Grouping, policy: Policy) -> list[Check]:
     """What is asked beside psi: a pair of models that is equally bad everywhere has psi 0."""
     found = []
-    z = quantile_of(policy.alpha)
-    if policy.max_drop is not None and split.total:
-        low, high = tango(int(split.lost.sum()), int(split.gained.sum()), split.total, z)
-        found.append(
-            Check(
-                name="max_drop",
-                split=split.pair.split,
-                group=None,
-                value=split.net / split.total,
-                lower=float(low),
-                upper=float(high),
-                limit=policy.max_drop,
-                verdict=_judge(
-                    split.net / split.total, float(low), float(high), policy.max_drop, policy.gate
-                ),
-            )
-        )
-    if policy.min_accuracy is not None and (split.n > 0).any():
-        present = split.n > 0
-        share = policy.alpha / int(present.sum())  # some group is below: any of them may be
-        accuracy = split.n_sparse[present] / split.n[present]
-        low, _ = clopper_pearson(split.n_sparse[present], split.n[present], policy.alpha)
-        _, high = clopper_pearson(split.n_sparse[present], split.n[present], share)
-        for i, g in enumerate(np.flatnonzero(present).tolist()):
-            # Errors in place of accuracies, so that both kinds of check have an upper limit.
-            verdict = _judge(
-                1 - accuracy[i], 1 - high[i], 1 - low[i], 1 - policy.min_accuracy, policy.gate
-            )
-            found.append(
-                Check(
-                    name="min_accuracy",
-                    split=split.pair.split,
-                    group="=".join(grouping.names[g]),
-                    value=float(accuracy[i]),
-                    lower=float(low[i]),
-                    upper=float(high[i]),
-                    limit=policy.min_accuracy,
-                    verdict=verdict,
-                )
-            )
+    if policy.max_drop is not None:
+        found += [_drop(split, policy.max_drop, policy) for split in splits if split.total]
+    if policy.min_accuracy is not None:
+        found += _floors(splits, grouping, policy.min_accuracy, policy)
     return found
 
 
-def _judge(value: float, lower: float, upper: float, limit: float, gate: str) -> str:
-    if gate == "point":
-        return PASS if value <= limit + 1e-12 else FAIL
-    if upper <= limit:
-        return PASS
-    return FAIL if lower > limit else INCONCLUSIVE
+def _drop(split: _Counted, limit: float, policy: Policy) -> Check:
+    lost, gained = int(split.lost.sum()), int(split.gained.sum())
+    by = 1.0
+    if split.clusters is not None:
+        everybody = np.zeros((split.total, 1), np.int64)
+        change = split.lost.astype(float) - split.gained
+        by = float(mean_effects(change, everybody, split.clusters, 1)[0])
+    counts = (lost / by, gained / by, split.total / by)
+    low, high = (
+        exact(*counts, policy.alpha)
+        if policy.interval == "exact"
+        else tango(*counts, quantile_of(policy.alpha))
+    )
+    if policy.gate == "point":
+        verdict = PASS if Fraction(split.net, split.total) <= _rational(limit) else FAIL
+    else:
+        verdict = PASS if high <= limit else FAIL if low > limit else INCONCLUSIVE
+    return Check(
+        name="max_drop",
+        split=split.pair.split,
+        group=None,
+        value=split.net / split.total,
+        lower=float(low),
+        upper=float(high),
+        limit=limit,
+        verdict=verdict,
+    )
+
+
+def _floors(
+    splits: Sequence[_Counted], grouping: Grouping, limit: float, policy: Policy
+) -> list[Check]:
+    """The accuracy of every group; PASS for each at alpha, FAIL after Holm's correction."""
+    rows, n, right = [], [], []
+    for split in splits:
+        present = np.flatnonzero(split.n > 0)
+        by = np.ones(len(split.n))
+        if split.clusters is not None:
+            answers_ = split.pair.sparse.numpy().astype(float)
+            by = mean_effects(answers_, split.ids, split.clusters, len(split.n))
+        rows += [(split, g) for g in present.tolist()]
+        n.append(split.n[present] / by[present])
+        right.append(split.n_sparse[present] / by[present])
+    if not rows:
+        return []
+    total: Numbers = np.concatenate(n)
+    count: Numbers = np.concatenate(right)
+    low, high = clopper_pearson(count, total, policy.alpha)
+    # So few right ones or fewer, if the accuracy were what is asked.
+    p = holm(special.betaincc(count + 1, np.maximum(total - count, 1e-300), limit))
+    found = []
+    for i, (split, g) in enumerate(rows):
+        if policy.gate == "point":
+            measured = Fraction(int(split.n_sparse[g]), int(split.n[g]))
+            verdict = PASS if measured >= _rational(limit) else FAIL
+        else:
+            verdict = PASS if low[i] >= limit else FAIL if p[i] <= policy.alpha else INCONCLUSIVE
+        found.append(
+            Check(
+                name="min_accuracy",
+                split=split.pair.split,
+                group="=".join(grouping.names[g]),
+                value=int(split.n_sparse[g]) / int(split.n[g]),
+                lower=float(low[i]),
+                upper=float(high[i]),
+                limit=limit,
+                verdict=verdict,
+            )
+        )
+    return found
+
+
+def _rational(limit: float) -> Fraction:
+    """A limit as it is written: 0.1 is a tenth."""
+    return Fraction(repr(float(limit)))
 
 
 def _overall(
@@ -713,54 +707,63 @@ def _overall(
     splits: Sequence[SplitResult],
     groups: Sequence[GroupResult],
     checks: Sequence[Check],
+    today: datetime.date,
 ) -> tuple[str, int, list[str]]:
     """The verdict on everything, the exit code, and why."""
     gated = {split.split for split in splits if split.gated}
     counted = [g for g in groups if g.split in gated and g.verdict != REFERENCE]
 
-    def some(verdict: str) -> list[str]:
-        names = [_name(g, gated) for g in counted if g.verdict == verdict]
-        return names + [_check_name(c) for c in checks if c.verdict == verdict]
+    def some(verdict: str) -> list[GroupResult]:
+        return [g for g in counted if g.verdict == verdict]
 
-    failed, open_ = some(FAIL), some(INCONCLUSIVE)
-    missing = [_name(g, gated) for g in counted if g.required and g.verdict == NO_DATA]
-    undecided = [_name(g, gated) for g in counted if g.required and g.verdict == INCONCLUSIVE]
-    decided = [g for g in counted if g.verdict in CONCLUSIVE]
-    reasons = []
-    if failed:
-        kind = "psi is above eps" if policy.gate == "point" else "a violation is shown"
-        return FAIL, 1, [f"{kind} for {_listed(failed)}"]
+    def listed(found: Sequence[GroupResult]) -> str:
+        return _listed([_name(g, gated) for g in found])
+
+    # What is accepted where it is shown is not held against a group of which less is shown.
+    undecided = some(INCONCLUSIVE)
+    pressing = [g for g in undecided if not policy.waiver_of((g.feature, g.value), today)]
+    missing = [g for g in some(NO_DATA) if g.required]
+    required = [g for g in pressing if g.required]
+    broken = [_check_name(check) for check in checks if check.verdict == FAIL]
+    unclear = [_check_name(check) for check in checks if check.verdict == INCONCLUSIVE]
+    decided = any(g.verdict in CONCLUSIVE for g in counted)
+    failing, reasons = [], []
+    what = "the gap against the rest" if policy.against == "rest" else "psi"
+    shown = "" if policy.gate == "point" else "shown to be "
+    if some(FAIL):
+        failing.append(f"{what} is {shown}above eps: {listed(some(FAIL))}")
+    if broken:
+        failing.append(f"{shown}beyond the bound: {_listed(broken)}")
     if missing:
-        reasons.append(f"required, but without images: {_listed(missing)}")
-    if undecided:
-        reasons.append(f"required, but not decided: {_listed(undecided)}")
+        reasons.append(f"required, but without images: {listed(missing)}")
+    if required:
+        reasons.append(f"required, but not decided: {listed(required)}")
+    if failing:
+        return FAIL, 1, failing + reasons
     if not decided:
         reasons.append("no group has a verdict, so nothing is shown")
-        return (INCONCLUSIVE if open_ else NO_DATA), 3, reasons
-    if reasons:
-        return INCONCLUSIVE, 3, reasons
-    thin = [s for s in splits if s.gated and s.coverage is not None]
-    for split in thin:
-        assert split.coverage is not None
-        if split.coverage < policy.min_coverage:
+        return (INCONCLUSIVE if undecided else NO_DATA), 3, reasons
+    for split in splits:
+        if split.gated and split.coverage is not None and split.coverage < policy.min_coverage:
             reasons.append(
                 f"groups with a verdict hold {split.coverage:.0%} of the images of {split.split}, "
                 f"less than {policy.min_coverage:.0%}"
             )
-    if reasons:
-        return INCONCLUSIVE, 3, reasons
+    code = 3 if reasons else 0
+    if policy.gate == "strict" and (pressing or unclear or some(NO_DATA)):
+        code = 3
+    open_ = [_name(g, gated) for g in undecided if g not in required] + unclear
     if open_:
         reasons.append(f"not decided: {_listed(open_)}")
-        return INCONCLUSIVE, 3 if policy.gate == "strict" else 0, reasons
     waived = some(WAIVED)
     if waived:
-        reasons.append(f"accepted for now: {_listed(waived)}")
-    empty = some(NO_DATA)
+        reasons.append(f"above eps, which is accepted for now: {listed(waived)}")
+    empty = [g for g in some(NO_DATA) if not g.required]
     if empty:
-        reasons.append(f"without images: {_listed(empty)}")
-        if policy.gate == "strict":
-            return INCONCLUSIVE, 3, reasons
-    return PASS, 0, reasons
+        reasons.append(f"without images: {listed(empty)}")
+    if code or undecided or unclear:
+        return INCONCLUSIVE, code, reasons
+    return (WAIVED if waived else PASS), 0, reasons
 
 
 def _name(group: GroupResult, gated: set[str]) -> str:
@@ -778,9 +781,14 @@ def _listed(names: Sequence[str], most: int = 5) -> str:
 
 
 def _warnings(
-    policy: Policy, splits: Sequence[SplitResult], groups: Sequence[GroupResult]
+    policy: Policy,
+    splits: Sequence[SplitResult],
+    groups: Sequence[GroupResult],
+    identical: bool,
 ) -> list[str]:
     found = []
+    if identical:
+        found.append("both models are the same file, so every psi is 0 and nothing is compared")
     for split in splits:
         if split.gated and policy.gate == "point" and (split.noise_floor or 0) > policy.eps:
             found.append(
@@ -788,10 +796,24 @@ def _warnings(
                 f"{100 * (split.noise_floor or 0):.1f} points, which is more than eps: the verdict "
                 "is mostly noise"
             )
+    gated = {split.split for split in splits if split.gated}
+    by_feature: dict[str, list[GroupResult]] = {}
+    for group in groups:
+        if group.split in gated:
+            by_feature.setdefault(group.feature, []).append(group)
+    decided = any(group.verdict in CONCLUSIVE for group in groups)
+    for feature, of_feature in by_feature.items():
+        verdicts = {group.verdict for group in of_feature}
+        if REFERENCE in verdicts:
+            found.append(
+                f"{feature} has a group of all images, about which there is nothing to ask"
+            )
+        elif decided and INCONCLUSIVE in verdicts and not verdicts & set(CONCLUSIVE):
+            found.append(f"no group of {feature} has a verdict: of this feature nothing is shown")
     small = [g for g in groups if g.reason == TOO_SMALL]
     if small:
         names = _listed([f"{g.feature}={g.value}" for g in small])
-        found.append(f"too few images to pass at this eps, whatever the models do: {names}")
+        found.append(f"too few images to pass at this eps even if no answer had changed: {names}")
     if policy.eps == 0 and policy.gate != "point":
-        found.append("eps is 0: no number of images can show that psi is at most 0 by a margin")
+        found.append("eps is 0: a group can pass only by losing less than the others do")
     return found

@@ -19,6 +19,7 @@ WORK = 1_500_000
 FEWEST = 100
 
 Integers = npt.NDArray[np.int64]
+Numbers = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ def by_chance(
     lost: npt.NDArray[np.bool_],
     gained: npt.NDArray[np.bool_],
     seed: int,
+    scale: Numbers | None = None,
 ) -> Chance | None:
     """Deal the losses and gains out over the images at random, many times.
 
@@ -49,6 +51,8 @@ def by_chance(
         lost: By image.
         gained: By image.
         seed: Of the random numbers.
+        scale: What psi is multiplied by for the noise floor, by group: 1 / (1 - pi) makes it the
+            gap against the rest.
 
     Returns:
         ``None`` without images.
@@ -58,35 +62,30 @@ def by_chance(
     cells, cell_of, sizes = _cells(groups)
     total, all_lost, all_gained = len(groups), int(lost.sum()), int(gained.sum())
     overall = (all_lost - all_gained) / total
-    n = np.bincount(cells.reshape(-1), np.repeat(sizes, cells.shape[1]), num_groups)
+    flat, features = cells.reshape(-1), cells.shape[1]
+    n = np.bincount(flat, np.repeat(sizes, features), num_groups)
     known = n > 0
+    sizes_known = n[known]
+    scales = np.ones(len(sizes_known)) if scale is None else scale[known]
 
-    def gaps(net: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-        """Psi by draw and group, from lost less gained by draw and cell."""
-        found = np.empty((len(net), int(known.sum())))
-        for row, of in zip(found, net, strict=True):
-            by_group = np.bincount(cells.reshape(-1), np.repeat(of, cells.shape[1]), num_groups)
-            row[:] = by_group[known] / n[known] - overall
+    def gaps(net: npt.NDArray[Any]) -> Numbers:
+        """Psi by group, from lost less gained by cell."""
+        by_group = np.bincount(flat, np.repeat(net, features), num_groups)
+        found: Numbers = by_group[known] / sizes_known - overall
         return found
 
-    def spread(psi: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        found: npt.NDArray[np.float64] = (n[known] * psi**2).sum(axis=-1)
-        return found
-
-    net = np.bincount(cell_of, lost.astype(float) - gained, len(cells))
-    measured = spread(gaps(net[None]))[0] * (1 - 1e-9)  # equal despite rounding
+    measured = gaps(np.bincount(cell_of, lost.astype(float) - gained, len(cells)))
+    as_large = float(sizes_known @ measured**2) * (1 - 1e-9)  # equal despite rounding
     draws = int(min(DRAWS, max(FEWEST, WORK // len(cells))))
     generator = np.random.default_rng(seed)
-    some_lost = generator.multivariate_hypergeometric(sizes, all_lost, draws, method="marginals")
-    some_gained = np.stack(
-        [
-            generator.multivariate_hypergeometric(left, all_gained, method="marginals")
-            for left in sizes - some_lost
-        ]
-    )
-    psi = gaps(some_lost - some_gained)
-    as_large = int((spread(psi) >= measured).sum())
-    return Chance(float(psi.max(axis=1).mean()), (1 + as_large) / (1 + draws), draws)
+    floor, count = 0.0, 0
+    for some_lost in generator.multivariate_hypergeometric(sizes, all_lost, draws, "marginals"):
+        left = sizes - some_lost
+        some_gained = generator.multivariate_hypergeometric(left, all_gained, method="marginals")
+        psi = gaps(some_lost - some_gained)
+        floor += float((scales * psi).max())
+        count += bool(sizes_known @ psi**2 >= as_large)
+    return Chance(floor / draws, (1 + count) / (1 + draws), draws)
 
 
 def _cells(groups: Integers) -> tuple[Integers, Integers, Integers]:

@@ -16,7 +16,7 @@ Every function takes arrays of any one shape, or numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -24,6 +24,7 @@ import numpy.typing as npt
 from scipy import special
 
 Numbers = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
 Bounds = tuple[Numbers, Numbers]
 
 INTERVALS = ("score", "exact")
@@ -32,18 +33,87 @@ REST_SHARE = 0.2
 """Share of the error that the exact interval spends on the rest of the images."""
 
 
-def _bisected(
+def crossing(
+    function: Callable[[Numbers, Integers], Numbers],
     low: Numbers,
     high: Numbers,
-    still_low: Callable[[Numbers], npt.NDArray[np.bool_]],
-    halvings: int,
+    at_low: Numbers,
+    at_high: Numbers,
+    tolerance: float = 1e-13,
 ) -> Numbers:
-    """Where a condition that holds from ``low`` on ceases to hold, element by element."""
-    for _ in range(halvings):
-        middle = (low + high) / 2
-        holds = still_low(middle)
-        low, high = np.where(holds, middle, low), np.where(holds, high, middle)
-    return (low + high) / 2
+    """Where functions that are positive at ``low`` and negative at ``high`` change their sign.
+
+    All at once, by Chandrupatla's method (1997): inverse quadratic interpolation where the points
+    allow it, else bisection.
+
+    Args:
+        function: Takes points and the numbers of the functions that they are for.
+        low: One end, by function.
+        high: The other, above or below it.
+        at_low: Positive; need not be the true value.
+        at_high: Negative; likewise.
+        tolerance: How near to have it, relative to its size, or a tenth of it absolutely.
+    """
+    found = (low + high) / 2
+    which = np.arange(len(found))
+    x1, x2, f1, f2 = low, high, at_low, at_high
+    t = np.full(len(found), 0.5)
+    for _ in range(80):
+        x = x1 + t * (x2 - x1)
+        f = function(x, which)
+        same = (f > 0) == (f1 > 0)
+        x3, f3 = np.where(same, x1, x2), np.where(same, f1, f2)
+        x2, f2 = np.where(same, x2, x1), np.where(same, f2, f1)
+        x1, f1 = x, f
+        found[which] = np.where(np.abs(f1) < np.abs(f2), x1, x2)
+        width = np.abs(x2 - x1)
+        near = tolerance * (0.1 + np.abs(x1))
+        on = (width > 2 * near) & (f1 != 0)
+        if not on.any():
+            break
+        which, near, width = which[on], near[on], width[on]
+        x1, x2, x3, f1, f2, f3 = x1[on], x2[on], x3[on], f1[on], f2[on], f3[on]
+        with np.errstate(all="ignore"):
+            xi, phi = (x1 - x2) / (x3 - x2), (f1 - f2) / (f3 - f2)
+            inverse = f1 / (f2 - f1) * f3 / (f2 - f3)
+            inverse += (x3 - x1) / (x2 - x1) * f1 / (f3 - f1) * f2 / (f3 - f2)
+        smooth = (phi**2 < xi) & ((1 - phi) ** 2 < 1 - xi)
+        t = np.clip(np.where(smooth, inverse, 0.5), near / width, 1 - near / width)
+    return found
+
+
+def _constrained(delta: Numbers, lost: Numbers, gained: Numbers) -> Numbers:
+    """Standard deviation of an image's change in which the expected change is delta.
+
+    The rates are those that make the counts most likely among all with that difference.
+
+    Args:
+        delta: Difference of the rates, in [-1, 1].
+        lost: Rate measured.
+        gained: Rate measured.
+    """
+    linear = (2 - lost + gained) * delta - lost - gained
+    product = gained * delta * (1 - delta)
+    root = np.sqrt(np.maximum(linear**2 + 8 * product, 0.0))
+    variance: Numbers = (root - linear) / 2 + delta * (1 - delta)
+    return np.sqrt(np.maximum(variance, 0.0))
+
+
+def _tango_lower(b: Numbers, c: Numbers, n: Numbers, z: Numbers) -> Numbers:
+    lost, gained, scale = b / n, c / n, z / np.sqrt(n)
+    measured = lost - gained
+
+    def beyond(delta: Numbers, i: Integers) -> Numbers:
+        sd = _constrained(delta, lost[i], gained[i])
+        found: Numbers = measured[i] - delta - scale[i] * sd
+        return found
+
+    # No change has a standard deviation above 1, so the bound is not below this.
+    low = np.maximum(measured - scale, -1.0)
+    everywhere = np.arange(len(low))
+    at_low = np.maximum(beyond(low, everywhere), 1e-300)
+    at_high = np.minimum(beyond(measured, everywhere), -1e-3 * scale - 1e-300)
+    return crossing(beyond, low, measured, at_low, at_high)
 
 
 def tango(lost: npt.ArrayLike, gained: npt.ArrayLike, n: npt.ArrayLike, z: npt.ArrayLike) -> Bounds:
@@ -61,30 +131,18 @@ def tango(lost: npt.ArrayLike, gained: npt.ArrayLike, n: npt.ArrayLike, z: npt.A
     Args:
         lost: Number of images that only the first model gets right.
         gained: Number that only the second gets right.
-        n: Number of images, above 0.
+        n: Number of images, above 0. Counts need not be whole numbers.
         z: Quantile of the normal distribution, at least 0: 1.645 for one-sided bounds at 5 %.
 
     Returns:
         Lower and upper bound, in [-1, 1].
     """
-    b, c, n, z = np.broadcast_arrays(*(np.asarray(x, np.float64) for x in (lost, gained, n, z)))
-    measured = (b - c) / n
-
-    def score(delta: Numbers) -> Numbers:
-        linear = -b - c + (2 * n - b + c) * delta
-        constant = -c * delta * (1 - delta)
-        root = np.sqrt(np.maximum(linear**2 - 8 * n * constant, 0))
-        variance = n * ((root - linear) / (2 * n) + delta * (1 - delta))
-        distance = b - c - n * delta
-        certain = np.where(distance > 0, np.inf, -np.inf)
-        certain = np.where(np.abs(distance) < 1e-12, 0.0, certain)
-        known = variance > 1e-14
-        return np.where(known, distance / np.sqrt(np.where(known, variance, 1.0)), certain)
-
-    one = np.ones_like(measured)
-    lower = _bisected(-one, measured, lambda delta: score(delta) > z, 50)
-    upper = _bisected(measured, one, lambda delta: score(delta) >= -z, 50)
-    return lower, upper
+    given = np.broadcast_arrays(*(np.asarray(x, np.float64) for x in (lost, gained, n, z)))
+    shape = given[0].shape
+    b, c, total, quantile = (x.reshape(-1) for x in given)
+    lower = _tango_lower(b, c, total, quantile)
+    upper = -_tango_lower(c, b, total, quantile)  # the same for the models swapped
+    return lower.reshape(shape), upper.reshape(shape)
 
 
 def clopper_pearson(count: npt.ArrayLike, n: npt.ArrayLike, alpha: npt.ArrayLike) -> Bounds:
@@ -133,7 +191,13 @@ class Counts:
     all_lost: Numbers
     all_gained: Numbers
 
-    def only(self, chosen: npt.NDArray[np.bool_]) -> Counts:
+    @classmethod
+    def of(cls, parts: Sequence[Counts]) -> Counts:
+        """All of them, one after the other."""
+        names = [field.name for field in fields(cls)]
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+    def only(self, chosen: npt.NDArray[np.bool_] | Integers) -> Counts:
         """Some of the groups."""
         return Counts(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
@@ -142,14 +206,36 @@ class Counts:
         nothing = np.zeros(len(self.n))
         return replace(self, lost=nothing, gained=nothing, all_lost=nothing, all_gained=nothing)
 
+    def with_more(self, times: npt.ArrayLike) -> Counts:
+        """If each group had so many times as many images, with its rates; all others as before."""
+        more = np.asarray(times, np.float64) - 1
+        return Counts(
+            self.n * (1 + more),
+            self.lost * (1 + more),
+            self.gained * (1 + more),
+            self.all_n + self.n * more,
+            self.all_lost + self.lost * more,
+            self.all_gained + self.gained * more,
+        )
+
+    @property
+    def rest(self) -> tuple[Numbers, Numbers, Numbers]:
+        """Lost, gained and number of the other images; 1 image, unchanged, where there is none."""
+        n = self.all_n - self.n
+        return self.all_lost - self.lost, self.all_gained - self.gained, np.where(n > 0, n, 1.0)
+
+    def weight(self, against: str) -> Numbers:
+        """What the difference to the rest is multiplied by: 1 - pi, or 1 ``against`` the rest."""
+        if against == "rest":
+            return np.where(self.n < self.all_n, 1.0, 0.0)
+        return 1 - self.n / self.all_n
+
 
 def psi_bounds(
     counts: Counts,
     z: npt.ArrayLike,
     interval: str = "score",
     against: str = "overall",
-    *,
-    grown: npt.ArrayLike = 1.0,
 ) -> tuple[Numbers, Numbers, Numbers]:
     """The excess accuracy gap of groups, with one-sided bounds.
 
@@ -169,20 +255,15 @@ def psi_bounds(
         interval: One of ``INTERVALS``.
         against: ``rest`` for ``d_g - d_r`` itself, without the factor 1 - pi, which makes psi of a
             large group small.
-        grown: As if a group had so many times as many images, with the same rates and the same
-            weight in psi.
 
     Returns:
         psi, lower bound, upper bound. All 0 for a group of all images.
     """
-    n, lost, gained = counts.n, counts.lost, counts.gained
-    rest = counts.all_n - n
-    weight = rest / counts.all_n if against == "overall" else np.ones(len(n))  # 1 - pi
-    others = (counts.all_lost - lost, counts.all_gained - gained, np.where(rest > 0, rest, 1.0))
-    d, d_rest = (lost - gained) / n, (others[0] - others[1]) / others[2]
+    weight, others = counts.weight(against), counts.rest
+    d = (counts.lost - counts.gained) / counts.n
+    d_rest = (others[0] - others[1]) / others[2]
     psi = weight * (d - d_rest)
-    grown = np.asarray(grown, np.float64)
-    group = (lost * grown, gained * grown, n * grown)
+    group = (counts.lost, counts.gained, counts.n)
     if interval == "exact":
         alpha = special.ndtr(-np.asarray(z, np.float64))
         low, high = exact(*group, (1 - REST_SHARE) * alpha)
@@ -217,13 +298,64 @@ def p_values(
     psi, lower, _ = psi_bounds(counts, 0.0, interval, against)
     above = (psi > eps) & (lower > eps) if interval == "exact" else psi > eps
     if above.any():
-        some, limit = counts.only(above), eps[above]
-        zero = np.zeros(len(limit))
-        z = _bisected(
-            zero, zero + 38.0, lambda at: psi_bounds(some, at, interval, against)[1] > limit, 40
-        )
-        p[above] = special.ndtr(-z)
+        by_interval = _exact_quantiles if interval == "exact" else _score_quantiles
+        p[above] = special.ndtr(-by_interval(counts.only(above), eps[above], against))
     return p
+
+
+MOST = 37.0
+"""A normal variable exceeds it with a probability that is just above 0 as a float64."""
+
+
+def _exact_quantiles(counts: Counts, eps: Numbers, against: str) -> Numbers:
+    """The z at which the exact lower bound of psi is eps, which psi is above."""
+
+    def beyond(z: Numbers, i: Integers) -> Numbers:
+        return psi_bounds(counts.only(i), z, "exact", against)[1] - eps[i]
+
+    low = np.zeros(len(eps))
+    high = np.full(len(eps), MOST)
+    everywhere = np.arange(len(eps))
+    at_high = beyond(high, everywhere)
+    found = crossing(beyond, low, high, beyond(low, everywhere), np.minimum(at_high, -1e-300))
+    return np.where(at_high >= 0, MOST, found)
+
+
+def _score_quantiles(counts: Counts, eps: Numbers, against: str) -> Numbers:
+    """The z at which the score lower bound of psi is eps, which psi is above.
+
+    There the distances of both sides' bounds from what was measured are the legs of a right
+    triangle, ``(d_g - l_g)^2 + (u_r - d_r)^2 = D^2`` with ``D = d_g - d_r - eps / (1 - pi)``, and
+    both bounds belong to one z. So only the angle is to be found.
+    """
+    others = counts.rest
+    lost, gained = counts.lost / counts.n, counts.gained / counts.n
+    rest_lost, rest_gained = others[0] / others[2], others[1] / others[2]
+    d, d_rest = lost - gained, rest_lost - rest_gained
+    long = d - d_rest - eps / counts.weight(against)
+    root, rest_root = np.sqrt(counts.n), np.sqrt(others[2])
+
+    def legs(angle: Numbers, i: Integers) -> tuple[Numbers, Numbers, Numbers, Numbers]:
+        """Distances in standard errors, as numerator and standard deviation of an image."""
+        down, up = long[i] * np.cos(angle), long[i] * np.sin(angle)
+        sd = _constrained(d[i] - down, lost[i], gained[i])
+        rest_sd = _constrained(d_rest[i] + up, rest_lost[i], rest_gained[i])
+        return down * root[i], sd, up * rest_root[i], rest_sd
+
+    def beyond(angle: Numbers, i: Integers) -> Numbers:
+        far, sd, rest_far, rest_sd = legs(angle, i)
+        return far * rest_sd - rest_far * sd
+
+    low = np.zeros(len(eps))
+    high = np.full(len(eps), np.pi / 2)
+    everywhere = np.arange(len(eps))
+    at_low = np.maximum(beyond(low, everywhere), 1e-6 * long)
+    at_high = np.minimum(beyond(high, everywhere), -1e-6 * long)
+    angle = crossing(beyond, low, high, at_low, at_high)
+    far, sd, rest_far, rest_sd = legs(angle, everywhere)
+    of_group = angle < np.pi / 4  # the longer leg is known better
+    top, bottom = np.where(of_group, far, rest_far), np.where(of_group, sd, rest_sd)
+    return np.minimum(top / np.maximum(bottom, top / MOST), MOST)
 
 
 def holm(p: Numbers) -> Numbers:

@@ -1,0 +1,101 @@
+"""Several images of one person, patient or video: how many images they are worth.
+
+Images of a cluster resemble each other, so that n of them say less than n images of different
+clusters. The intervals take numbers of images, so these are divided by the design effect: how many
+times larger the variance is than without clusters (Rao and Scott 1992, *A simple method for the
+analysis of clustered binary data*).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Integers = npt.NDArray[np.int64]
+Numbers = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.floating[Any]]
+
+FEWEST = 5
+"""Of fewer clusters a variance is not taken."""
+
+
+def numbered(clusters: npt.NDArray[np.generic]) -> Integers:
+    """Clusters as whole numbers from 0 on."""
+    found: Integers = np.unique(clusters, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    return found
+
+
+def psi_effects(change: Numbers, ids: Integers, clusters: Integers, number: int) -> Numbers:
+    """Design effects of psi, by group; at least 1.
+
+    The variance of the mean of psi's influence function
+
+        1[i in g] (d_i - d_g) / pi_g - (d_i - d)
+
+    over clusters, over that over images. A group in which nothing changed, and one of fewer than
+    five clusters, have no variance to rely on; there all images of a cluster count as one.
+
+    Args:
+        change: 1 lost, -1 gained, else 0, by image.
+        ids: Group ids of each image, shape ``(N, F)``.
+        clusters: Number of the cluster of each image, from 0 on.
+        number: G, over all features.
+    """
+    total = len(change)
+    deviation = change - change.mean()
+    whole = np.bincount(clusters, deviation)
+    effect = np.ones(number)
+    for of_feature in ids.T:
+        n = np.bincount(of_feature, minlength=number)
+        share = np.maximum(n, 1) / total
+        mean = np.bincount(of_feature, change, number) / np.maximum(n, 1)
+        inside = change - mean[of_feature]
+        group, cluster, sums = _by_pair(of_feature, clusters, inside, number)
+        k = np.bincount(group, minlength=number)
+        by_cluster = (
+            np.bincount(group, sums**2, number) / share**2 * k / np.maximum(k - 1, 1)
+            - 2 * np.bincount(group, sums * whole[cluster], number) / share
+            + (whole**2).sum()
+        )
+        own = np.bincount(of_feature, inside**2, number)
+        by_image = own * (1 / share**2 - 2 / share) + (deviation**2).sum()
+        found = _known(by_cluster, by_image, own, n, k)
+        effect = np.where(n > 0, np.maximum(found, effect), effect)
+    return effect
+
+
+def mean_effects(values: Numbers, ids: Integers, clusters: Integers, number: int) -> Numbers:
+    """The same for the means of values by group."""
+    effect = np.ones(number)
+    for of_feature in ids.T:
+        n = np.bincount(of_feature, minlength=number)
+        mean = np.bincount(of_feature, values, number) / np.maximum(n, 1)
+        inside = values - mean[of_feature]
+        group, _, sums = _by_pair(of_feature, clusters, inside, number)
+        k = np.bincount(group, minlength=number)
+        own = np.bincount(of_feature, inside**2, number)
+        by_cluster = np.bincount(group, sums**2, number) * k / np.maximum(k - 1, 1)
+        found = _known(by_cluster, own, own, n, k)
+        effect = np.where(n > 0, np.maximum(found, effect), effect)
+    return effect
+
+
+def _by_pair(
+    group: Integers, cluster: Integers, values: Numbers, number: int
+) -> tuple[Integers, Integers, Numbers]:
+    """Group, cluster and sum of values for every pair of both that occurs."""
+    key, where = np.unique(cluster * number + group, return_inverse=True)
+    sums = np.bincount(where.reshape(-1), values).astype(np.float64)
+    return key % number, key // number, sums
+
+
+def _known(
+    by_cluster: Numbers, by_image: Floats, own: Floats, n: Integers, k: Integers
+) -> Numbers:
+    """The ratio of two variances; at least images by cluster where a group's own says nothing."""
+    found = np.divide(by_cluster, by_image, out=np.ones(len(n)), where=by_image > 1e-12)
+    nothing = (own <= 1e-12) | (k < FEWEST)
+    each: Numbers = np.where(nothing, n / np.maximum(k, 1), 0.0)
+    return np.maximum(found, each)

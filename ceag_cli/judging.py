@@ -1,0 +1,217 @@
+"""Verdicts of groups, from their counts: bounds, p-values, and Holm's correction over all of them.
+
+PASS   the upper bound at alpha is at most eps
+FAIL   the p-value of "psi is at most eps", corrected, is at most alpha
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ceag_cli.intervals import Counts, crossing, holm, p_values, psi_bounds, quantile_of
+
+Flags = npt.NDArray[np.bool_]
+Integers = npt.NDArray[np.int64]
+Numbers = npt.NDArray[np.float64]
+
+MOST_TIMES = 1e6
+"""A group that would need more than so many times as many images is not waited for."""
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Whether psi is at most eps, one entry per group and gated split."""
+
+    counts: Counts
+    eps: Numbers
+    accepted: Numbers
+    """The same, or the larger psi that a waiver accepts for now."""
+    required: Flags
+    same_as: Integers
+    """Number of the first entry that asks the same of the same images."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One entry per question."""
+
+    lower: Numbers
+    upper: Numbers
+    p: Numbers
+    """Of "psi is at most eps"."""
+    p_holm: Numbers
+    passes: Flags
+    fails: Flags
+    waived: Flags
+    """It would be FAIL, were it not accepted for now."""
+    too_small: Flags
+    """It could not pass even if no answer had changed."""
+    times: Numbers
+    """How many times its images an undecided group would need for a verdict; NaN if no number
+    would do."""
+    family_size: int
+    """Number of distinct questions."""
+
+
+def answers(asked: Questions, alpha: float, interval: str, against: str) -> Answers:
+    """Judge all groups.
+
+    Args:
+        asked: About which groups.
+        alpha: Error level of each PASS, and of all FAILs together.
+        interval: As for :func:`~ceag_cli.intervals.psi_bounds`.
+        against: Likewise.
+    """
+    kind, z = (interval, against), quantile_of(alpha)
+    counts, eps = asked.counts, asked.eps
+    psi, lower, upper = psi_bounds(counts, z, *kind)
+    p = p_values(counts, eps, *kind)
+    # FAIL is said of psi beyond what is accepted, by one procedure for all groups; what is beyond
+    # eps only is waived.
+    excused = asked.accepted > eps
+    p_accepted = p.copy()
+    if excused.any():
+        p_accepted[excused] = p_values(counts.only(excused), asked.accepted[excused], *kind)
+    beyond_eps, beyond_accepted = _corrected(asked, p), _corrected(asked, p_accepted)
+    p_holm = np.where(excused, beyond_eps, beyond_accepted)
+    passes: Flags = upper <= eps
+    fails: Flags = (beyond_accepted <= alpha) & ~passes
+    waived: Flags = excused & (beyond_eps <= alpha) & ~fails & ~passes
+    _, _, best = psi_bounds(counts.without_change(), z, *kind)
+    times = np.full(len(eps), np.nan)
+    undecided = ~(passes | fails | waived)
+    if undecided.any():
+        levels = _levels(asked, fails, alpha)
+        times[undecided] = _times(
+            counts.only(undecided), eps[undecided], psi[undecided], alpha, levels[undecided], *kind
+        )
+    return Answers(
+        lower=lower,
+        upper=upper,
+        p=p,
+        p_holm=p_holm,
+        passes=passes,
+        fails=fails,
+        waived=waived,
+        too_small=best > eps,
+        times=times,
+        family_size=int(_distinct(asked).sum()),
+    )
+
+
+def _distinct(asked: Questions) -> Flags:
+    found: Flags = asked.same_as == np.arange(len(asked.same_as))
+    return found
+
+
+def _families(asked: Questions) -> list[Flags]:
+    """Distinct required groups, and the other ones; alpha is divided between the two."""
+    distinct = _distinct(asked)
+    both = [distinct & asked.required, distinct & ~asked.required]
+    return [family for family in both if family.any()]
+
+
+def _corrected(asked: Questions, p: Numbers) -> Numbers:
+    families = _families(asked)
+    found = np.ones(len(p))
+    for family in families:
+        found[family] = np.minimum(len(families) * holm(p[family]), 1.0)
+    return found[asked.same_as]
+
+
+def _levels(asked: Questions, fails: Flags, alpha: float) -> Numbers:
+    """What the p-value of each undecided group would have to be for FAIL, others as they are."""
+    families = _families(asked)
+    found = np.full(len(fails), alpha)
+    for family in families:
+        still = max(int((family & ~fails).sum()), 1)
+        found[family] = alpha / len(families) / still
+    return found[asked.same_as]
+
+
+def _times(
+    counts: Counts,
+    eps: Numbers,
+    psi: Numbers,
+    alpha: float,
+    levels: Numbers,
+    interval: str,
+    against: str,
+) -> Numbers:
+    """How many times its images each group would need: towards FAIL where psi is above eps.
+
+    Images with the group's rates are added to the group, and so to all images; its share grows and
+    its psi shrinks accordingly. So a large group whose psi is above eps may come to no verdict.
+    """
+    high = psi > eps
+    z = np.where(high, _quantiles(levels), quantile_of(alpha))
+
+    def undecided(log_times: Numbers, i: Integers) -> Numbers:
+        _, lower, upper = psi_bounds(
+            counts.only(i).with_more(np.exp(log_times)), z[i], interval, against
+        )
+        found: Numbers = np.where(high[i], eps[i] - lower, upper - eps[i])
+        return found
+
+    everywhere = np.arange(len(eps))
+    low, top = np.zeros(len(eps)), np.full(len(eps), np.nan)
+    at_low, at_top = undecided(low, everywhere), np.full(len(eps), -1.0)
+    # PASS comes with enough images and stays; the lower bound rises, and falls with psi again.
+    steps = np.linspace(0, np.log(MOST_TIMES), 21)[1:]
+    for step in steps:
+        open_ = np.flatnonzero(np.isnan(top) & (high | (step == steps[-1])))
+        if not len(open_):
+            continue
+        at = np.full(len(open_), step)
+        value = undecided(at, open_)
+        decided = value < 0
+        top[open_[decided]], at_top[open_[decided]] = step, value[decided]
+        still = open_[~decided & high[open_]]
+        low[still], at_low[still] = step, value[~decided & high[open_]]
+    found = np.full(len(eps), np.nan)
+    some = np.flatnonzero(~np.isnan(top))
+    if len(some):
+        log_times = crossing(
+            lambda x, i: undecided(x, some[i]),
+            low[some],
+            top[some],
+            np.maximum(at_low[some], 1e-300),
+            at_top[some],
+            tolerance=1e-9,
+        )
+        found[some] = np.exp(log_times)
+    return found
+
+
+def _quantiles(levels: Numbers) -> Numbers:
+    """``quantile_of`` of each, of few different ones."""
+    values, where = np.unique(levels, return_inverse=True)
+    return np.array([quantile_of(level) for level in values.tolist()])[where.reshape(-1)]
+
+
+def same_images(ids: Integers, n: Integers) -> Integers:
+    """For each group the number of the first one of the very same images.
+
+    Args:
+        ids: Group ids of each image, shape ``(N, F)``.
+        n: Images by group.
+    """
+    number = len(n)
+    found = np.arange(number)
+    if ids.shape[1] < 2:
+        return found  # groups of one feature share no image
+    keys = [n]
+    generator = np.random.default_rng(0)
+    for _ in range(2):  # sums of random whole numbers, exact in float64 up to 8 million images
+        random = generator.integers(2**30, size=len(ids)).astype(np.float64)
+        sums = np.zeros(number)
+        for of_feature in ids.T:
+            sums += np.bincount(of_feature, random, number)
+        keys.append(sums.astype(np.int64))
+    first: dict[tuple[int, ...], int] = {}
+    for g, key in enumerate(zip(*(key.tolist() for key in keys), strict=True)):
+        found[g] = first.setdefault(key, g)
+    return found
