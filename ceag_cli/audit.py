@@ -674,7 +674,8 @@ def _floors(
     count: Numbers = np.concatenate(right)
     low, high = clopper_pearson(count, total, policy.alpha)
     # So few right ones or fewer, if the accuracy were what is asked.
-    p = holm(special.betaincc(count + 1, np.maximum(total - count, 1e-300), limit))
+    tail = special.betaincc(count + 1, np.maximum(total - count, 1e-300), limit)
+    p = holm(np.asarray(tail, np.float64))
     found = []
     for i, (split, g) in enumerate(rows):
         if policy.gate == "point":
@@ -757,7 +758,7 @@ def _overall(
         reasons.append(f"not decided: {_listed(open_)}")
     waived = some(WAIVED)
     if waived:
-        reasons.append(f"above eps, which is accepted for now: {listed(waived)}")
+        reasons.append(f"above eps, but accepted for now: {listed(waived)}")
     empty = [g for g in some(NO_DATA) if not g.required]
     if empty:
         reasons.append(f"without images: {listed(empty)}")

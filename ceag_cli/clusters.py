@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 Integers = npt.NDArray[np.int64]
 Numbers = npt.NDArray[np.float64]
-Floats = npt.NDArray[np.floating[Any]]
 
 FEWEST = 5
 """Of fewer clusters a variance is not taken."""
@@ -92,10 +91,15 @@ def _by_pair(
 
 
 def _known(
-    by_cluster: Numbers, by_image: Floats, own: Floats, n: Integers, k: Integers
+    by_cluster: Numbers,
+    by_image: npt.NDArray[Any],
+    own: npt.NDArray[Any],
+    n: npt.NDArray[Any],
+    k: npt.NDArray[Any],
 ) -> Numbers:
     """The ratio of two variances; at least images by cluster where a group's own says nothing."""
     found = np.divide(by_cluster, by_image, out=np.ones(len(n)), where=by_image > 1e-12)
     nothing = (own <= 1e-12) | (k < FEWEST)
     each: Numbers = np.where(nothing, n / np.maximum(k, 1), 0.0)
-    return np.maximum(found, each)
+    larger: Numbers = np.maximum(found, each)
+    return larger

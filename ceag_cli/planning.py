@@ -343,17 +343,15 @@ def _needs_of(
         above, below = (z_power * share / part / error for part in (group, rest))
         lost, gained = _changes(group, share, above)
         rest_lost, rest_gained = _changes(others, share, -below)
-        # psi_bounds takes the weights from the sizes, and more images from ``grown``.
-        grown = np.ones(len(n)) if with_rest else np.maximum(times, 1.0)
         counts = Counts(
-            group / grown,
-            lost / grown,
-            gained / grown,
-            group / grown + others,
-            lost / grown + rest_lost,
-            gained / grown + rest_gained,
+            group,
+            lost,
+            gained,
+            group + others,
+            lost + rest_lost,
+            gained + rest_gained,
         )
-        return psi_bounds(counts, z, policy.interval, policy.against, grown=grown)[2]
+        return psi_bounds(counts, z, policy.interval, policy.against)[2]
 
     alone = _smallest(lambda times: upper(times, False) <= eps, size)
     alike = _smallest(lambda times: upper(times, True) <= eps, size)

@@ -28,6 +28,8 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
             "multipliers",
             "intervals",
             "chance",
+            "clusters",
+            "judging",
             "means",
             "confusion",
             "strata",

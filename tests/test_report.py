@@ -231,8 +231,8 @@ def test_a_small_table() -> None:
     lines = rendered(audited(["a", "b"], [10, 4], n=100))
     assert [line.split() for line in lines] == [
         ["group", "n", "dense", "%", "sparse", "%", "gap", "psi", "bounds"],
-        ["a", "100", "100.0", "90.0", "+10.0", "+3.0", "+0.1", "to", "+5.9", "FAIL"],
-        ["b", "100", "100.0", "96.0", "+4.0", "-3.0", "-5.9", "to", "-0.1", "PASS"],
+        ["a", "100", "100.0", "90.0", "+10.0", "+3.0", "-0.0", "to", "+6.3", "FAIL"],
+        ["b", "100", "100.0", "96.0", "+4.0", "-3.0", "-6.3", "to", "+0.0", "PASS"],
     ]
 
 
@@ -373,6 +373,11 @@ def test_the_audit_document() -> None:
         "groups_file_sha256": "f" * 64,
         "label_column": "label",
         "groups_by": "letter",
+        "missing": "error",
+        "dropped": 0,
+        "cluster_id": None,
+        "predictions": None,
+        "predictions_sha256": None,
     }
     assert document["overall"] == {
         "verdict": "FAIL",
