@@ -457,7 +457,9 @@ class _Parquet:
 
     def _words(self, column: Any) -> Column:
         text = column.cast(self.arrow.string()).combine_chunks().dictionary_encode()
-        names = [*text.dictionary.to_pylist(), ""]
+        names = text.dictionary.to_pylist()
+        if text.null_count:
+            names.append("")
         codes = text.indices.fill_null(len(names) - 1).to_numpy(zero_copy_only=False)
         return _column(codes, names)
 
@@ -488,7 +490,8 @@ def read_npz(path: Path) -> tuple[dict[str, Anything], dict[str, Any] | None]:
     """
     arrays: dict[str, Anything] = {}
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # The file is closed here, since NumPy leaves it open when it is no archive.
+        with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
             for name in archive.files:
                 try:
                     arrays[name] = archive[name]
