@@ -18,6 +18,8 @@ Item = TypeVar("Item")
 
 MOST_ROWS = 25
 """Rows of a table on the page; the JSON document has all."""
+MOST_CELLS = 10
+"""Cells of the confusion matrix on the page."""
 
 
 def shift_lines(found: Shifts) -> list[str]:
@@ -25,10 +27,12 @@ def shift_lines(found: Shifts) -> list[str]:
     overall = found.overall
     if not overall.n:
         return []
+    lost, gained, lateral = (
+        percent(count / overall.n) for count in (overall.lost, overall.gained, overall.lateral)
+    )
     churn = (
-        f"churn {percent(_value(overall.churn))} % (lost {percent(overall.lost / overall.n)}, "
-        f"gained {percent(overall.gained / overall.n)}, lateral "
-        f"{percent(overall.lateral / overall.n)})"
+        f"besides psi (described only): churn {percent(_value(overall.churn))} % "
+        f"(lost {lost}, gained {gained}, lateral {lateral})"
     )
     if found.worst_churn is not None:
         churn += f"; most in {_who(found.worst_churn)}: {_bounds(found.worst_churn.share)} %"
@@ -70,7 +74,9 @@ def strata_lines(strata: Strata) -> list[str]:
             f"by {printable(strata.by)}: churn {percent(high.churn)} % at "
             f"{printable(high.value)}, {percent(low.churn)} % at {printable(low.value)}"
         )
-        worst = max(strata.groups, key=lambda group: group.psi.within.lower or 0.0, default=None)
+        # A feature that is the control feature itself is all of its levels.
+        beside = [g for g in strata.groups if g.psi.within.lower != g.psi.within.upper]
+        worst = max(beside, key=lambda group: _lower(group.psi.within), default=None)
         if worst is not None:
             psi = worst.psi
             lines.append(
@@ -92,7 +98,13 @@ def shift_html(found: Shifts) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "points": points, "bounds": _bounds, "gap": _gap}
+    environment.filters |= {
+        "percent": percent,
+        "points": points,
+        "bounds": _bounds,
+        "share": _share,
+        "gap": _gap,
+    }
     groups = [group for group in found.groups if group.n]
     strata = [strata for strata in (found.control, found.by_confidence) if strata is not None]
     return environment.get_template("shifts.html.jinja").render(
@@ -100,10 +112,11 @@ def shift_html(found: Shifts) -> str:
         lines=shift_lines(found),
         groups=_first(groups, lambda group: -_lower(group.excess_churn)),
         left_out=max(len(groups) - MOST_ROWS, 0),
-        cells=found.confusion.cells[:MOST_ROWS],
+        left_out_classes=max(len(found.confusion.by_class) - MOST_ROWS, 0),
+        cells=found.confusion.cells[:MOST_CELLS],
         classes=_first(found.confusion.by_class, lambda c: -abs(c.n * (c.recall_drop or 0.0))),
         strata=strata,
-        rows=[_first(s.groups, lambda group: -(group.psi.within.lower or 0.0)) for s in strata],
+        rows=[_first(s.groups, lambda group: -_lower(group.psi.within)) for s in strata],
         fewest=FEWEST,
         parts=PARTS,
         most=MOST_ROWS,
@@ -112,6 +125,10 @@ def shift_html(found: Shifts) -> str:
 
 def _first(items: Sequence[Item], key: Callable[[Item], Any]) -> list[Item]:
     return sorted(items, key=key)[:MOST_ROWS]
+
+
+def _share(share: Bounded | None) -> str:
+    return percent(_value(share))
 
 
 def _value(share: Bounded | None) -> float | None:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,9 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import confint_proportions_2indep
+from typer.testing import CliRunner
 
+from ceag_cli.cli import app
 from ceag_cli.confusion import MOST_CLASSES, confusion, total_variation
 from ceag_cli.intervals import Counts, psi_bounds, quantile_of
 from ceag_cli.means import (
@@ -29,8 +32,9 @@ from ceag_cli.means import (
     summed,
     wilson,
 )
+from ceag_cli.predictions import read_answers
 from ceag_cli.shiftreport import shift_html, shift_lines
-from ceag_cli.shifts import Answers, GroupShift, Said, Shifts, document, shifts
+from ceag_cli.shifts import Answers, GroupShift, Said, Shifts, answers_of, document, shifts
 from ceag_cli.strata import PARTS, Strata, confidence_strata, stratified
 
 NAN = float("nan")
@@ -635,7 +639,7 @@ def number(found: Any) -> float | None:
     return found.value if isinstance(found, Bounded) else found
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(tables())
 def test_shares_are_those_of_slow_loops(table: Answers) -> None:
     found = shifts(table)
@@ -650,7 +654,7 @@ def test_shares_are_those_of_slow_loops(table: Answers) -> None:
                 assert got == pytest.approx(float(expected), abs=1e-12), name
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(tables())
 def test_what_holds_of_any_table(table: Answers) -> None:
     found = shifts(table)
@@ -693,7 +697,7 @@ def negated(one: Bounded | None, other: Bounded | None) -> bool:
     )
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(tables())
 def test_swapping_the_models_negates_every_shift(table: Answers) -> None:
     there = shifts(table)
@@ -719,7 +723,7 @@ def test_swapping_the_models_negates_every_shift(table: Answers) -> None:
     assert cells == {(c.label, c.predicted): -c.moved for c in back.confusion.cells}
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(tables(), st.randoms(use_true_random=False))
 def test_the_order_of_images_changes_nothing(table: Answers, random: Any) -> None:
     order = list(range(len(table.label)))
@@ -784,13 +788,71 @@ def test_summed_counts_flags_and_numbers_over_all_features() -> None:
     assert summed(ids, np.array([0.5, 2.0]), 3).tolist() == [0.5, 2.0, 2.5]
 
 
+# From a table
+
+
+CSV = """\
+id,label,split,dense,sparse,dense_p,sparse_p,dense_p_label,sparse_p_label,race,age
+1,cat,test,cat,dog,0.5,0.75,0.5,0.25,x,old
+2,dog,train,dog,dog,0.5,0.5,0.5,0.5,x,old
+3,cat,test,cat,cat,1,1,1,1,y,
+4,dog,test,owl,dog,0.5,0.5,0,0.5,y,old
+"""
+
+
+def test_answers_of_a_table_and_its_control_column(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text(CSV)
+    table = read_answers(tmp_path / "p.csv", control=["age"])
+    found = answers_of(table, "test", ["age"])
+    assert found.classes == ("cat", "dog", "owl")
+    assert [found.classes[k] for k in found.label] == ["cat", "cat", "dog"]
+    assert [found.classes[k] for k in found.sparse.predicted] == ["dog", "cat", "dog"]
+    assert found.names == (("race", "x"), ("race", "y"))
+    assert found.groups.tolist() == [[0], [1], [1]]
+    assert found.strata is not None
+    assert [found.levels[k] for k in found.strata] == ["old", "<missing>", "old"]
+    assert found.dense.confidence is not None
+    assert found.dense.confidence.tolist() == [0.5, 1, 0.5]
+    assert found.sparse.loss is not None
+    assert found.sparse.loss.tolist() == pytest.approx([math.log(4), 0, math.log(2)])
+    assert found.dense.loss is not None
+    assert 80 < found.dense.loss[2] < 90  # a probability of 0 is taken as the smallest one
+    assert answers_of(table, "test").control is None
+
+
+def test_the_audit_of_a_table_has_it_in_text_document_and_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "p.csv").write_text(CSV)
+    monkeypatch.chdir(tmp_path)
+    line = [
+        "audit",
+        "--predictions",
+        "p.csv",
+        "--control",
+        "age",
+        "--groups-by",
+        "race",
+        "-o",
+        "out",
+    ]
+    result = CliRunner().invoke(app, line)
+    assert "besides psi (described only): churn 66.7 %" in result.stdout
+    more = json.loads((tmp_path / "out/audit.json").read_text())["more"]
+    assert [part["split"] for part in more] == ["train", "test"]
+    assert more[1]["control"]["by"] == "age"
+    assert more[1]["overall"]["churn"]["value"] == 2 / 3
+    assert (tmp_path / "out/audit.html").read_text().count('<details class="more">') == 2
+
+
 # What is shown
 
 
 def test_the_lines_by_hand() -> None:
     lines = shift_lines(shifts(TEN))
     assert lines[0].startswith(
-        "churn 40.0 % (lost 20.0, gained 10.0, lateral 10.0); most in letter=a: 75.0 ("
+        "besides psi (described only): churn 40.0 % (lost 20.0, gained 10.0, lateral 10.0); "
+        "most in letter=a: 75.0 ("
     )
     assert lines[1] == "worst accuracy 50.0 % dense (letter=a), 50.0 % sparse (letter=a)"
     assert lines[2] == (
