@@ -12,9 +12,12 @@ import jinja2
 from ceag_cli.audit import (
     DESCRIPTIVE,
     FAIL,
+    HIGH,
     INCONCLUSIVE,
+    LOW,
     PASS,
     REFERENCE,
+    TOO_SMALL,
     WAIVED,
     AuditResult,
     GroupResult,
@@ -35,7 +38,6 @@ from ceag_cli.report import (
     quantity,
     split_line,
     tolerance,
-    why,
 )
 from ceag_cli.results import Flip
 from ceag_cli.shiftreport import shift_html
@@ -139,7 +141,7 @@ def plot(result: AuditResult, split: str) -> Plot:
         bar = group.lower is not None and group.upper is not None
         dots.append(
             Dot(
-                name=_short(_name(group) if several else group.value),
+                name=_short(_name(group) if several or not group.value else group.value),
                 title=_title(result, group),
                 text=_text(result, group),
                 x=x(measured(group, policy) or 0.0),
@@ -251,6 +253,13 @@ def _text(result: AuditResult, group: GroupResult) -> str:
     return f"{points(measured(group, result.policy), group.eps)}{bounds}"
 
 
+def _because(group: GroupResult) -> str:
+    """The reason of a verdict in a word; that of a waiver as it was given."""
+    if group.verdict == INCONCLUSIVE:
+        return {HIGH: "high", LOW: "low", TOO_SMALL: "too small"}.get(group.reason or "", "")
+    return printable(group.reason or "")
+
+
 def _title(result: AuditResult, group: GroupResult) -> str:
     verdict = "" if group.verdict == DESCRIPTIVE else f", {group.verdict}"
     what = quantity(result.policy).removeprefix("the ")
@@ -316,7 +325,9 @@ def page(
         rows=rows,
         counted=counted,
         measured=lambda group: measured(group, policy),
-        why=lambda group: why(group, policy),
+        because=_because,
+        reasons={_because(group) for group in result.groups if group.verdict == INCONCLUSIVE},
+        own_reason=any(group.reason for group in result.groups),
         own_eps=any(group.eps != policy.eps for group in result.groups),
         checks=check_lines(result, most=10),
         waivers=[(waiver, _waived(result, waiver)) for waiver in policy.waivers],
