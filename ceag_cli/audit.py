@@ -27,7 +27,7 @@ import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -525,8 +525,7 @@ def _said(
     eps: float,
     waiver: Waiver | None,
 ) -> _Said:
-    top, bottom = split.exact(g, policy.against)
-    measured = Fraction(top, bottom)
+    measured = split.exact(g, policy.against)
     said = _Said(
         verdict=INCONCLUSIVE,
         lower=float(found.lower[row]),
@@ -535,8 +534,8 @@ def _said(
         p_holm=float(found.p_holm[row]),
     )
     if policy.gate == "point":
-        said.verdict = PASS if measured <= _rational(eps) else FAIL
-        if said.verdict == FAIL and waiver is not None and measured <= _rational(waiver.eps):
+        said.verdict = FAIL if _above(measured, eps) else PASS
+        if said.verdict == FAIL and waiver is not None and not _above(measured, waiver.eps):
             said.verdict, said.reason = WAIVED, waiver.reason
     elif found.passes[row]:
         said.verdict = PASS
@@ -547,7 +546,7 @@ def _said(
         said.verdict, said.reason = WAIVED, waiver.reason
     else:
         said.reason = LOW
-        if measured > _rational(eps):
+        if _above(measured, eps):
             said.reason = HIGH
         elif found.too_small[row]:
             said.reason = TOO_SMALL
@@ -639,7 +638,7 @@ def _drop(split: _Counted, limit: float, policy: Policy) -> Check:
         else tango(*counts, quantile_of(policy.alpha))
     )
     if policy.gate == "point":
-        verdict = PASS if Fraction(split.net, split.total) <= _rational(limit) else FAIL
+        verdict = FAIL if _above((split.net, split.total), limit) else PASS
     else:
         verdict = PASS if high <= limit else FAIL if low > limit else INCONCLUSIVE
     return Check(
@@ -679,8 +678,8 @@ def _floors(
     found = []
     for i, (split, g) in enumerate(rows):
         if policy.gate == "point":
-            measured = Fraction(int(split.n_sparse[g]), int(split.n[g]))
-            verdict = PASS if measured >= _rational(limit) else FAIL
+            measured = (-int(split.n_sparse[g]), int(split.n[g]))
+            verdict = FAIL if _above(measured, -limit) else PASS
         else:
             verdict = PASS if low[i] >= limit else FAIL if p[i] <= policy.alpha else INCONCLUSIVE
         found.append(
@@ -698,8 +697,14 @@ def _floors(
     return found
 
 
+def _above(measured: tuple[int, int], limit: float) -> bool:
+    """Whether a fraction is above a limit as it is written: 0.1 is a tenth."""
+    exactly = _rational(limit)
+    return measured[0] * exactly.denominator > exactly.numerator * measured[1]
+
+
+@lru_cache
 def _rational(limit: float) -> Fraction:
-    """A limit as it is written: 0.1 is a tenth."""
     return Fraction(repr(float(limit)))
 
 

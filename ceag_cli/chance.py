@@ -17,6 +17,8 @@ DRAWS = 2000
 WORK = 1_500_000
 """Cells times draws; of many cells there are fewer draws, but at least ``FEWEST``."""
 FEWEST = 100
+SPARSE = 20
+"""Pairs of numbers are sorted, not counted, where they are so many times as many as images."""
 
 Integers = npt.NDArray[np.int64]
 Numbers = npt.NDArray[np.float64]
@@ -93,6 +95,12 @@ def _cells(groups: Integers) -> tuple[Integers, Integers, Integers]:
     code = np.zeros(len(groups), np.int64)
     for ids in groups.T:  # renumbered after every feature, so that the numbers stay small
         pair = code * (int(ids.max()) + 1) + ids
-        code = np.unique(pair, return_inverse=True)[1].reshape(-1)
-    _, first, sizes = np.unique(code, return_index=True, return_counts=True)
-    return groups[first], code, sizes
+        if int(pair.max()) < SPARSE * len(pair):
+            known = np.bincount(pair) > 0
+            code = (np.cumsum(known) - 1)[pair]
+        else:
+            code = np.unique(pair, return_inverse=True)[1].reshape(-1)
+    sizes = np.bincount(code)
+    example = np.zeros(len(sizes), np.int64)
+    example[code] = np.arange(len(code))
+    return groups[example], code, sizes

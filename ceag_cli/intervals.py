@@ -159,10 +159,17 @@ def clopper_pearson(count: npt.ArrayLike, n: npt.ArrayLike, alpha: npt.ArrayLike
         Lower bound, 0 without successes, and upper bound, 1 without failures.
     """
     x, n, alpha = np.broadcast_arrays(*(np.asarray(v, np.float64) for v in (count, n, alpha)))
-    none, all_of_them = x <= 0, x >= n
-    lower = special.betaincinv(np.where(none, 1.0, x), n - x + 1, alpha)
-    upper = special.betainccinv(x + 1, np.where(all_of_them, 1.0, n - x), alpha)
-    return np.where(none, 0.0, lower), np.where(all_of_them, 1.0, upper)
+    return _cp_lower(x, n, alpha), _cp_upper(x, n, alpha)
+
+
+def _cp_lower(x: Numbers, n: Numbers, alpha: Numbers) -> Numbers:
+    none = x <= 0
+    return np.where(none, 0.0, special.betaincinv(np.where(none, 1.0, x), n - x + 1, alpha))
+
+
+def _cp_upper(x: Numbers, n: Numbers, alpha: Numbers) -> Numbers:
+    every = x >= n
+    return np.where(every, 1.0, special.betainccinv(x + 1, np.where(every, 1.0, n - x), alpha))
 
 
 def exact(
@@ -205,6 +212,17 @@ class Counts:
         """The same images, if both models answered alike."""
         nothing = np.zeros(len(self.n))
         return replace(self, lost=nothing, gained=nothing, all_lost=nothing, all_gained=nothing)
+
+    def swapped(self, where: npt.ArrayLike = True) -> Counts:
+        """The models exchanged, for some groups or all: psi is negated."""
+        return Counts(
+            self.n,
+            np.where(where, self.gained, self.lost),
+            np.where(where, self.lost, self.gained),
+            self.all_n,
+            np.where(where, self.all_gained, self.all_lost),
+            np.where(where, self.all_lost, self.all_gained),
+        )
 
     def with_more(self, times: npt.ArrayLike) -> Counts:
         """If each group had so many times as many images, with its rates; all others as before."""
@@ -259,20 +277,27 @@ def psi_bounds(
     Returns:
         psi, lower bound, upper bound. All 0 for a group of all images.
     """
-    weight, others = counts.weight(against), counts.rest
-    d = (counts.lost - counts.gained) / counts.n
-    d_rest = (others[0] - others[1]) / others[2]
-    psi = weight * (d - d_rest)
-    group = (counts.lost, counts.gained, counts.n)
+    d, others = (counts.lost - counts.gained) / counts.n, counts.rest
+    psi = counts.weight(against) * (d - (others[0] - others[1]) / others[2])
+    lower = psi_lower(counts, z, interval, against)
+    upper = -psi_lower(counts.swapped(), z, interval, against)
+    return psi, lower, upper
+
+
+def psi_lower(counts: Counts, z: npt.ArrayLike, interval: str, against: str) -> Numbers:
+    """The lower bound alone; the upper one is that of the models swapped, negated."""
+    z = np.broadcast_to(np.asarray(z, np.float64), counts.n.shape)
+    weight, (lost, gained, n) = counts.weight(against), counts.rest
     if interval == "exact":
-        alpha = special.ndtr(-np.asarray(z, np.float64))
-        low, high = exact(*group, (1 - REST_SHARE) * alpha)
-        rest_low, rest_high = exact(*others, REST_SHARE * alpha)
-        return psi, weight * (low - rest_high), weight * (high - rest_low)
-    low, high = tango(*group, z)
-    rest_low, rest_high = tango(*others, z)
-    down, up = np.hypot(d - low, rest_high - d_rest), np.hypot(high - d, d_rest - rest_low)
-    return psi, psi - weight * down, psi + weight * up
+        half = special.ndtr(-z) / 2
+        share, rest_share = (1 - REST_SHARE) * half, REST_SHARE * half
+        low = _cp_lower(counts.lost, counts.n, share) - _cp_upper(counts.gained, counts.n, share)
+        high = _cp_upper(lost, n, rest_share) - _cp_lower(gained, n, rest_share)
+        return weight * (low - high)
+    d, d_rest = (counts.lost - counts.gained) / counts.n, (lost - gained) / n
+    low = _tango_lower(counts.lost, counts.gained, counts.n, z)
+    high = -_tango_lower(gained, lost, n, z)
+    return weight * (d - d_rest - np.hypot(d - low, high - d_rest))
 
 
 def quantile_of(alpha: float) -> float:
@@ -295,8 +320,8 @@ def p_values(
         p in [0, 1]: 1 where psi itself is not above eps, and where p would be above a half.
     """
     p = np.ones(len(counts.n))
-    psi, lower, _ = psi_bounds(counts, 0.0, interval, against)
-    above = (psi > eps) & (lower > eps) if interval == "exact" else psi > eps
+    lower = psi_lower(counts, 0.0, interval, against)  # psi itself for the score interval
+    above = lower > eps
     if above.any():
         by_interval = _exact_quantiles if interval == "exact" else _score_quantiles
         p[above] = special.ndtr(-by_interval(counts.only(above), eps[above], against))
@@ -311,7 +336,7 @@ def _exact_quantiles(counts: Counts, eps: Numbers, against: str) -> Numbers:
     """The z at which the exact lower bound of psi is eps, which psi is above."""
 
     def beyond(z: Numbers, i: Integers) -> Numbers:
-        return psi_bounds(counts.only(i), z, "exact", against)[1] - eps[i]
+        return psi_lower(counts.only(i), z, "exact", against) - eps[i]
 
     low = np.zeros(len(eps))
     high = np.full(len(eps), MOST)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ceag_cli.intervals import Counts, crossing, holm, p_values, psi_bounds, quantile_of
+from ceag_cli.intervals import Counts, crossing, holm, p_values, psi_bounds, psi_lower, quantile_of
 
 Flags = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.int64]
@@ -149,12 +149,12 @@ def _times(
     high = psi > eps
     z = np.where(high, _quantiles(levels), quantile_of(alpha))
 
+    # The upper bound is at most eps where the lower one of the models swapped is at least -eps.
+    turned, limit = counts.swapped(~high), np.where(high, eps, -eps)
+
     def undecided(log_times: Numbers, i: Integers) -> Numbers:
-        _, lower, upper = psi_bounds(
-            counts.only(i).with_more(np.exp(log_times)), z[i], interval, against
-        )
-        found: Numbers = np.where(high[i], eps[i] - lower, upper - eps[i])
-        return found
+        more = turned.only(i).with_more(np.exp(log_times))
+        return limit[i] - psi_lower(more, z[i], interval, against)
 
     everywhere = np.arange(len(eps))
     low, top = np.zeros(len(eps)), np.full(len(eps), np.nan)
@@ -180,7 +180,7 @@ def _times(
             top[some],
             np.maximum(at_low[some], 1e-300),
             at_top[some],
-            tolerance=1e-9,
+            tolerance=1e-7,
         )
         found[some] = np.exp(log_times)
     return found

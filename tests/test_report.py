@@ -384,7 +384,7 @@ def test_the_audit_document() -> None:
         "exit_code": 1,
         "gate": "point",
         "eps": 0.02,
-        "reasons": ["psi is above eps for letter=a"],
+        "reasons": ["psi is above eps: letter=a"],
         "warnings": [],
         "max_excess_gap": 0.05,
     }
