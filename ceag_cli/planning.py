@@ -8,9 +8,9 @@ other images included:
     needed     how many it needs to PASS four times in five, if its psi is 0 and the models
                disagree about what is right on a given share of the images (the churn)
 
-Only the group grows, its weight in psi stays, as in the audit's own "images needed"; for a group
-that has more than enough, the weight is that of the smaller group. Where growing alone cannot
-suffice, since the other images are too few, the whole split is taken to grow alike.
+Only the group grows and all other images stay as they are, as in the audit's own "images needed".
+Where it takes fewer images in all if the whole split grows alike, the numbers are for that: the
+others may be too few as well.
 """
 
 from __future__ import annotations
