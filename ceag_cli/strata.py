@@ -33,8 +33,8 @@ Numbers = npt.NDArray[np.float64]
 Estimate = tuple[Numbers, Numbers, Numbers]
 """Value, lower and upper bound."""
 
-MOST_CELLS = 1000
-"""Group in a level: so many are listed."""
+MOST = 1000
+"""So many levels, groups, and cells (a group in a level) are listed at most."""
 PARTS = 5
 """Strata of equally many images that the confidence of the dense model is cut into."""
 
@@ -98,8 +98,11 @@ class Strata:
     by: str
     """Control features, ``age`` or crossed ``age*light``, or ``confidence of the dense model``."""
     levels: tuple[Level, ...]
+    """The largest, if there are more than ``MOST``."""
+    levels_in_all: int
     groups: tuple[GroupOverLevels, ...]
-    """Groups that have images."""
+    """Groups that have images; those whose losses differ most from all images', in images."""
+    groups_in_all: int
     cells: tuple[GroupInLevel, ...]
     """Those first whose losses differ most from their level's, in images."""
     cells_in_all: int
@@ -178,23 +181,32 @@ def stratified(
         divided(np.bincount(g, n_lost - n_gained, number), n_group) - overall_gap,
         divided(np.bincount(g, n_changed, number), n_group) - int(changed.sum()) / max(total, 1),
     )
+    present = np.flatnonzero(n_group > 0)
+    chosen = np.sort(present[_first(np.abs(n_group * raw[0])[present])])
     apart = [
-        _apart(whole, _together(estimate, own, g, number), _together(estimate, common, g, number))
+        _apart(
+            whole[chosen],
+            _only(_together(estimate, own, g, number), chosen),
+            _only(_together(estimate, common, g, number), chosen),
+        )
         for whole, estimate in zip(raw, (psi, excess), strict=True)
     ]
-    shown = np.lexsort((keys, -np.abs(n * psi[0])))[:MOST_CELLS]
-    listed = [bounded(*(numbers[shown] for numbers in estimate)) for estimate in (psi, excess)]
+    occupied = np.flatnonzero(size)
+    largest = np.sort(occupied[_first(size[occupied].astype(np.float64))])
+    shown = _first(np.abs(n * psi[0]))
+    listed = [bounded(*_only(estimate, shown)) for estimate in (psi, excess)]
     return Strata(
         by=by,
         levels=tuple(
-            Level(called[i], int(size[i]), float(churn[i]), float(gap[i]))
-            for i in np.flatnonzero(size).tolist()
+            Level(called[i], int(size[i]), float(churn[i]), float(gap[i])) for i in largest.tolist()
         ),
+        levels_in_all=len(occupied),
         groups=tuple(
             GroupOverLevels(*names[i], int(n_group[i]), min(float(coverage[i]), 1.0), a, b)
-            for i, (a, b) in enumerate(zip(*apart, strict=True))
+            for i, a, b in zip(chosen.tolist(), *apart, strict=True)
             if a is not None and b is not None
         ),
+        groups_in_all=len(present),
         cells=tuple(
             GroupInLevel(*names[int(g[i])], called[int(k[i])], int(n[i]), a, b)
             for i, a, b in zip(shown.tolist(), *listed, strict=True)
@@ -202,6 +214,17 @@ def stratified(
         ),
         cells_in_all=len(keys),
     )
+
+
+def _first(weight: Numbers) -> Integers:
+    """Where the largest are, those first; among equals the first."""
+    found: Integers = np.argsort(-weight, kind="stable")[:MOST].astype(np.int64)
+    return found
+
+
+def _only(estimate: Estimate, chosen: Integers) -> Estimate:
+    value, lower, upper = estimate
+    return value[chosen], lower[chosen], upper[chosen]
 
 
 def _psi(

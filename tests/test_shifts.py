@@ -35,7 +35,7 @@ from ceag_cli.means import (
 from ceag_cli.predictions import read_answers
 from ceag_cli.shiftreport import shift_html, shift_lines
 from ceag_cli.shifts import Answers, GroupShift, Said, Shifts, answers_of, document, shifts
-from ceag_cli.strata import PARTS, Strata, confidence_strata, stratified
+from ceag_cli.strata import MOST, PARTS, Strata, confidence_strata, stratified
 
 NAN = float("nan")
 
@@ -494,6 +494,34 @@ def test_the_order_of_levels_and_equal_cells_do_not_matter() -> None:
     for one, two in zip(found.groups, other.groups, strict=True):
         assert one.psi.within.value == pytest.approx(two.psi.within.value)
         assert one.psi.within.lower == pytest.approx(two.psi.within.lower)
+
+
+def test_of_very_many_groups_levels_and_cells_some_are_listed() -> None:
+    # Every image a group and every two a level; one of the first two images is lost.
+    number = 2 * MOST + 2
+    lost = np.arange(number) == 1
+    found = stratified(
+        "age",
+        np.arange(number) // 2,
+        [],
+        np.arange(number)[:, None],
+        [("letter", str(i)) for i in range(number)],
+        lost,
+        lost & False,
+        lost,
+        0.05,
+    )
+    assert (found.levels_in_all, found.groups_in_all, found.cells_in_all) == (
+        MOST + 1,
+        number,
+        number,
+    )
+    assert len(found.levels) == len(found.groups) == len(found.cells) == MOST
+    assert [(c.value, c.level, c.psi.value) for c in found.cells[:2]] == [
+        ("0", "0", -0.5),
+        ("1", "0", 0.5),
+    ]
+    assert [group.value for group in found.groups[:2]] == ["0", "1"]
 
 
 def test_psi_within_levels_is_that_of_fairlearn_with_control_features() -> None:
