@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install test lint families demo demo-seeds bench bench-methods bench-choices clean
+.PHONY: install test lint families demo demo-seeds bench bench-audit bench-methods bench-choices clean
 
 install: .venv/installed
 
@@ -35,6 +35,9 @@ demo-seeds: install
 bench: install
 	$(BIN)/python recipes/benchmarks/steps.py
 	$(BIN)/python recipes/benchmarks/pruning.py
+
+bench-audit: install
+	$(BIN)/python recipes/benchmarks/predictions.py
 
 bench-methods: install
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash recipes/benchmarks/methods.sh demo/methods

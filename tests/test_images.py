@@ -1,4 +1,5 @@
 import io
+import os
 import struct
 import zipfile
 import zlib
@@ -384,6 +385,38 @@ def test_all_broken_images_are_named_together(tmp_path: Path) -> None:
     with pytest.raises(ImageError) as caught:
         read(Folder(tmp_path), [f"{i}.png" for i in range(4)])
     assert [problem.split("'")[1] for problem in caught.value.problems] == ["1.png", "3.png"]
+
+
+def test_images_that_are_decoded_meanwhile_are_the_same(tmp_path: Path) -> None:
+    write_images(tmp_path)
+    paths = [f"images/{i}.png" for i in range(ROWS)]
+    transform = preprocessing().transform()
+    arguments = (Folder(tmp_path), paths, 3, (16, 16), transform, 0)
+    kept, passing = Images(*arguments), Images(*arguments, keep=False)
+    assert passing.kept is None
+    assert torch.equal(everything(passing, ROWS)[1], everything(kept, ROWS)[1])
+    # Broken ones are named together all the same, those of later batches too.
+    for i in (3, 30):
+        (tmp_path / f"images/{i}.png").write_text("text")
+    with pytest.raises(ImageError) as caught:
+        everything(Images(*arguments, keep=False), ROWS)
+    assert [problem.split("'")[1] for problem in caught.value.problems] == [paths[3], paths[30]]
+
+
+def test_the_state_of_an_image_changes_when_it_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(b"1234")
+    folder = Folder(tmp_path)
+    before = folder.state("a.png")
+    assert folder.state("a.png") == before
+    path.write_bytes(b"4321")
+    os.utime(path, ns=(0, before[1] + 1))
+    assert folder.state("a.png") != before
+    for content in ("1234", "4321"):
+        with zipfile.ZipFile(tmp_path / f"{content}.zip", "w") as archive:
+            archive.writestr("a.png", content)
+    first, second = Zip(tmp_path / "1234.zip"), Zip(tmp_path / "4321.zip")
+    assert first.state("a.png") != second.state("a.png")
 
 
 def test_at_most_twenty_broken_images_are_shown_and_the_rest_is_counted(tmp_path: Path) -> None:

@@ -564,3 +564,49 @@ def test_a_row_with_another_problem_is_also_searched_for_its_image(tmp_path: Pat
         f"{csv} row 3: there is no image 'gone.png' in {tmp_path}",
         f"{csv} row 4: path 'gone.png' was given in row 3 already",
     ]
+
+
+# Images without a group, and images that belong together
+
+
+GAPS = HEADER + "a.png,cat,train,nan\nb.png,cat,train,\nc.png,cat,test,x\n"
+
+
+def test_an_image_without_a_group_can_have_one_of_its_own(tmp_path: Path) -> None:
+    assert problems_of(read(tmp_path, GAPS)) == ["row 3: the group is empty (column 'group')"]
+    path = tmp_path / "l.csv"
+    labels = read_labels(path, missing="group")
+    labels.raise_problems()
+    assert labels.grouping.values == (("<missing>", "nan", "x"),)
+    assert labels.cells == {"group": ["nan", "", "x"]}
+    assert labels.dropped == 0
+    crossed = read_labels(path, groups_by="group*label", missing="group")
+    assert crossed.grouping.values == (("<missing>*cat", "nan*cat", "x*cat"),)
+    path.write_text(GAPS.replace("nan", "<missing>"))
+    assert problems_of(read_labels(path, missing="group")) == [
+        "row 2: the group '<missing>' (column 'group') has the name that --missing group gives; "
+        "rename it"
+    ]
+
+
+def test_an_image_without_a_group_can_be_left_out(tmp_path: Path) -> None:
+    read(tmp_path, GAPS)
+    labels = read_labels(tmp_path / "l.csv", missing="drop")
+    labels.raise_problems()
+    assert labels.paths == ["a.png", "c.png"]
+    assert labels.lines == [2, 4]
+    assert labels.dropped == 1
+    (tmp_path / "l.csv").write_text(HEADER + "a.png,cat,train,\n")
+    (problem,) = read_labels(tmp_path / "l.csv", missing="drop").problems[0]
+    assert problem == "no row has a group, so none is left (--missing drop)"
+
+
+def test_a_cluster_is_no_group(tmp_path: Path) -> None:
+    read(tmp_path, "path,label,split,group,who\na.png,cat,test,x,1\nb.png,cat,test,x,\n")
+    labels = read_labels(tmp_path / "l.csv", cluster_id="who")
+    assert labels.grouping.features == ("group",)
+    assert problems_of(labels) == ["row 3: the cluster is empty (column 'who')"]
+    with pytest.raises(LabelsError, match="--cluster-id names 'wo', which is not a column; did"):
+        read_labels(tmp_path / "l.csv", cluster_id="wo")
+    with pytest.raises(LabelsError, match="column 'who' is both in --groups-by and --cluster-id"):
+        read_labels(tmp_path / "l.csv", groups_by="who", cluster_id="who")

@@ -13,7 +13,12 @@ from torch.nn import functional
 from toys import CPU, HALF, PLAIN_DESCENT, Watching, a_split, tiny_model, training, write_images
 
 from ceag_cli.errors import EvaluationError, OptionError, TrainingError
-from ceag_cli.evaluation import Compute, evaluate, evaluate_in_training_mode
+from ceag_cli.evaluation import (
+    Compute,
+    evaluate,
+    evaluate_in_training_mode,
+    evaluate_together,
+)
 from ceag_cli.groups import BatchOutcome, GroupStats
 from ceag_cli.iterates import Keeper
 from ceag_cli.lineage import Lineage, read_metadata
@@ -509,6 +514,17 @@ def test_every_image_is_evaluated_exactly_once_whatever_the_batch_size(batch_siz
     stats = found.stats(split.groups, 2)
     assert stats.count.tolist() == [12, 12]
     assert int(stats.total_count) == 24
+
+
+def test_models_evaluated_together_answer_as_they_do_alone() -> None:
+    split, compute = a_split(), Compute(CPU, batch_size=7)
+    models = {"a": tiny_model(seed=1).train(), "b": FromPixels().eval()}
+    together = evaluate_together(models, split, HALF, compute, Quiet(), "test")
+    for name, model in models.items():
+        alone = evaluate(model, split, HALF, compute, Quiet(), "test")
+        for part in ("predicted", "correct", "loss", "confidence"):
+            assert torch.equal(getattr(together[name], part), getattr(alone, part))
+    assert [model.training for model in models.values()] == [True, False]
 
 
 def test_among_equal_logits_the_first_class_wins() -> None:
