@@ -769,7 +769,7 @@ def _overall(
         reasons.append(f"without images: {listed(empty)}")
     if code or undecided or unclear:
         return INCONCLUSIVE, code, reasons
-    return (WAIVED if waived else PASS), 0, reasons
+    return PASS, 0, reasons
 
 
 def _name(group: GroupResult, gated: set[str]) -> str:

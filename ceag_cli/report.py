@@ -66,7 +66,7 @@ VERDICTS = (FAIL, WAIVED, INCONCLUSIVE, PASS, NO_DATA, REFERENCE, DESCRIPTIVE)
 WHY = {
     HIGH: "{quantity} is above eps, but not shown to be",
     LOW: "{quantity} is at most eps, but not shown to be",
-    TOO_SMALL: "too few images to pass, whatever the models do",
+    TOO_SMALL: "too few images to pass even if no answer had changed",
 }
 SHORT = {HIGH: "high", LOW: "low", TOO_SMALL: "small"}
 
@@ -79,8 +79,8 @@ def basis(result: AuditResult) -> str:
     policy = result.policy
     if policy.gate == "point":
         return (
-            "The measured values are compared with eps, as in the paper; there is no confidence "
-            "interval, and with few images per group psi is mostly sampling noise."
+            "The measured values are compared with eps, as in the paper; the bounds play no part, "
+            "and with few images per group psi is mostly sampling noise."
         )
     level = "exactly" if policy.interval == "exact" else "nominally"
     return (
@@ -157,7 +157,7 @@ def why(group: GroupResult, policy: Policy) -> str:
         return "required" if group.required and group.verdict == NO_DATA else ""
     reason = WHY.get(group.reason or "", "").format(quantity=quantity(policy))
     if group.n_needed is None:
-        need = "no number of images like these would decide it"
+        need = "more images of this group alone would not decide it"
     else:
         need = f"needs {group.n_needed} more image{'s' if group.n_needed > 1 else ''}"
     return "; ".join(filter(None, [reason, need, "required" if group.required else ""]))

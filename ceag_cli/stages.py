@@ -341,7 +341,15 @@ def run_audit(options: AuditOptions, reporter: Reporter | None = None) -> Audit:
     table, subject, folder = answered.table, answered.subject, answered.folder
     files = report_files(options.report, folder, subject.files)
     policy = policy_of(options, answered.eps)
-    result = audit(pairs_of(table), table.grouping, policy, options.gate_splits, seed=options.seed)
+    result = audit(
+        pairs_of(table),
+        table.grouping,
+        policy,
+        options.gate_splits,
+        seed=options.seed,
+        identical=subject.dense_sha256 is not None
+        and subject.dense_sha256 == subject.sparse_sha256,
+    )
     if options.format != "text":  # which has them
         for warning in result.warnings:
             reporter.warn(warning)

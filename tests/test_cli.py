@@ -163,6 +163,49 @@ def test_an_audit_that_finds_a_violation_exits_with_1(here: Path) -> None:
     assert psi["green"] <= 0
 
 
+def write_answers(a_lost: int, n: int) -> None:
+    """Two groups of n test images, all right in the dense model; a loses some, b none."""
+    rows = [
+        (f"{group}{i}", "x", "test", group, "x", "y" if group == "a" and i < a_lost else "x")
+        for group in "ab"
+        for i in range(n)
+    ]
+    write_csv(Path("answers.csv"), rows, ("id", "label", "split", "group", "dense", "sparse"))
+
+
+@pytest.mark.parametrize(
+    ("a_lost", "n", "evidence", "strict", "point"),
+    [
+        (0, 200, (0, "PASS"), (0, "PASS"), (0, "PASS")),
+        # psi 1.5 and -1.5 points: b is shown to be within 2, a neither within nor beyond.
+        (6, 200, (0, "INCONCLUSIVE"), (3, "INCONCLUSIVE"), (0, "PASS")),
+        # psi 3 points: measured to be beyond 2, not shown to be.
+        (12, 200, (0, "INCONCLUSIVE"), (3, "INCONCLUSIVE"), (1, "FAIL")),
+        (40, 200, (1, "FAIL"), (1, "FAIL"), (1, "FAIL")),
+        # Of 40 images without any change the model may still lose 4 points: nothing is shown.
+        (0, 40, (3, "INCONCLUSIVE"), (3, "INCONCLUSIVE"), (0, "PASS")),
+    ],
+)
+def test_the_gate_decides_what_a_verdict_needs(
+    here: Path,
+    a_lost: int,
+    n: int,
+    evidence: tuple[int, str],
+    strict: tuple[int, str],
+    point: tuple[int, str],
+) -> None:
+    write_answers(a_lost, n)
+    read = ("audit", "--predictions", "answers.csv", "--groups-by", "group", "--eps", "0.02")
+
+    def said(*arguments: str) -> tuple[int, str]:
+        result = ceag(*read, "--format", "json", *arguments)
+        return result.exit_code, json.loads(result.stdout)["overall"]["verdict"]
+
+    assert said() == said("--gate", "evidence") == evidence
+    assert said("--gate", "strict") == strict
+    assert said("--gate", "point") == point
+
+
 def test_an_audit_of_a_group_that_is_everybody_exits_with_3(here: Path) -> None:
     lines = (here / "labels.csv").read_text().splitlines()
     text = "\n".join([lines[0] + ",all", *(f"{line},yes" for line in lines[1:])])
@@ -1136,10 +1179,11 @@ def test_an_eps_of_zero_is_an_eps(here: Path) -> None:
     done(*MITIGATE, "--eps", "0", "-o", "x.safetensors")
     assert lineage_of("x.safetensors").eps == 0.0
     result = ceag("audit", "x.safetensors", "--gate", "point")
-    assert "eps 0 (from x.safetensors)" in result.stderr.splitlines()
+    assert result.stderr.splitlines()[-1].startswith("eps 0 (from x.safetensors)")
     assert result.exit_code in (0, 1)
-    # The model is its own reference here, so every psi is exactly zero.
-    done("audit", "x.safetensors", "--dense", "x.safetensors", "--eps", "0", "--gate", "point")
+    # The model is its own reference here, so every psi is zero, and not only on these images.
+    result = done("audit", "x.safetensors", "--dense", "x.safetensors", "--eps", "0")
+    assert "both models are the same file" in result.stdout
 
 
 def test_eps_comes_from_the_flag_else_the_model_else_the_default(here: Path) -> None:

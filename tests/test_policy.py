@@ -480,7 +480,7 @@ def test_a_waived_violation_shows_as_waived_and_does_not_fail() -> None:
     assert verdict_of(judged(Policy(eps=0.03), lost), BLACK) == "FAIL"
     result = judged(waived(), lost)
     assert (verdict_of(result, BLACK), result.exit_code) == ("WAIVED", 0)
-    assert result.verdict == "WAIVED"
+    assert result.verdict == "PASS"
     assert "above eps, but accepted for now: race=Black" in result.reasons
     (group,) = [g for g in result.groups if g.verdict == "WAIVED"]
     assert group.reason == "known"
