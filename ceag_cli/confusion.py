@@ -80,6 +80,7 @@ class Confusion:
     cells: tuple[Cell, ...]
     """Off the diagonal, those first into or out of which most images moved."""
     by_class: tuple[ClassShift, ...]
+    """In the order of the matrices; without matrices only those that occur."""
     dense: Integers | None
     """Images by label and predicted class; ``None`` for more than ``MOST_CLASSES`` classes."""
     sparse: Integers | None
@@ -134,6 +135,7 @@ def confusion(
         )
         for i, count in zip(shown.tolist(), before, strict=True)
     ]
+    few = number <= MOST_CLASSES
     variation = np.bincount(row, np.abs(moved), number) / 2
     diagonal = {int(row[i]): i for i in np.flatnonzero(row == column).tolist()}
     right = [np.bincount(label[said == label], minlength=number) for said in (dense, sparse)]
@@ -151,7 +153,7 @@ def confusion(
         "total_variation": divided(variation, n),
     }
     by_class = []
-    for k in np.flatnonzero((n > 0) | (said[0] > 0) | (said[1] > 0)).tolist():
+    for k in np.flatnonzero((n > 0) | (said[0] > 0) | (said[1] > 0) | few).tolist():
         test = diagonal.get(k)
         numbers = {name: float(column[k]) for name, column in columns.items()}
         by_class.append(
@@ -165,7 +167,6 @@ def confusion(
                 q=None if test is None else float(q[test]),
             )
         )
-    few = number <= MOST_CLASSES
     return Confusion(
         classes=number,
         tested=len(keys),

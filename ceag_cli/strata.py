@@ -202,7 +202,9 @@ def stratified(
         ),
         levels_in_all=len(occupied),
         groups=tuple(
-            GroupOverLevels(*names[i], int(n_group[i]), min(float(coverage[i]), 1.0), a, b)
+            GroupOverLevels(
+                names[i][0], names[i][1], int(n_group[i]), min(float(coverage[i]), 1.0), a, b
+            )
             for i, a, b in zip(chosen.tolist(), *apart, strict=True)
             if a is not None and b is not None
         ),

@@ -18,6 +18,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import confint_proportions_2indep
 from typer.testing import CliRunner
 
+import ceag_cli
 from ceag_cli.cli import app
 from ceag_cli.confusion import MOST_CLASSES, confusion, total_variation
 from ceag_cli.intervals import Counts, psi_bounds, quantile_of
@@ -372,9 +373,9 @@ def test_a_move_that_is_no_accident_is_told_from_one_that_may_be() -> None:
 def test_an_answer_that_is_no_label_and_classes_without_names() -> None:
     found = confusion(ints(0, 0), ints(0, 0), ints(0, 5), ("cat",))
     assert [(c.label, c.predicted, c.moved) for c in found.cells] == [("cat", "5", 1)]
-    assert [c.name for c in found.by_class] == ["cat", "5"]
-    assert (found.by_class[1].n, found.by_class[1].recall_dense) == (0, None)
-    assert found.by_class[1].share_ratio is None  # never predicted before
+    assert [c.name for c in found.by_class] == ["cat", "1", "2", "3", "4", "5"]
+    assert (found.by_class[5].n, found.by_class[5].recall_dense) == (0, None)
+    assert found.by_class[5].share_ratio is None  # never predicted before
 
 
 def test_many_classes_have_cells_but_no_matrix() -> None:
@@ -947,6 +948,53 @@ def test_a_page_part_without_probabilities_or_strata() -> None:
     html = shift_html(shifts(TEN))
     assert "over-confidence" not in html
     assert "Within" not in html
+
+
+SCHEMA = json.loads(Path(ceag_cli.__file__).with_name("audit.schema.json").read_text())
+
+
+def mismatches(found: Any, schema: dict[str, Any], where: str = "") -> list[str]:
+    """Where a document is not as its schema says, in the words of the schema that are used here."""
+    if "$ref" in schema:
+        return mismatches(found, SCHEMA["$defs"][schema["$ref"].removeprefix("#/$defs/")], where)
+    if "anyOf" in schema:
+        each = [mismatches(found, one, where) for one in schema["anyOf"]]
+        return min(each, key=len)
+    if "enum" in schema:
+        return [] if found in schema["enum"] else [where]
+    kinds = {
+        "object": dict,
+        "array": list,
+        "string": str,
+        "integer": int,
+        "number": (int, float),
+        "null": type(None),
+    }
+    wanted = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+    if not any(isinstance(found, kinds[kind]) for kind in wanted):  # type: ignore[arg-type]
+        return [where]
+    wrong = []
+    if isinstance(found, dict):
+        wrong += [where] * (set(schema["required"]) != set(found) != set(schema["properties"]))
+        for name, item in found.items():
+            wrong += mismatches(item, schema["properties"][name], f"{where}.{name}")
+    if isinstance(found, list):
+        for item in found:
+            wrong += mismatches(item, schema["items"], f"{where}[]")
+    if isinstance(found, int | float):
+        low, high = schema.get("minimum", -math.inf), schema.get("maximum", math.inf)
+        wrong += [where] * (not low <= found <= high)
+    return wrong
+
+
+def test_the_document_is_as_the_schema_says() -> None:
+    schema = SCHEMA["properties"]["more"]["items"]
+    for found in (full(), shifts(TEN), shifts(answers([], [], [], []))):
+        assert mismatches(document(found), schema) == []
+    bad = document(full())
+    bad["overall"]["flips"] = 1.5
+    del bad["groups"][0]["churn"]
+    assert mismatches(bad, schema) == [".overall.flips", ".groups[]"]
 
 
 def test_the_document_by_hand() -> None:
