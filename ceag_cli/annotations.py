@@ -10,13 +10,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ceag_cli.audit import FAIL, INCONCLUSIVE, NO_DATA, WAIVED, GroupResult
-from ceag_cli.policy import Policy
+from ceag_cli.audit import FAIL, INCONCLUSIVE, NO_DATA, PASS, WAIVED, AuditResult, GroupResult
 from ceag_cli.report import (
     audit_headline,
     check_line,
     interval,
-    measured,
     points,
     printable,
     quantity,
@@ -34,17 +32,17 @@ NAMED = 5
 
 def workflow_commands(audit: Audit) -> str:
     """One line per annotation: what is wrong as errors, what is open as one warning."""
-    result, policy = audit.result, audit.result.policy
+    result = audit.result
     gated = [split.split for split in result.splits if split.gated]
     groups = [group for name in gated for group in result.by_split(name) if group.split in gated]
     checks = worst_checks(result)
     several = len(gated) > 1
-    kind = "notice" if result.verdict == "PASS" else "error" if result.exit_code else "warning"
+    kind = "notice" if result.verdict == PASS else "error" if result.exit_code else "warning"
     found: dict[str, list[tuple[str, str]]] = {"error": [], "warning": [], "notice": []}
-    reasons = "".join(f"; {printable(reason)}" for reason in result.reasons)
+    reasons = "".join(f"\n{printable(reason)}" for reason in result.reasons)
     found[kind].append((f"ceag audit: {result.verdict}", audit_headline(result) + reasons))
     found["error"] += [
-        ("ceag audit: more than eps", _line(group, policy, several))
+        ("ceag audit: more than eps", _line(group, result, several))
         for group in groups
         if group.verdict == FAIL
     ]
@@ -55,7 +53,7 @@ def workflow_commands(audit: Audit) -> str:
     ]
     open_ = [group for group in groups if group.verdict == INCONCLUSIVE]
     if open_:
-        text = _listed([_line(group, policy, several) for group in open_])
+        text = _listed([_line(group, result, several) for group in open_])
         title = f"ceag audit: {len(open_)} group{'s' if len(open_) > 1 else ''} not decided"
         found["warning"].append((title, text))
     undecided = [check_line(check) for check in checks if check.verdict == INCONCLUSIVE]
@@ -66,7 +64,7 @@ def workflow_commands(audit: Audit) -> str:
         found["warning"].append(("ceag audit: groups without images", _listed(empty)))
     found["warning"] += [("ceag audit", printable(warning)) for warning in result.warnings]
     found["notice"] += [
-        ("ceag audit: waived", _line(group, policy, several))
+        ("ceag audit: waived", _line(group, result, several))
         for group in groups
         if group.verdict == WAIVED
     ]
@@ -80,13 +78,12 @@ def workflow_commands(audit: Audit) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _line(group: GroupResult, policy: Policy, with_split: bool) -> str:
-    numbers = (
-        f"{quantity(policy).removeprefix('the ')} {points(measured(group, policy), group.eps)}"
-    )
-    reason = why(group, policy)
+def _line(group: GroupResult, result: AuditResult, with_split: bool) -> str:
+    what = quantity(result.policy).removeprefix("the ")
+    gap = points(result.gated_gap(group), group.eps)
+    reason = why(group, result.policy)
     return (
-        f"{_name(group, with_split)}: {numbers} points ({interval(group)}), eps "
+        f"{_name(group, with_split)}: {what} {gap} points ({interval(group)}), eps "
         f"{tolerance(group.eps)}, {group.n} images{f'; {reason}' if reason else ''}"
     )
 

@@ -11,7 +11,6 @@ from ceag_cli.report import (
     audit_headline,
     check_line,
     interval,
-    measured,
     points,
     quantity,
     tolerance,
@@ -23,7 +22,18 @@ from ceag_cli.results import Audit
 _ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 _NUMBERS = (
-    *("n", "lost", "gained", "acc_dense", "acc_sparse", "gap", "excess_gap", "gap_vs_rest", "eps"),
+    *(
+        "n",
+        "n_effective",
+        "lost",
+        "gained",
+        "acc_dense",
+        "acc_sparse",
+        "gap",
+        "excess_gap",
+        "gap_vs_rest",
+        "eps",
+    ),
     *("lower", "upper", "p_fail", "p_fail_holm", "n_needed"),
 )
 
@@ -69,17 +79,17 @@ def _add_group(suite: Element, group: GroupResult, result: AuditResult) -> None:
     policy = result.policy
     case = SubElement(suite, "testcase", classname=_clean(group.feature), name=_clean(group.value))
     properties = SubElement(case, "properties")
-    for name in ("split", "verdict", *_NUMBERS):
+    for name in ("split", "verdict", "reason", *_NUMBERS):
         value = getattr(group, name)
         if value is not None:
             SubElement(properties, "property", name=name, value=str(value))
     reason = why(group, policy)
     message = f"{group.verdict}{f': {reason}' if reason else ''}"
-    must = policy.gate == "strict" or group.required
+    must = result.exit_code and (policy.gate == "strict" or group.required)
     if group.verdict == FAIL or (must and group.verdict in (INCONCLUSIVE, NO_DATA)):
         failure = SubElement(case, "failure", message=_clean(message), type=group.verdict)
         failure.text = _clean(
-            f"{quantity(policy)} is {points(measured(group, policy), group.eps)} points "
+            f"{quantity(policy)} is {points(result.gated_gap(group), group.eps)} points "
             f"({interval(group)}), eps {tolerance(group.eps)}, {group.n} images"
         )
     elif group.verdict in (INCONCLUSIVE, NO_DATA, WAIVED):
@@ -93,7 +103,8 @@ def _add_check(suite: Element, check: Check, result: AuditResult) -> None:
     for name in ("value", "lower", "upper", "limit"):
         SubElement(properties, "property", name=name, value=str(getattr(check, name)))
     text = _clean(check_line(check))
-    if check.verdict == FAIL or (check.verdict == INCONCLUSIVE and result.gate == "strict"):
+    strict = result.gate == "strict" and result.exit_code
+    if check.verdict == FAIL or (check.verdict == INCONCLUSIVE and strict):
         SubElement(case, "failure", message=text, type=check.verdict)
     elif check.verdict == INCONCLUSIVE:
         SubElement(case, "skipped", message=text)

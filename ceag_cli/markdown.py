@@ -13,7 +13,6 @@ from ceag_cli.report import (
     check_lines,
     counted,
     interval,
-    measured,
     percent,
     points,
     printable,
@@ -104,7 +103,7 @@ def _columns(
             percent(group.acc_dense),
             percent(group.acc_sparse),
             points(group.gap),
-            points(measured(group, policy), group.eps),
+            points(result.gated_gap(group), group.eps),
         ]
         if judged:
             cells.append(interval(group))

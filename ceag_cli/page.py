@@ -13,6 +13,7 @@ from ceag_cli.audit import (
     DESCRIPTIVE,
     FAIL,
     HIGH,
+    IDENTICAL,
     INCONCLUSIVE,
     LOW,
     PASS,
@@ -31,7 +32,6 @@ from ceag_cli.report import (
     check_lines,
     counted,
     interval,
-    measured,
     percent,
     points,
     printable,
@@ -126,7 +126,6 @@ class Pictures:
 
 def plot(result: AuditResult, split: str) -> Plot:
     """Place the worst groups of a split; one scale for all splits, so that they can be compared."""
-    policy = result.policy
     low, high = _range(result)
 
     def x(value: float) -> float:
@@ -134,7 +133,7 @@ def plot(result: AuditResult, split: str) -> Plot:
         return round(LABELS + inside * (WIDTH - LABELS - NUMBERS), 1)
 
     several = len({group.feature for group in result.groups}) > 1
-    known = [g for g in result.by_split(split) if measured(g, policy) is not None]
+    known = [g for g in result.by_split(split) if result.gated_gap(g) is not None]
     dots, eps = [], []
     for i, group in enumerate(known[:DRAWN]):
         y = round(ROW * (i + 0.5) + 6, 1)
@@ -144,7 +143,7 @@ def plot(result: AuditResult, split: str) -> Plot:
                 name=_short(_name(group) if several or not group.value else group.value),
                 title=_title(result, group),
                 text=_text(result, group),
-                x=x(measured(group, policy) or 0.0),
+                x=x(result.gated_gap(group) or 0.0),
                 y=y,
                 low=x(group.lower or 0.0) if bar else None,
                 high=x(group.upper or 0.0) if bar else None,
@@ -167,7 +166,7 @@ def plot(result: AuditResult, split: str) -> Plot:
 def _range(result: AuditResult) -> tuple[float, float]:
     """What the axis shows: every value drawn, and of the bounds what does not dwarf those."""
     drawn = [g for s in result.splits for g in result.by_split(s.split)[:DRAWN]]
-    found = [(g, measured(g, result.policy)) for g in drawn]
+    found = [(g, result.gated_gap(g)) for g in drawn]
     values = [value for _, value in found if value is not None]
     low = min([*values, 0.0])
     high = max([*values, *(group.eps for group in drawn), result.eps])
@@ -191,10 +190,9 @@ def scatter(result: AuditResult, across: str, up: str) -> Scatter | None:
 
     The worst are drawn one by one, all others as small dots.
     """
-    policy = result.policy
-    there = {(g.feature, g.value): measured(g, policy) for g in result.by_split(across)}
+    there = {(g.feature, g.value): result.gated_gap(g) for g in result.by_split(across)}
     pairs = [
-        (group, there.get((group.feature, group.value)), measured(group, policy))
+        (group, there.get((group.feature, group.value)), result.gated_gap(group))
         for group in result.by_split(up)
     ]
     both = [(g, a, b) for g, a, b in pairs if a is not None and b is not None]
@@ -250,13 +248,15 @@ def _short(name: str) -> str:
 def _text(result: AuditResult, group: GroupResult) -> str:
     """``+3.1 (+0.3 to +5.9)``."""
     bounds = f" ({interval(group)})" if group.lower is not None else ""
-    return f"{points(measured(group, result.policy), group.eps)}{bounds}"
+    return f"{points(result.gated_gap(group), group.eps)}{bounds}"
 
 
 def _because(group: GroupResult) -> str:
     """The reason of a verdict in a word; that of a waiver as it was given."""
     if group.verdict == INCONCLUSIVE:
         return {HIGH: "high", LOW: "low", TOO_SMALL: "too small"}.get(group.reason or "", "")
+    if group.reason == IDENTICAL:
+        return "same file"
     return printable(group.reason or "")
 
 
@@ -324,7 +324,6 @@ def page(
         split_line=split_line,
         rows=rows,
         counted=counted,
-        measured=lambda group: measured(group, policy),
         because=_because,
         reasons={_because(group) for group in result.groups if group.verdict == INCONCLUSIVE},
         own_reason=any(group.reason for group in result.groups),

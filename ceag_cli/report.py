@@ -21,6 +21,7 @@ from ceag_cli.audit import (
     DESCRIPTIVE,
     FAIL,
     HIGH,
+    IDENTICAL,
     INCONCLUSIVE,
     LOW,
     NO_DATA,
@@ -133,11 +134,6 @@ def quantity(policy: Policy) -> str:
     return "the gap against the rest" if policy.against == "rest" else "psi"
 
 
-def measured(group: GroupResult, policy: Policy) -> float | None:
-    """What is compared with eps."""
-    return group.gap_vs_rest if policy.against == "rest" else group.excess_gap
-
-
 def counted(groups: Iterable[GroupResult]) -> list[tuple[str, int]]:
     """How many groups have each verdict; those that none has are left out."""
     found = Counter(group.verdict for group in groups)
@@ -153,6 +149,8 @@ def why(group: GroupResult, policy: Policy) -> str:
     """Why a group has its verdict and what would decide it; empty where that says itself."""
     if group.verdict == WAIVED:
         return printable(group.reason or "")
+    if group.reason == IDENTICAL:
+        return "both models are the same file"
     if group.verdict != INCONCLUSIVE:
         return "required" if group.required and group.verdict == NO_DATA else ""
     reason = WHY.get(group.reason or "", "").format(quantity=quantity(policy))
@@ -173,8 +171,6 @@ def meaning(result: AuditResult) -> str:
     if result.verdict == FAIL and beside:
         bound = f"{' and '.join(beside)} does not hold"
         words = f"{words}, and {bound}" if FAIL in verdicts else bound
-    elif result.verdict == PASS and WAIVED in verdicts:
-        words += ", or is waived"
     elif result.verdict == INCONCLUSIVE and INCONCLUSIVE not in verdicts:
         words = f"{' and '.join(beside)} is not decided" if beside else "not enough is decided"
     return words.replace("psi", quantity(result.policy))
@@ -186,7 +182,7 @@ def audit_headline(result: AuditResult) -> str:
     where = ", ".join(split.split for split in result.splits if split.gated)
     sentence = f"{result.verdict}: {meaning(result)}"
     gated = {split.split for split in result.splits if split.gated}
-    known = [(measured(g, policy), g) for g in result.groups if g.split in gated]
+    known = [(result.gated_gap(g), g) for g in result.groups if g.split in gated]
     found = [(value, group) for value, group in known if value is not None]
     if not found:
         return f"{sentence} ({where or 'no split is gated'})."
@@ -201,11 +197,16 @@ def audit_headline(result: AuditResult) -> str:
 def split_line(split: SplitResult) -> str:
     """A split as a whole, in one line."""
     role = "gated" if split.gated else "described only"
-    return (
+    chance = f" ({points(split.noise_floor)} by chance alone)" if split.noise_floor else ""
+    line = (
         f"{split.split} ({role}): {split.n} images, accuracy {percent(split.acc_dense)} % dense, "
         f"{percent(split.acc_sparse)} % sparse, gap {points(split.gap)}; max psi "
-        f"{points(split.max_excess_gap)}, pairwise disparity {percent(split.pairwise_disparity)}"
+        f"{points(split.max_excess_gap)}{chance}, pairwise disparity "
+        f"{percent(split.pairwise_disparity)}"
     )
+    if split.omnibus_p is not None:
+        line += f"; p {split.omnibus_p:.2g} for no disparity at all"
+    return line
 
 
 def audit_table(result: AuditResult, split: str, most: int | None = 25) -> Table:
@@ -217,8 +218,10 @@ def audit_table(result: AuditResult, split: str, most: int | None = 25) -> Table
     gap = "gap" if result.policy.against == "rest" else "psi"
     for name in ("n", "dense", "sparse", gap, *(["bounds"] if judged else [])):
         table.add_column(name, justify="right", no_wrap=True)
+    open_ = any(group.verdict == INCONCLUSIVE for group in groups)
     if judged:
         table.add_column("verdict", min_width=12)
+    if open_:
         table.add_column("needs", justify="right", no_wrap=True)
     several = len({group.feature for group in result.groups}) > 1
     shown = groups if most is None else groups[:most]
@@ -227,23 +230,24 @@ def audit_table(result: AuditResult, split: str, most: int | None = 25) -> Table
         name = printable(f"{group.feature}={group.value}" if whole else group.value)
         style = {FAIL: "red", PASS: "green", INCONCLUSIVE: "yellow"}.get(group.verdict, "")
         reason = SHORT.get(group.reason or "", "") if group.verdict == INCONCLUSIVE else ""
-        cells = [
+        cells: list[str | Text] = [
             # After a name from right to left, a mark keeps the numbers in their order.
             ("\u200e" if _right_to_left(name) else "") + str(group.n),
             percent(group.acc_dense),
             percent(group.acc_sparse),
-            points(measured(group, result.policy), group.eps),
+            points(result.gated_gap(group), group.eps),
         ]
         if judged:
             verdict = f"{group.verdict} {reason}".strip()
-            more = "–" if reason and group.n_needed is None else _short_count(group.n_needed)
-            cells += [interval(group), Text(verdict, style=style), more]  # type: ignore[list-item]
+            cells += [interval(group), Text(verdict, style=style)]
+        if open_:
+            cells.append("–" if reason and group.n_needed is None else _count(group.n_needed))
         table.add_row(Text(name), *cells)
     rest = groups[len(shown) :]
     if rest:
         counts = counted_line(rest) if judged else ""
         text = f"and {len(rest)} more groups{': ' if counts else ''}{counts}"
-        table.add_row(Text(text), *[""] * (len(table.columns) - 1))
+        table.caption, table.caption_justify, table.caption_style = Text(text), "left", ""
     return table
 
 
@@ -251,7 +255,7 @@ def _right_to_left(name: str) -> bool:
     return any(unicodedata.bidirectional(c) in ("R", "AL", "AN") for c in name)
 
 
-def _short_count(number: int | None) -> str:
+def _count(number: int | None) -> str:
     """``+1240``; large ones ``+1.2M``."""
     if number is None:
         return ""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import re
 from html.parser import HTMLParser
 
@@ -10,10 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import measured
 
-from ceag_cli.audit import AuditResult, Paired, Subject
+from ceag_cli.audit import AuditResult, Paired, Subject, audit
 from ceag_cli.groups import Grouping
-from ceag_cli.page import LABELS, WIDTH, page, plot
+from ceag_cli.page import DRAWN, EDGE, LABELS, NUMBERS, SIDE, WIDTH, page, plot, scatter
+from ceag_cli.policy import Policy, Waiver
 from ceag_cli.report import CAVEAT
+from ceag_cli.results import Flip
 
 SUBJECT = Subject(
     dense="model.safetensors",
@@ -67,6 +70,18 @@ class Reader(HTMLParser):
             for found, attributes in self.elements
             if found == tag and (name is None or name in attributes.get("class", "").split())
         ]
+
+
+def marks(reader: Reader) -> list[dict[str, str]]:
+    """The marks of groups; those of the legend are all at one place."""
+    found = reader.all("path", "mark")
+    return [mark for mark in found if not mark["d"].startswith("M8 8m")]
+
+
+def place(mark: dict[str, str]) -> tuple[float, float]:
+    """Where a mark is."""
+    x, y = mark["d"].removeprefix("M").split("m")[0].split()
+    return float(x), float(y)
 
 
 def read(html: str) -> Reader:
@@ -138,22 +153,31 @@ def test_every_group_is_in_the_table_and_in_the_plot() -> None:
     reader = read(page(audited(("a", "b", "c"), (6, 9, 0), eps=0.02), SUBJECT, "1"))
     # psi: a 6 - 5 = 1, b 9 - 5 = 4, c 0 - 5 = -5; worst first. Only b is beyond eps = 2.
     assert [row["class"] for row in reader.all("tr", None)[1:]] == ["FAIL", "PASS", "PASS"]
-    dots = reader.all("circle")
-    assert [dot["class"] for dot in dots] == ["dot bad", "dot", "dot"]
-    xs = [float(dot["cx"]) for dot in dots]
+    dots = marks(reader)
+    assert [dot["class"] for dot in dots] == ["mark FAIL", "mark PASS", "mark PASS"]
+    xs = [place(dot)[0] for dot in dots]
     assert xs == sorted(xs, reverse=True)
+    assert dots[0]["d"].split("m")[1] != dots[1]["d"].split("m")[1]  # told apart without colour
     (zero,), (eps,) = reader.all("line", "zero"), reader.all("line", "eps")
     assert xs[2] < float(zero["x1"]) < xs[1] < float(eps["x1"]) < xs[0]
+    bars = [
+        re.fullmatch(r"M([\d.]+) ([\d.]+)H([\d.]+)", bar["d"]) for bar in reader.all("path", "bar")
+    ]
+    assert len(bars) == 3
+    for bar, dot in zip(bars, dots, strict=True):
+        assert bar is not None
+        assert float(bar[1]) < place(dot)[0] < float(bar[3])
+        assert float(bar[2]) == place(dot)[1]
     for cell in ("letter=b", "100", "9", "+9.0", "+4.0", "FAIL"):
         assert cell in reader.text
 
 
 def test_a_group_without_images_has_a_row_and_no_dot() -> None:
     reader = read(page(audited(("a", "b", "c"), (10, 0)), SUBJECT, "1"))
-    assert len(reader.all("circle")) == 2
+    assert len(marks(reader)) == 2
     assert len(reader.all("tr", "NO_DATA")) == 1
     at = reader.text.index("letter=c")
-    assert reader.text[at : at + 9] == ["letter=c", "0", "0", "0", "–", "–", "–", "–", "NO_DATA"]
+    assert reader.text[at : at + 11] == ["letter=c", *"000", *"––––––", "NO_DATA"]
     assert "None" not in " ".join(reader.text)
 
 
@@ -186,7 +210,7 @@ def test_the_gated_split_comes_first() -> None:
     headings = [text for text in reader.text if text.split(" ")[0] in ("train", "test")]
     assert headings[0] == "test"
     assert any(text.startswith("train (described only") for text in headings)
-    assert len(reader.all("svg")) == len(reader.all("table")) == 2
+    assert len(reader.all("svg", "plot")) == len(reader.all("table")) == 2
 
 
 HOSTILE = [
@@ -215,7 +239,7 @@ def test_names_from_the_csv_stay_text(name: str) -> None:
     ]
     assert reader.scripts == plain.scripts
     assert f"{name}={name}" in reader.text  # the cell of the table, to the letter
-    assert any(f"{name}={name}: psi +5.0" in text for text in reader.text)  # the dot's title
+    assert any(f"{name}={name}: psi +5.0" in text for text in reader.text)  # the mark's title
 
 
 @pytest.mark.parametrize("verdict", CASES)
@@ -243,20 +267,43 @@ def test_eps_is_not_rounded() -> None:
     assert re.findall(r"eps \+?([\d.]+) points", text) == ["2.06", "2.06"]  # headline and list
 
 
-def test_hundreds_of_groups_and_long_names() -> None:
-    names = tuple(f"{'long name ' * 8}{g}" for g in range(300))
-    result = audited(names, tuple(g % 9 for g in range(300)))
+@pytest.mark.parametrize("count", [3, 60, 61, 300])
+def test_the_worst_groups_are_drawn_and_all_are_in_the_table(count: int) -> None:
+    names = tuple(f"{'long name ' * 8}{g}" for g in range(count))
+    result = audited(names, tuple(g % 9 for g in range(count)))
     reader = read(page(result, SUBJECT, "1"))
-    (svg,) = reader.all("svg")
+    (svg,) = reader.all("svg", "plot")
     height = float(svg["viewbox"].split()[3])
-    ys = [float(dot["cy"]) for dot in reader.all("circle")]
-    assert len(ys) == 300
-    assert len(set(ys)) == 300
+    ys = [place(mark)[1] for mark in marks(reader)]
+    assert len(ys) == len(set(ys)) == min(count, DRAWN)
     assert 0 < min(ys) < max(ys) < height
-    # Names in the plot are cut to fit the column; the table has them whole.
+    # Names in the plot are cut to fit the column; the table has them whole, worst first.
     labels = [dot.name for dot in plot(result, "test").dots]
     assert max(map(len, labels)) <= 32
-    assert all(f"letter={name}" in reader.text for name in names)
+    cells = [text for text in reader.text if text.startswith("letter=long")]
+    assert cells[-count:] == [f"letter={group.value}" for group in result.by_split("test")]
+    said = [text for text in reader.text if "are drawn" in text]
+    if count <= DRAWN:
+        assert said == []
+    else:
+        assert said == [f"The worst {DRAWN} groups are drawn, {count - DRAWN} are not;"]
+    assert bool(reader.all("input")) == (count > 12)
+
+
+def test_five_thousand_groups_make_a_page_that_can_be_mailed() -> None:
+    names = tuple(f"name of group {g:05}" for g in range(5000))
+    pairs = []
+    for split in ("train", "test"):
+        ids = torch.arange(5000).repeat_interleave(20)
+        sparse = torch.arange(100_000) % 7 > 0
+        pairs.append(Paired(split, torch.ones_like(sparse), sparse, ids[:, None]))
+    result = audit(pairs, Grouping(("letter",), (names,)), Policy(eps=0.02))
+    html = page(result, SUBJECT, "1")
+    assert len(html.encode()) < 4e6
+    reader = read(html)
+    assert len(reader.all("tr")) == 2 * 5001
+    (others,) = reader.all("path", "others")
+    assert others["d"].count("M") == 5000 - DRAWN
 
 
 @pytest.mark.parametrize("eps", [0.0, 0.02, 0.5, 1.0, 2.0, 20.0])
@@ -269,14 +316,112 @@ def test_any_eps_that_the_options_allow_can_be_drawn(eps: float) -> None:
 @given(
     st.lists(st.integers(0, 100), min_size=1, max_size=6),
     st.sampled_from([0.0, 0.001, 0.02, 0.3, 1.0]),
+    st.sampled_from(["overall", "rest"]),
+    st.sampled_from(["evidence", "point"]),
 )
-def test_everything_in_the_plot_lies_inside_it(lost: list[int], eps: float) -> None:
+def test_everything_in_the_plots_lies_inside_them(
+    lost: list[int], eps: float, against: str, gate: str
+) -> None:
     names = tuple("abcdef"[: len(lost)])
-    drawn = plot(audited(names, tuple(lost), eps), "test")
-    xs = [drawn.zero, drawn.eps, *(dot.x for dot in drawn.dots), *(x for x, _ in drawn.ticks)]
+    ids = torch.arange(len(lost)).repeat_interleave(100)
+    sparse = torch.arange(100).repeat(len(lost)) >= torch.tensor(lost).repeat_interleave(100)
+    pairs = [Paired(s, torch.ones_like(sparse), sparse, ids[:, None]) for s in ("train", "test")]
+    policy = Policy(
+        eps=eps, against=against, gate=gate, eps_by_group={("letter", "a"): min(1, 2 * eps)}
+    )
+    result = audit(pairs, Grouping(("letter",), (names,)), policy)
+    drawn = plot(result, "test")
+    eps_xs = [x for x, _, _ in drawn.eps]
+    xs = [drawn.zero, *eps_xs, *(dot.x for dot in drawn.dots), *(x for x, _ in drawn.ticks)]
+    xs += [end for dot in drawn.dots for end in (dot.low, dot.high) if end is not None]
     assert min(xs) >= LABELS
-    assert max(xs) <= WIDTH
-    assert drawn.zero <= drawn.eps
+    assert max(xs) <= WIDTH - NUMBERS
+    assert all(drawn.zero <= x for x in eps_xs)
     assert "0" in [text for _, text in drawn.ticks]
     assert len(drawn.ticks) <= 14
     assert all(0 < dot.y < drawn.height for dot in drawn.dots)
+    for dot in drawn.dots:
+        if dot.low is not None and dot.high is not None:
+            assert dot.low <= dot.x <= dot.high
+    beside = scatter(result, "train", "test")
+    if beside is not None:
+        places = [beside.zero, beside.eps, *((dot.x, dot.y) for dot in beside.dots)]
+        assert all(EDGE <= x <= SIDE and 0 <= y <= SIDE - EDGE for x, y in places)
+        # Both splits are the same images here, so that every group lies on the diagonal.
+        assert all(dot.x - EDGE == pytest.approx(SIDE - EDGE - dot.y) for dot in beside.dots)
+
+
+def test_a_group_with_an_eps_of_its_own_has_its_own_line() -> None:
+    ids = torch.arange(3).repeat_interleave(100)
+    sparse = torch.arange(100).repeat(3) >= torch.tensor([9, 6, 0]).repeat_interleave(100)
+    pair = Paired("test", torch.ones_like(sparse), sparse, ids[:, None])
+    policy = Policy(eps=0.02, eps_by_group={("letter", "b"): 0.04}, gate="point")
+    result = audit([pair], Grouping(("letter",), (("a", "b", "c"),)), policy)
+    lines = plot(result, "test").eps
+    assert [(y1, y2) for _, y1, y2 in lines] == [(4, 28), (24, 48), (44, 68)]
+    assert lines[0][0] == lines[2][0] < lines[1][0]
+    text = read(page(result, SUBJECT, "1")).text
+    at = text.index("letter=b")
+    assert text[at : at + 12][-2:] == ["4", "PASS"]
+
+
+def test_a_bar_that_would_dwarf_the_others_is_cut_off() -> None:
+    # a has one image, so that its bounds reach over everything.
+    ids = torch.tensor([0] + [1] * 500 + [2] * 500)
+    sparse = torch.arange(1001) % 50 > 0
+    pair = Paired("test", torch.ones_like(sparse), sparse | (ids == 0), ids[:, None])
+    result = audit([pair], Grouping(("letter",), (("a", "b", "c"),)), Policy(eps=0.02))
+    drawn = {dot.name: dot for dot in plot(result, "test").dots}
+    assert drawn["a"].cut == (False, True) or drawn["a"].cut == (True, True)
+    assert drawn["b"].cut == drawn["c"].cut == (False, False)
+
+
+def test_waivers_and_reasons_are_shown() -> None:
+    ids = torch.arange(3).repeat_interleave(1000)
+    sparse = torch.arange(1000).repeat(3) >= torch.tensor([300, 40, 0]).repeat_interleave(1000)
+    pair = Paired("test", torch.ones_like(sparse), sparse, ids[:, None])
+    day = datetime.date(2026, 12, 31)
+    waivers = (
+        Waiver(("letter", "a"), 0.5, "new <data> are on their way", day, "ml team"),
+        Waiver(("letter", "b"), 0.5, "once", day),
+    )
+    policy = Policy(eps=0.02, waivers=waivers, max_drop=0.01)
+    grouping = Grouping(("letter",), (("a", "b", "c"),))
+    result = audit([pair], grouping, policy, today=datetime.date(2026, 1, 1))
+    reader = read(page(result, SUBJECT, "1"))
+    text = " | ".join(reader.text)
+    assert "letter=a | 50 | 2026-12-31 | new <data> are on their way | ml team | in force" in text
+    assert "letter=b | 50 | 2026-12-31 | once | not needed" in text
+    assert "--max-drop on test: +11.3 (+10.4 to +12.3), at most 1: FAIL" in text
+    assert reader.all("tr", "WAIVED")
+
+
+def test_lost_images_are_shown_by_group() -> None:
+    dot = "data:image/png;base64,iVBORw0KGgo="
+    flips = [
+        Flip("test", "letter=a", "x/1.png", "cat", "cat", "<dog>", dot),
+        Flip("test", "letter=b", "x/2.png", "cat", "cat", "owl", dot),
+        Flip("test", "letter=a", "x/3.png", "cat", "cat", "owl", dot),
+    ]
+    reader = read(page(CASES["FAIL"], SUBJECT, "1", flips=flips))
+    images = reader.all("img")
+    assert [image["title"] for image in images] == ["x/1.png", "x/3.png", "x/2.png"]
+    assert all(image["src"] == dot and image["alt"] for image in images)
+    assert "<dog>" in reader.text
+    assert read(page(CASES["FAIL"], SUBJECT, "1")).all("img") == []
+
+
+@pytest.mark.parametrize("name", ["שחור ולבן", "عربي (مصر)", "فارسی\u200cزبان", "👩🏽\u200d🦱"])
+def test_names_of_any_script_stay_whole_and_by_themselves(name: str) -> None:
+    html = page(audited((name, "b")), SUBJECT, "1")
+    assert f'<th scope="row"><bdi>letter={name}</bdi></th>' in html
+
+
+def test_tables_can_be_read_by_a_screen_reader() -> None:
+    reader = read(page(CASES["FAIL"], SUBJECT, "1"))
+    assert all(head.get("scope") in ("col", "row") for head in reader.all("th"))
+    assert all(svg.get("aria-label") or svg.get("aria-hidden") for svg in reader.all("svg"))
+    regions = reader.all("div", "scroll")
+    assert all(region["role"] == "region" and region["aria-label"] for region in regions)
+    assert reader.all("html")[0]["lang"] == "en"
+    assert len(reader.all("main")) == len(reader.all("h1")) == 1
