@@ -38,6 +38,7 @@ bench: install
 
 bench-audit: install
 	$(BIN)/python recipes/benchmarks/predictions.py
+	$(BIN)/python recipes/benchmarks/shifts.py
 
 bench-methods: install
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash recipes/benchmarks/methods.sh demo/methods
