@@ -201,6 +201,15 @@ class AuditResult:
         """What is compared with eps: psi, or the gap against the rest where that is gated."""
         return group.gap_vs_rest if self.policy.against == "rest" else group.excess_gap
 
+    def verdicts_by_group(self) -> dict[tuple[str, str], set[str]]:
+        """Those of all gated splits, by feature and value."""
+        gated = {split.split for split in self.splits if split.gated}
+        found: dict[tuple[str, str], set[str]] = {}
+        for group in self.groups:
+            if group.split in gated:
+                found.setdefault((group.feature, group.value), set()).add(group.verdict)
+        return found
+
     def by_split(self, split: str) -> list[GroupResult]:
         """Groups of a split, worst first; groups without images last."""
         groups = [group for group in self.groups if group.split == split]

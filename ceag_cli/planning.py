@@ -154,14 +154,7 @@ def plan_audit(options: AuditOptions, reporter: Reporter | None = None) -> Plan:
     reporter = reporter or Quiet()
     refuse_seen(options.gate_splits, None)
     if options.predictions is not None:
-        table = read_answers(
-            Path(options.predictions),
-            label_column=options.label_column,
-            groups_by=options.groups_by,
-            missing=options.missing,
-            cluster_id=options.cluster_id,
-            control=options.control,
-        )
+        table = _answers(Path(options.predictions), options)
         about = table.about or {}
         named = about.get("models", {}).get("sparse", {}).get("path", options.predictions)
         sizes, policy = Sizes.of_answers(table), policy_of(options, (named, about.get("eps")))
@@ -181,6 +174,26 @@ def plan_audit(options: AuditOptions, reporter: Reporter | None = None) -> Plan:
         )
         found = replace(found, notes=(*found.notes, note))
     return found
+
+
+def _answers(path: Path, options: AuditOptions) -> AnswerTable:
+    return read_answers(
+        path,
+        label_column=options.label_column,
+        groups_by=options.groups_by,
+        missing=options.missing,
+        cluster_id=options.cluster_id,
+        control=options.control,
+    )
+
+
+def sizes_of_answers(path: Path, options: AuditOptions) -> Sizes:
+    """The sizes of the groups of a table of answers.
+
+    Raises:
+        LabelsError: With every problem of the file.
+    """
+    return Sizes.of_answers(_answers(path, options))
 
 
 def _sizes_of_csv(

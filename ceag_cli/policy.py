@@ -66,6 +66,12 @@ class Policy:
         """The waiver of a group that has not expired."""
         return next((w for w in self.waivers if w.group == group and today <= w.expires), None)
 
+    @property
+    def names(self) -> tuple[Group, ...]:
+        """Groups that it speaks of."""
+        waived = (waiver.group for waiver in self.waivers)
+        return tuple(dict.fromkeys((*self.eps_by_group, *self.required, *waived)))
+
     def check_groups(self, names: Sequence[Group]) -> None:
         """That the groups which the policy speaks of are among those of an audit.
 
@@ -115,10 +121,18 @@ class Policy:
                 )
         return found
 
-    def notes(self, today: date) -> list[str]:
-        """Waivers that are about to expire."""
+    def notes(self, today: date, verdicts: Mapping[Group, set[str]] | None = None) -> list[str]:
+        """Waivers that are about to expire, and those that are needed no more.
+
+        Args:
+            today: The day.
+            verdicts: Of each group, those of all gated splits.
+        """
         found = []
         for waiver in self.waivers:
+            if waiver.expires >= today and (verdicts or {}).get(waiver.group) == {"PASS"}:
+                found.append(f"{named(waiver.group)} passes, so its waiver can be removed")
+                continue
             days = (waiver.expires - today).days
             if 0 <= days <= WARNED_DAYS:
                 when = {0: "today", 1: "tomorrow"}.get(days, f"in {days} days")
@@ -141,10 +155,11 @@ class Policy:
             "overrides": f"of {len(self.eps_by_group)}",
             "required_groups": f"{len(self.required)}",
             "waivers": f"{len(self.waivers)}",
+            "gate_splits": "",
         }
         said = [f"eps {self.eps:g} (from {self.sources.get('eps', 'the default')})"]
         said += [
-            f"{name} {value} (from {self.sources[name]})"
+            f"{name} {value}".rstrip() + f" (from {self.sources[name]})"
             for name, value in values.items()
             if name in self.sources
         ]

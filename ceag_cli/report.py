@@ -45,14 +45,12 @@ STAGE_SCHEMA_VERSION = 1
 
 MEANING = {
     PASS: "every audited group is shown to have psi <= eps",
-    WAIVED: "psi > eps is shown only where that is accepted for now",
     FAIL: "psi > eps is shown for at least one group",
     INCONCLUSIVE: "neither psi <= eps for every group nor psi > eps for any is shown",
     NO_DATA: "no group could be audited, so nothing is shown",
 }
 MEASURED = {
     PASS: "every audited group has a measured psi <= eps",
-    WAIVED: "the measured psi is beyond eps only where that is accepted for now",
     FAIL: "the measured psi of at least one group is beyond eps",
 }
 CAVEAT = (

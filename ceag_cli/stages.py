@@ -353,7 +353,7 @@ def run_audit(options: AuditOptions, reporter: Reporter | None = None) -> Audit:
     if options.format != "text":  # which has them
         for warning in result.warnings:
             reporter.warn(warning)
-    for note in policy.notes(date.today()):
+    for note in policy.notes(date.today(), result.verdicts_by_group()):
         reporter.say(note)
     reporter.say(policy.origin_line())
     more = tuple(

@@ -19,10 +19,10 @@ from ceag_cli.errors import CeagError, LabelsError, LineageError, OptionError, O
 from ceag_cli.labels import MISSING, PATH_COLUMNS
 from ceag_cli.lineage import newest
 from ceag_cli.options import COMMANDS, AuditOptions
-from ceag_cli.planning import read_sizes
-from ceag_cli.policy import DEFAULT_EPS, Policy, policy_of
+from ceag_cli.planning import Sizes, read_sizes, sizes_of_answers
+from ceag_cli.policy import DEFAULT_EPS, policy_of
 from ceag_cli.progress import Reporter
-from ceag_cli.recipe import PROJECT_FILE, PYPROJECT, read_project, resolve
+from ceag_cli.recipe import PROJECT_FILE, PYPROJECT, read_project, read_yaml, resolve
 
 SHOWN_KEYS = (
     "gate",
@@ -208,44 +208,54 @@ def check(folder: Path, groups: str | None, config: str | None, reporter: Report
             places = sorted({place for _, place in section.values()})
             if places:
                 said.append(f"{' and '.join(places)}: section {command} can be used")
-    problems = list(dict.fromkeys(problems))
+        problems = list(dict.fromkeys(problems))
+    recipe_of = _recipe_of(folder / PROJECT_FILE) if not problems else None
+    if recipe_of is not None:
+        reporter.warn(
+            f"{folder / PROJECT_FILE}: is a recipe for 'ceag {recipe_of}', which is read with "
+            "--config alone; put its options into a section to have them read always"
+        )
     if not problems:
         try:
             options = resolve(AuditOptions, {"groups": groups}, config, folder=folder)
-            policy = policy_of(options)
-            said += _check_groups(options, policy, folder, reporter)
+            said += _check_groups(options, folder, reporter)
         except CeagError as error:
             problems += error.problems
     if problems:
         raise OptionError(problems)
     if not said:
-        said.append(f"there is no {PROJECT_FILE}, no [tool.ceag] in {PYPROJECT} and no CSV")
+        said.append(f"no section of {PROJECT_FILE} or [tool.ceag] in {PYPROJECT}, and no CSV")
     return said
 
 
-def _check_groups(
-    options: AuditOptions, policy: Policy, folder: Path, reporter: Reporter
-) -> list[str]:
-    today = date.today()
-    names = (*policy.eps_by_group, *policy.required, *(w.group for w in policy.waivers))
-    said = []
+def _recipe_of(path: Path) -> str | None:
+    """The command that a file is a recipe for, where it is one in place of a project file."""
+    command = read_yaml(path).get("command") if path.is_file() else None
+    return None if command is None else str(command)
+
+
+def _check_groups(options: AuditOptions, folder: Path, reporter: Reporter) -> list[str]:
+    policy, today = policy_of(options), date.today()
+    tables: list[Sizes] = []
     if options.groups is not None:
-        path = folder / options.groups
-        sizes = read_sizes(
-            path,
-            options.label_column or "label",
-            options.groups_by,
-            options.missing or "error",
-            options.cluster_id,
-            options.control,
-        )
-        names = sizes.grouping.names
+        columns = (options.label_column or "label", options.groups_by, options.missing or "error")
+        more = (options.cluster_id, options.control)
+        tables.append(read_sizes(folder / options.groups, *columns, *more))
+    if options.predictions is not None:
+        path = folder / options.predictions
+        if path.is_file():
+            tables.append(sizes_of_answers(path, options))
+        else:
+            reporter.say(f"{path}: is not there, so its groups were not checked")
+    said, names = [], list(policy.names)
+    for sizes in tables:
+        names = list(sizes.grouping.names)
         policy.check_groups(names)
         for split in options.gate_splits:
             if split not in sizes.total:
-                raise OptionError(f"{path}: no row has split '{split}', which is to be gated")
+                raise OptionError(f"{sizes.file}: no row has split '{split}', which is to be gated")
         total = ", ".join(f"{n} {split}" for split, n in sizes.total.items())
-        said.append(f"{path}: {total} images, {len(names)} groups")
+        said.append(f"{sizes.file}: {total} images, {len(names)} groups")
     for warning in policy.warnings(names, today):
         reporter.warn(warning)
     for note in policy.notes(today):

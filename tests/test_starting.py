@@ -139,7 +139,7 @@ def test_a_good_policy_is_checked_in_sentences() -> None:
 
 def test_nothing_to_check_is_said() -> None:
     assert done("check").stdout == (
-        "there is no ceag.yaml, no [tool.ceag] in pyproject.toml and no CSV\n"
+        "no section of ceag.yaml or [tool.ceag] in pyproject.toml, and no CSV\n"
     )
 
 
@@ -187,6 +187,20 @@ def test_a_split_that_is_gated_and_not_there_is_an_error() -> None:
     )
 
 
+def test_a_recipe_in_place_of_a_project_file_is_warned_of() -> None:
+    Path("ceag.yaml").write_text("command: audit\neps: 0.5\n")
+    assert "warning: ceag.yaml: is a recipe for 'ceag audit'" in done("check").stderr
+    assert read_policy() == Policy()
+
+
+def test_the_groups_of_a_table_of_answers_are_checked() -> None:
+    entry = "{feature: race, value: Blck, eps: 0.1}"
+    Path("ceag.yaml").write_text(f"audit: {{predictions: preds.csv, overrides: [{entry}]}}\n")
+    assert "preds.csv: is not there, so its groups were not checked" in done("check").stderr
+    answers()
+    assert "did you mean 'Black'" in ceag("check").stderr
+
+
 # A policy in an audit, by the command
 
 
@@ -221,13 +235,32 @@ def test_an_audit_goes_by_the_policy_and_says_so() -> None:
     )
     code, document, said = audited()
     assert code == 0
-    assert document["overall"]["verdict"] == "WAIVED"  # type: ignore[index]
+    verdicts = {g["value"]: g["verdict"] for g in document["groups"]}  # type: ignore[attr-defined]
+    assert verdicts == {"Black": "WAIVED", "White": "PASS"}
     assert document["policy"]["sources"] == {"eps": "ceag.yaml", "waivers": "ceag.yaml"}  # type: ignore[index]
     assert "eps 0.05 (from ceag.yaml), waivers 1 (from ceag.yaml)" in said.splitlines()
     Path("ceag.yaml").write_text(Path("ceag.yaml").read_text().replace("2999", "2020"))
     code, _, said = audited()
     assert code == 1
     assert "warning: the waiver of race=Black expired on 2020-01-01" in said
+
+
+def test_a_waiver_that_is_needed_no_more_is_spoken_of() -> None:
+    answers(lost=0)
+    entry = "{feature: race, value: Black, eps: 0.3, reason: known, expires: 2999-01-01}"
+    Path("ceag.yaml").write_text(f"audit: {{eps: 0.05, waivers: [{entry}]}}\n")
+    code, _, said = audited()
+    assert code == 0
+    assert "race=Black passes, so its waiver can be removed" in said.splitlines()
+
+
+def test_a_plan_has_two_formats() -> None:
+    answers()
+    result = ceag("audit", "--plan", "--predictions", "preds.csv", "--format", "csv")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "error: --format: 'csv' is not one of text, json for a plan\n",
+    )
 
 
 def test_a_required_group_that_is_misspelt_is_never_green() -> None:
