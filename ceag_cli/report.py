@@ -25,7 +25,13 @@ from ceag_cli.audit import (
     SplitResult,
     Subject,
 )
-from ceag_cli.results import DenseResult, MitigateResult, PruneResult, TensorResult
+from ceag_cli.results import (
+    DenseResult,
+    ExportResult,
+    MitigateResult,
+    PruneResult,
+    TensorResult,
+)
 
 MEANING = {
     PASS: "every audited group of the gated split has psi <= eps",
@@ -171,9 +177,12 @@ def audit_document(
 
 
 def result_document(
-    command: str, version: str, seed: int, result: DenseResult | PruneResult | MitigateResult
+    command: str,
+    version: str,
+    seed: int,
+    result: DenseResult | PruneResult | MitigateResult | ExportResult,
 ) -> dict[str, Any]:
-    """The result of ``dense``, ``prune`` or ``mitigate`` as one JSON document."""
+    """The result of ``dense``, ``prune``, ``mitigate`` or ``export`` as one JSON document."""
     values = {
         name: str(value) if isinstance(value, Path) else value
         for name, value in dataclasses.asdict(result).items()

@@ -94,6 +94,29 @@ class MitigateResult:
 
 
 @dataclass(frozen=True)
+class ExportResult:
+    """What ``export`` made, and how it compares with the model in PyTorch."""
+
+    output: Path
+    source: Path
+    source_sha256: str
+    architecture: str
+    preprocessing: str
+    bytes: int
+    zeros: int
+    """In all numbers of the file."""
+    zeros_before: int
+    """In the weights of the model's layers."""
+    checked_on: str
+    """In words, the images that both have answered."""
+    images: int
+    same_class: int
+    """Images for which both give the same class."""
+    largest_difference: float
+    largest_output: float
+
+
+@dataclass(frozen=True)
 class Audit:
     """What ``audit`` found, about which files, and where the page is."""
 

@@ -28,6 +28,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
             "scores",
             "budgets",
             "patterns",
+            "rows",
             "schedules",
             "selection",
             "masks",
@@ -65,6 +66,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
         {
             "audit",
             "archives",
+            "exports",
             "results",
             "report",
             "page",
@@ -74,7 +76,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
             "sweep",
             "tensors",
         },
-        {"rich", "jinja2"},
+        {"rich", "jinja2", "onnx", "onnxruntime", "onnxscript"},
     ),
     "shell": ({"cli", "__main__"}, {"typer"}),
 }
