@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install test lint families demo demo-seeds bench bench-methods bench-choices clean
+.PHONY: install test lint families demo demo-seeds bench bench-speed bench-methods bench-choices clean
 
 install: .venv/installed
 
@@ -35,6 +35,11 @@ demo-seeds: install
 bench: install
 	$(BIN)/python recipes/benchmarks/steps.py
 	$(BIN)/python recipes/benchmarks/pruning.py
+
+# Needs about fifteen minutes, and two packages that nothing else does.
+bench-speed: install
+	$(BIN)/python -m pip install --quiet openvino torch-pruning
+	OMP_NUM_THREADS=1 $(BIN)/python recipes/benchmarks/speed.py
 
 bench-methods: install
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash recipes/benchmarks/methods.sh demo/methods
