@@ -36,10 +36,11 @@ bench: install
 	$(BIN)/python recipes/benchmarks/steps.py
 	$(BIN)/python recipes/benchmarks/pruning.py
 
-# Needs about fifteen minutes, and two packages that nothing else does.
+# Needs twenty minutes, and two packages that nothing else does.
 bench-speed: install
 	$(BIN)/python -m pip install --quiet openvino torch-pruning
 	OMP_NUM_THREADS=1 $(BIN)/python recipes/benchmarks/speed.py
+	OMP_NUM_THREADS=1 $(BIN)/python recipes/benchmarks/channels.py
 
 bench-methods: install
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash recipes/benchmarks/methods.sh demo/methods

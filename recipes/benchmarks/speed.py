@@ -72,7 +72,9 @@ class Bench:
     def reference(self, weights: str) -> nn.Module:
         """The model in PyTorch that a way is compared with."""
         if weights == "half the channels" and weights not in self.models:
-            self.models[weights] = half_of_the_channels(self.models["dense"])
+            self.models[weights] = half_of_the_channels(
+                self.models["dense"], torch.zeros(1, 3, 224, 224)
+            )
         return self.models[weights]
 
     def onnx(self, weights: str, bits: int = 32) -> str:
@@ -221,7 +223,7 @@ def openvino(
     return lambda images: request.infer({0: images})[0]
 
 
-def half_of_the_channels(dense: nn.Module) -> nn.Module:
+def half_of_the_channels(dense: nn.Module, example: torch.Tensor) -> nn.Module:
     """Half of all channels removed by torch-pruning: layers of half the width."""
     require("torch_pruning")
     pruning: Any = importlib.import_module("torch_pruning")
@@ -235,7 +237,7 @@ def half_of_the_channels(dense: nn.Module) -> nn.Module:
     with torch.enable_grad():  # the layers that depend on each other are read off the graph
         pruner = pruning.pruner.MagnitudePruner(
             model,
-            torch.zeros(1, 3, 224, 224),
+            example,
             importance=pruning.importance.MagnitudeImportance(),
             pruning_ratio=0.5,
             ignored_layers=[classifier],
