@@ -57,8 +57,8 @@ def export(options: ExportOptions, reporter: Reporter | None = None) -> ExportRe
     """
     reporter = reporter or Quiet()
     onnx, onnxruntime = _packages()
-    for name in ("resume", "amp"):
-        if getattr(options, name):
+    for name in ("resume", "amp", "device"):
+        if getattr(options, name) not in (None, False, "cpu"):
             reporter.warn(f"--{name} has no effect on export")
     path = choose(options.checkpoint, ("mitigated", "pruned", "dense"), "export", reporter)
     output = _place(options.output, path, options.overwrite)

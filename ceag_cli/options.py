@@ -664,6 +664,13 @@ class ExportOptions(DataOptions, ArchitectureOptions, RunOptions):
         MODEL,
         positional=True,
     )
+    output: str | None = option(
+        None,
+        "File to write, or a folder ending in / for model.onnx.",
+        OUTPUT,
+        flags=("-o",),
+        shown="beside the input",
+    )
 
 
 Command = DenseOptions | PruneOptions | MitigateOptions | AuditOptions | ExportOptions
