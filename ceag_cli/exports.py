@@ -66,7 +66,7 @@ def export(options: ExportOptions, reporter: Reporter | None = None) -> ExportRe
     if source.lineage is not None and source.lineage.sparsity is not None:
         masks_of(source)  # refuses a file that was changed after pruning
     checked_on, batches = _images(options, source, reporter)
-    zeros = zeros_of(source.model)
+    before = zeros_of(source.model)
     temporary = output.with_name(f".{output.name}.tmp-{os.getpid()}")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -76,11 +76,14 @@ def export(options: ExportOptions, reporter: Reporter | None = None) -> ExportRe
             session = _session(onnxruntime, temporary)
             compared = _compare(source.model, session, batches)
             written = onnx.load(temporary).graph.initializer
-            kept = sum(int((onnx.numpy_helper.to_array(item) == 0).sum()) for item in written)
+            arrays = [onnx.numpy_helper.to_array(item) for item in written]
+            after = [(array.size, int((array == 0).sum())) for array in arrays]
+            zeros = sum(size for _, size in before)
+            kept = zeros_left(before, after)
             if kept < zeros:
                 reporter.warn(
-                    f"{output}: {kept} zeros of {zeros}; the architecture changes its weights "
-                    "before it uses them"
+                    f"{output}: {kept} zeros are left of {zeros}; weights that are standardised "
+                    "before use, or that do not meet the image, were computed in advance"
                 )
             os.replace(temporary, output)
         finally:
@@ -101,17 +104,32 @@ def export(options: ExportOptions, reporter: Reporter | None = None) -> ExportRe
     )
 
 
-def zeros_of(model: nn.Module) -> int:
-    """Zeros in the weights of all convolutions and linear layers."""
+def zeros_of(model: nn.Module) -> list[tuple[int, int]]:
+    """Size and zeros of the weight of every convolution and linear layer."""
     weights = [model.get_parameter(name) for name in layer_weights(model)]
-    return sum(weight.numel() - int(weight.count_nonzero()) for weight in weights)
+    return [(weight.numel(), weight.numel() - int(weight.count_nonzero())) for weight in weights]
+
+
+def zeros_left(before: list[tuple[int, int]], after: list[tuple[int, int]]) -> int:
+    """How many zeros of some tensors others have still.
+
+    Tensors of one size are compared in the order of their zeros: an exporter turns matrices over,
+    renames them, folds norms into them and adds tensors of its own.
+    """
+    left = 0
+    for size in {size for size, _ in before}:
+        ranked = [
+            sorted((n for s, n in pairs if s == size), reverse=True) for pairs in (before, after)
+        ]
+        left += sum(min(pair) for pair in zip(*ranked, strict=False))
+    return left
 
 
 def lines(result: ExportResult) -> list[str]:
     """What ``export`` prints."""
     return [
         f"wrote {result.output}: {result.architecture}, {megabytes(result.bytes)}, "
-        f"{result.zeros} zeros ({result.source}: {result.zeros_before})",
+        f"{result.zeros} of the {result.zeros_before} zeros of {result.source}",
         f"input '{INPUT}': float32, any number of images, normalised: {result.preprocessing}",
         f"the same class as in PyTorch for {result.same_class} of {result.images} "
         f"{result.checked_on}; outputs of up to {result.largest_output:.2g} differ by at most "

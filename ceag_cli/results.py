@@ -104,9 +104,9 @@ class ExportResult:
     preprocessing: str
     bytes: int
     zeros: int
-    """In all numbers of the file."""
+    """Those in the weights of the model's layers that the file has too."""
     zeros_before: int
-    """In the weights of the model's layers."""
+    """All of them."""
     checked_on: str
     """In words, the images that both have answered."""
     images: int
