@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install test lint families demo demo-seeds bench bench-audit bench-methods bench-choices clean
+.PHONY: install test lint families demo demo-seeds bench bench-audit bench-speed bench-methods bench-choices clean
 
 install: .venv/installed
 
@@ -39,6 +39,12 @@ bench: install
 bench-audit: install
 	$(BIN)/python recipes/benchmarks/predictions.py
 	$(BIN)/python recipes/benchmarks/shifts.py
+
+# Needs twenty minutes, and two packages that nothing else does.
+bench-speed: install
+	$(BIN)/python -m pip install --quiet openvino torch-pruning
+	OMP_NUM_THREADS=1 $(BIN)/python recipes/benchmarks/speed.py
+	OMP_NUM_THREADS=1 $(BIN)/python recipes/benchmarks/channels.py
 
 bench-methods: install
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash recipes/benchmarks/methods.sh demo/methods

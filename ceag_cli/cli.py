@@ -270,6 +270,17 @@ def _schema() -> None:
         typer.echo(path.read_text(encoding="utf-8"), nl=False)
 
 
+@_command("export", "Example: ceag export model.pruned.safetensors")
+def _export(options: Command) -> None:
+    from importlib.metadata import version
+
+    from ceag_cli import exports, report
+
+    found = exports.export(options, Terminal())  # type: ignore[arg-type]
+    document = report.result_document("export", version("ceag"), options.seed, found)
+    _show(exports.lines(found), document, options.format == "json")
+
+
 @app.command("sweep", rich_help_panel="Commands")
 def _sweep(
     recipe: Annotated[Path, typer.Argument(help="YAML: seeds, sparsities, methods and options.")],

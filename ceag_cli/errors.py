@@ -9,6 +9,7 @@ CeagError
 ├── OutputError        an output exists already or cannot be written
 ├── PruningError       the sparsity asked for cannot be reached
 ├── EvaluationError    a model's outputs cannot be counted
+├── ExportError        a model cannot be exported, or the export answers otherwise
 ├── TrainingError      training cannot start, cannot be resumed, or has diverged
 └── SweepError         some runs of a sweep failed
 
@@ -63,6 +64,10 @@ class PruningError(CeagError):
 
 class EvaluationError(CeagError):
     """A model's outputs cannot be counted."""
+
+
+class ExportError(CeagError):
+    """A model cannot be exported, or the exported file answers otherwise than the model."""
 
 
 class TrainingError(CeagError):

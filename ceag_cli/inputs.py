@@ -7,7 +7,7 @@ newest fitting file in the current folder, and is always said.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -337,13 +337,25 @@ def masks_of(checkpoint: Checkpoint) -> Masks:
     return Masks(checkpoint.model, pruned)
 
 
-def check_further(checkpoint: Checkpoint, sparsity: float, reporter: Reporter) -> None:
-    """Say that a model is pruned already where it is to be pruned to a sparsity.
+def check_further(
+    checkpoint: Checkpoint,
+    sparsity: float,
+    reporter: Reporter,
+    names: Iterable[str] | None = None,
+) -> None:
+    """Say that a model is pruned already where it is to be pruned to a sparsity in every tensor.
+
+    Args:
+        checkpoint: The model.
+        sparsity: Fraction to be removed.
+        reporter: Hears it.
+        names: The tensors to be pruned; by default all that may be.
 
     Raises:
         PruningError: A tensor has more zeros already than that asks for.
     """
-    masks = Masks.from_zeros(checkpoint.model, prunable_parameters(checkpoint.model))
+    names = prunable_parameters(checkpoint.model) if names is None else names
+    masks = Masks.from_zeros(checkpoint.model, names)
     zeros = masks.zeros()
     most = uniform({name: mask.shape for name, mask in masks.pruned.items()}, sparsity)
     denser = [
@@ -356,8 +368,8 @@ def check_further(checkpoint: Checkpoint, sparsity: float, reporter: Reporter) -
             [
                 *first(denser),
                 f"--sparsity {sparsity:g} asks for less, and pruned weights do not come back: ask "
-                "for more, start from the dense model, or leave out --sparsity to fine-tune the "
-                "model as it is",
+                "for more, start from the dense model, or fine-tune it as it is ('ceag mitigate' "
+                "without --sparsity)",
             ]
         )
     if checkpoint.lineage is None or checkpoint.lineage.sparsity is None:

@@ -838,13 +838,37 @@ class AuditOptions(DataOptions, ArchitectureOptions, RunOptions):
     )
 
 
-Command = DenseOptions | PruneOptions | MitigateOptions | AuditOptions
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions(DataOptions, ArchitectureOptions, RunOptions):
+    """Write a model as ONNX, which ONNX Runtime and OpenVINO run; compared with PyTorch.
+
+    On images of noise, or with --groups on the CSV's test images. Needs 'ceag[onnx]'.
+    """
+
+    checkpoint: str | None = option(
+        None,
+        "Model to export. [default: the newest mitigated, else pruned, else dense one in the "
+        "current folder]",
+        MODEL,
+        positional=True,
+    )
+    output: str | None = option(
+        None,
+        "File to write, or a folder ending in / for model.onnx.",
+        OUTPUT,
+        flags=("-o",),
+        shown="beside the input",
+    )
+
+
+Command = DenseOptions | PruneOptions | MitigateOptions | AuditOptions | ExportOptions
 
 COMMANDS: dict[str, type[Command]] = {
     "dense": DenseOptions,
     "prune": PruneOptions,
     "mitigate": MitigateOptions,
     "audit": AuditOptions,
+    "export": ExportOptions,
 }
 
 

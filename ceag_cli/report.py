@@ -38,7 +38,13 @@ from ceag_cli.audit import (
 )
 from ceag_cli.options import flag
 from ceag_cli.policy import Policy
-from ceag_cli.results import DenseResult, MitigateResult, PruneResult, TensorResult
+from ceag_cli.results import (
+    DenseResult,
+    ExportResult,
+    MitigateResult,
+    PruneResult,
+    TensorResult,
+)
 
 STAGE_SCHEMA_VERSION = 1
 """Of what ``dense``, ``prune`` and ``mitigate`` say with ``--format json``."""
@@ -434,9 +440,12 @@ def policy_document(policy: Policy) -> dict[str, Any]:
 
 
 def result_document(
-    command: str, version: str, seed: int, result: DenseResult | PruneResult | MitigateResult
+    command: str,
+    version: str,
+    seed: int,
+    result: DenseResult | PruneResult | MitigateResult | ExportResult,
 ) -> dict[str, Any]:
-    """The result of ``dense``, ``prune`` or ``mitigate`` as one JSON document."""
+    """The result of ``dense``, ``prune``, ``mitigate`` or ``export`` as one JSON document."""
     values = {
         name: str(value) if isinstance(value, Path) else value
         for name, value in dataclasses.asdict(result).items()

@@ -114,6 +114,29 @@ class Flip:
 
 
 @dataclass(frozen=True)
+class ExportResult:
+    """What ``export`` made, and how it compares with the model in PyTorch."""
+
+    output: Path
+    source: Path
+    source_sha256: str
+    architecture: str
+    preprocessing: str
+    bytes: int
+    zeros: int
+    """Those in the weights of the model's layers that the file has too."""
+    zeros_before: int
+    """All of them."""
+    checked_on: str
+    """In words, the images that both have answered."""
+    images: int
+    same_class: int
+    """Images for which both give the same class."""
+    largest_difference: float
+    largest_output: float
+
+
+@dataclass(frozen=True)
 class Audit:
     """What ``audit`` found, about which files, and where the page is."""
 

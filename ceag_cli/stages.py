@@ -77,6 +77,7 @@ from ceag_cli.pruners import (
     OptionsPruner,
     check_images,
     needs_images,
+    pattern_of,
     prune_result,
     schedule_of,
     target_of,
@@ -220,6 +221,8 @@ def prune(options: PruneOptions, reporter: Reporter | None = None) -> PruneResul
     if options.dry_run:
         masks = pruner(source.model, target_of(options))
         return prune_result(options, output, source.model, masks)
+    if options.epochs > 0 and options.scope == "layer" and pattern_of(options) is None:
+        check_further(source, target_of(options), reporter, names)
     early = None
     if schedule_of(options) == "rewind":
         early = find_early(source, options, reporter)

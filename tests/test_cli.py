@@ -104,7 +104,7 @@ def test_versions_are_shown() -> None:
     assert f"timm {timm.__version__}" in result.stdout.splitlines()
 
 
-@pytest.mark.parametrize("command", ["dense", "prune", "mitigate", "audit", "info"])
+@pytest.mark.parametrize("command", ["dense", "prune", "mitigate", "audit", "export", "info"])
 def test_every_command_has_help(command: str) -> None:
     result = done(command, "--help")
     assert "Example: ceag " + command in " ".join(result.stdout.split())
@@ -1612,9 +1612,19 @@ def test_pruning_less_inside_mitigation_is_refused_before_training(here: Path) -
     assert found[5:] == [
         "and 9 more",
         "--sparsity 0.25 asks for less, and pruned weights do not come back: ask for more, start "
-        "from the dense model, or leave out --sparsity to fine-tune the model as it is",
+        "from the dense model, or fine-tune it as it is ('ceag mitigate' without --sparsity)",
     ]
     assert not Path("x.run").exists()
+
+
+def test_pruning_less_with_fine_tuning_is_refused_before_training(here: Path) -> None:
+    command = ("prune", "model.pruned.safetensors", "-o", "x.safetensors", "--epochs", "1")
+    found = errors(*command, "--sparsity", "0.25", *ON_DATA)
+    assert found[0] == ("model.pruned.safetensors: tensor 'conv1.3.weight' is 50.00% zero already")
+    assert found[-1].startswith("--sparsity 0.25 asks for less")
+    assert not Path("x.run").exists()
+    result = done(*command, "--sparsity", "0.75", *ON_DATA)
+    assert "is pruned to 50.00% already; is pruned further, to 75.00%" in result.stderr
 
 
 def test_a_bare_file_that_was_pruned_can_be_mitigated_and_audited(here: Path) -> None:
