@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from ceag_cli.audit import FAIL, INCONCLUSIVE, NO_DATA, PASS, WAIVED, AuditResult, GroupResult
 from ceag_cli.report import (
@@ -99,8 +98,10 @@ def _listed(lines: Sequence[str]) -> str:
 
 
 def _file(path: str) -> str:
-    """The groups CSV as GitHub knows it: relative to the checkout, where ceag runs."""
-    return os.path.relpath(path) if Path(path).is_absolute() and path else path
+    """The groups CSV as GitHub knows it: relative to the checkout."""
+    root = os.environ.get("GITHUB_WORKSPACE") or os.getcwd()
+    found = os.path.relpath(path, root) if path else ""
+    return path if found.startswith("..") else found.replace(os.sep, "/")
 
 
 def _command(kind: str, file: str, title: str, text: str) -> str:

@@ -59,7 +59,8 @@ def psi_effects(change: Numbers, ids: Integers, clusters: Integers, number: int)
             + (whole**2).sum()
         )
         own = np.bincount(of_feature, inside**2, number)
-        by_image = own * (1 / share**2 - 2 / share) + (deviation**2).sum()
+        by_image = own * (n / np.maximum(n - 1, 1) / share**2 - 2 / share)
+        by_image += (deviation**2).sum()
         found = _known(by_cluster, by_image, own, n, k)
         effect = np.where(n > 0, np.maximum(found, effect), effect)
     return effect
@@ -76,7 +77,7 @@ def mean_effects(values: Numbers, ids: Integers, clusters: Integers, number: int
         k = np.bincount(group, minlength=number)
         own = np.bincount(of_feature, inside**2, number)
         by_cluster = np.bincount(group, sums**2, number) * k / np.maximum(k - 1, 1)
-        found = _known(by_cluster, own, own, n, k)
+        found = _known(by_cluster, own * n / np.maximum(n - 1, 1), own, n, k)
         effect = np.where(n > 0, np.maximum(found, effect), effect)
     return effect
 

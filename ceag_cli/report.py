@@ -175,6 +175,8 @@ def meaning(result: AuditResult) -> str:
     if result.verdict == FAIL and beside:
         bound = f"{' and '.join(beside)} does not hold"
         words = f"{words}, and {bound}" if FAIL in verdicts else bound
+    elif result.verdict == PASS and WAIVED in verdicts:
+        words += ", or is accepted for now"
     elif result.verdict == INCONCLUSIVE and INCONCLUSIVE not in verdicts:
         words = f"{' and '.join(beside)} is not decided" if beside else "not enough is decided"
     return words.replace("psi", quantity(result.policy))

@@ -19,12 +19,15 @@ _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
 
 def sheet(audit: Audit) -> str:
     """Every field of every group; fractions, and nothing where nothing is known."""
+    rows = [[cell(getattr(group, name)) for name in COLUMNS] for group in audit.result.groups]
+    return "".join(_line(row) for row in [list(COLUMNS), *rows])
+
+
+def _line(row: list[Any]) -> str:
+    # A cell with either break is quoted only if both of them end the lines that the writer writes.
     file = io.StringIO(newline="")
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for group in audit.result.groups:
-        writer.writerow([cell(getattr(group, name)) for name in COLUMNS])
-    return file.getvalue()
+    csv.writer(file, lineterminator="\r\n").writerow(row)
+    return file.getvalue().removesuffix("\r\n") + "\n"
 
 
 def cell(value: Any) -> Any:

@@ -94,6 +94,7 @@ def test_the_files_are_those_that_the_design_names(results: dict[str, Any]) -> N
         "dense/config.json",
         "dense/model.run/recipe.yaml",
         "dense/model.run/log.jsonl",
+        "dense/model.run/answers.npz",
         "digits.pruned.safetensors",
         "digits.pruned.run/recipe.yaml",
         "digits.mitigated.safetensors",
@@ -101,6 +102,7 @@ def test_the_files_are_those_that_the_design_names(results: dict[str, Any]) -> N
         "digits.mitigated.run/log.jsonl",
         "digits.mitigated.run/audit.json",
         "digits.mitigated.run/audit.html",
+        "digits.mitigated.run/predictions.npz",
     }
 
 

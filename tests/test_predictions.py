@@ -285,6 +285,16 @@ WRONG: dict[str, tuple[str, list[str]]] = {
             "row 9: id 'a' was given in row 2 already",
         ],
     ),
+    "a cell without an end": (
+        "id,label,split,race,dense,sparse\n"
+        "a,cat,test,x,cat,cat\n"
+        f"b,cat,test,x,cat,{'c' * 200_000}\n"
+        "c,cat,test,x,cat,\n",
+        [
+            "row 3: cannot be read: field larger than field limit (131072)",
+            "row 4: the answer is empty (column 'sparse')",
+        ],
+    ),
     "probabilities": (
         "id,label,split,race,dense,sparse,dense_p\n"
         "a,cat,test,x,cat,cat,nan\n"
@@ -650,6 +660,18 @@ def test_what_means_nothing_with_a_table_is_refused(
     assert "the models were trained on it" in errors(*table, "--gate-splits", "train")[0]
     assert errors("audit", "--predictions", "gone.csv") == ["gone.csv: there is no such file"]
     assert errors("audit", "a", "--candidate", "b")[0].startswith("FILE a and --candidate b both")
+
+
+def test_a_project_file_may_be_about_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One machine evaluates by it, another one judges by it."""
+    monkeypatch.chdir(tmp_path)
+    Path("preds.csv").write_text(PREDS)
+    Path("ceag.yaml").write_text(
+        "audit: {checkpoint: m.safetensors, groups: labels.csv, gate: point, eps: 1}\n"
+    )
+    done("audit", "--predictions", "preds.csv")
 
 
 # Two models, whose answers are kept
