@@ -6,23 +6,33 @@ from Python, so that all of them give the same verdict.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 from ceag_cli.clauses import Group as Group
+from ceag_cli.clauses import (
+    Override,
+    named,
+    read_overrides,
+    read_required,
+    read_waivers,
+    unknown,
+)
 from ceag_cli.clauses import Waiver as Waiver
-from ceag_cli.clauses import named, unknown
 from ceag_cli.errors import OptionError
 from ceag_cli.options import AuditOptions, flag
-from ceag_cli.recipe import resolve
+from ceag_cli.recipe import checked, resolve
 
 GATES = ("evidence", "strict", "point")
 AGAINST = ("overall", "rest")
 
 DEFAULT_EPS = 0.02
+
+_SIMPLE = ("alpha", "interval", "gate", "against", "max_drop", "min_accuracy", "min_coverage")
+"""Keys that a policy has from the options as they are."""
 
 WARNED_DAYS = 14
 """So many days before a waiver expires it is spoken of."""
@@ -57,6 +67,28 @@ class Policy:
     """Share of the images that must lie in groups with a verdict, or nothing is decided."""
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
     """Where what is not at its default was said, by key."""
+
+    def __post_init__(self) -> None:
+        """Check a policy made in Python as one from a file is.
+
+        Raises:
+            OptionError: With everything that cannot be used.
+        """
+        own = [Override(group, eps) for group, eps in self.eps_by_group.items()]
+        readers: list[tuple[Callable[[Any], Any], Any]] = [
+            (_check_values, {name: getattr(self, name) for name in ("eps", *_SIMPLE)}),
+            (read_overrides, own),
+            (read_required, self.required),
+            (read_waivers, self.waivers),
+        ]
+        problems: list[str] = []
+        for read, value in readers:
+            try:
+                read(value)
+            except OptionError as error:
+                problems += error.problems
+        if problems:
+            raise OptionError(problems)
 
     def eps_of(self, group: Group) -> float:
         """Largest excess accuracy gap of a group."""
@@ -166,6 +198,10 @@ class Policy:
         return ", ".join(said)
 
 
+def _check_values(values: Mapping[str, Any]) -> None:
+    checked(values, AuditOptions, "policy")
+
+
 def policy_of(options: AuditOptions, model: tuple[str, float | None] | None = None) -> Policy:
     """The policy that some options ask for: the only place where one is made of them.
 
@@ -196,9 +232,6 @@ def policy_of(options: AuditOptions, model: tuple[str, float | None] | None = No
         sources={name: origins[name] for name in kept if name in origins},
         **{name: getattr(options, name) for name in _SIMPLE},
     )
-
-
-_SIMPLE = ("alpha", "interval", "gate", "against", "max_drop", "min_accuracy", "min_coverage")
 
 
 def read_policy(folder: str | Path = ".", config: str | None = None, **given: Any) -> Policy:

@@ -255,7 +255,7 @@ def test_what_ceag_prints_is_not_taken_for_commands_but_its_annotations_are(
     lines = run_step(tmp_path, {}, code=1).log.splitlines()
     stop = re.fullmatch(r"::stop-commands::([0-9a-f]{32})", lines[0])
     assert stop is not None
-    assert lines[1:] == ["::error::not a command", f"::{stop[1]}::", "::error::a group"]
+    assert lines[1:] == ["::error::not a command", "", f"::{stop[1]}::", "::error::a group"]
 
 
 def test_reports_of_two_calls_in_a_job_are_apart(tmp_path: Path) -> None:

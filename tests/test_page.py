@@ -306,7 +306,7 @@ def test_five_thousand_groups_make_a_page_that_can_be_mailed() -> None:
     assert others["d"].count("M") == 5000 - DRAWN
 
 
-@pytest.mark.parametrize("eps", [0.0, 0.02, 0.5, 1.0, 2.0, 20.0])
+@pytest.mark.parametrize("eps", [0.0, 0.02, 0.5, 1.0])
 def test_any_eps_that_the_options_allow_can_be_drawn(eps: float) -> None:
     reader = read(page(audited(eps=eps), SUBJECT, "1"))
     assert len(reader.all("line", "eps")) == 1

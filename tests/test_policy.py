@@ -382,6 +382,28 @@ def test_a_file_of_the_wrong_shape_is_named(text: str, name: str, said: str) -> 
     assert said in problem
 
 
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"eps": float("nan")}, "policy: --eps: 'nan' is not a number"),
+        ({"eps": -0.1}, "policy: --eps: -0.1 must be at least 0"),
+        ({"alpha": 0.0}, "policy: --alpha: 0.0 must be more than 0"),
+        ({"gate": "lax"}, "policy: --gate: 'lax' is not one of evidence, strict, point"),
+        (
+            {"eps_by_group": {BLACK: float("inf")}},
+            "overrides, entry 1: eps: inf is not a fraction from 0 to 1; 0.02 is 2 points",
+        ),
+        ({"waivers": (WAIVER, WAIVER)}, "waivers, entry 2: race=White is in entry 1 already"),
+        ({"waivers": (replace(WAIVER, reason=""),)}, "waivers, entry 1: reason: '' says nothing"),
+    ],
+)
+def test_a_policy_made_in_python_is_checked_too(values: dict[str, Any], problem: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        Policy(**values)
+    (found,) = caught.value.problems
+    assert found.startswith(problem)
+
+
 @pytest.mark.parametrize("read", [read_overrides, read_required, read_waivers])
 def test_nothing_is_an_empty_list(read: Any) -> None:
     assert read(None) == read([]) == ()
