@@ -874,6 +874,22 @@ def test_the_audit_of_a_table_has_it_in_text_document_and_page(
     assert (tmp_path / "out/audit.html").read_text().count('<details class="more">') == 2
 
 
+def test_the_json_has_a_line_for_each_group_of_what_is_beside_psi(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "p.csv").write_text(CSV)
+    monkeypatch.chdir(tmp_path)
+    line = "audit --predictions p.csv --groups-by race -o out --format json"
+    result = CliRunner().invoke(app, line.split())
+    text = (tmp_path / "out/audit.json").read_text()
+    assert result.stdout == text
+    rows = [row for row in text.splitlines() if row.startswith('        {"feature": "race"')]
+    assert len(rows) > 3
+    # Read and indented to the last level, or not at all, it is the same document.
+    document = json.loads(text)
+    assert "".join(json.dumps(document, indent=2).split()) == "".join(text.split())
+
+
 # What is shown
 
 

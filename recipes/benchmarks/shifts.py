@@ -74,7 +74,7 @@ def fastest(what: Callable[[], Any]) -> tuple[Any, float]:
 def measured(number: int) -> dict[str, float]:
     answers = drawn(*CASES[number])
     found, numbers = fastest(lambda: shifts(answers))
-    text, written = fastest(lambda: json.dumps(document(found), indent=2))
+    text, written = fastest(lambda: json.dumps(document(found)))
     _, shown = fastest(lambda: (shift_lines(found), shift_html(found)))
     return {
         "numbers": numbers,
