@@ -1471,6 +1471,17 @@ def test_an_output_folder_is_what_timm_loads(here: Path) -> None:
     done("audit", "out/model.safetensors", "--eps", "1")
 
 
+def test_the_page_shows_images_that_are_lost(here: Path) -> None:
+    red_alone_is_lost()
+    arguments = ("audit", "model.pruned.safetensors", "--groups-by", "label", "-o", "report")
+    assert ceag(*arguments).exit_code == 1
+    page = Path("report/audit.html").read_text()
+    assert page.count('<img src="data:image/png;base64,') == 4  # all that are red
+    assert "is <bdi>red</bdi>, taken for <bdi>" in page
+    assert ceag(*arguments, "--gallery", "0").exit_code == 1
+    assert "<img" not in Path("report/audit.html").read_text()
+
+
 def test_the_audit_writes_its_report_where_it_is_told(here: Path) -> None:
     done("audit", "--eps", "1", "-o", "report")
     written = sorted(path.name for path in Path("report").iterdir())
