@@ -9,8 +9,8 @@ other images included:
                disagree about what is right on a given share of the images (the churn)
 
 Only the group grows and all other images stay as they are, as in the audit's own "images needed".
-Where it takes fewer images in all if the whole split grows alike, the numbers are for that: the
-others may be too few as well.
+Where it would outgrow all others together, so that psi is near 0 by its weight alone, the numbers
+are for a split in which all groups grow alike.
 """
 
 from __future__ import annotations
@@ -368,9 +368,10 @@ def _needs_of(
 
     alone = _smallest(lambda times: upper(times, False) <= eps, size)
     alike = _smallest(lambda times: upper(times, True) <= eps, size)
-    # Of the two ways the one that takes fewer images in all.
-    split_grows = np.isnan(alone) | (alone - size > (alike / size - 1) * all_n)
-    split_grows &= ~np.isnan(alike) & (alike > size)
+    # Larger than all others together it would pass since the others hardly count, and leave them
+    # undecided.
+    split_grows = np.isnan(alone) | (alone > np.maximum(all_n - size, size))
+    split_grows &= ~np.isnan(alike)
     return [
         Need(None if np.isnan(number) else int(number), "split" if grows else "group")
         for number, grows in zip(
@@ -513,7 +514,7 @@ def lines(found: Plan) -> list[str]:
         "alone is right on that share.",
     ]
     if alike:
-        text.append("*: if all groups grow alike, since the others are too few as well.")
+        text.append("*: if all groups grow alike; alone it would outgrow all others together.")
     return [*text, *found.notes]
 
 
