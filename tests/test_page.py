@@ -149,6 +149,31 @@ def test_a_subject_that_says_little() -> None:
     assert "None" not in text
 
 
+def test_where_the_answers_come_from_and_which_of_them_count() -> None:
+    subject = dataclasses.replace(
+        SUBJECT,
+        predictions="answers <1>.csv",
+        predictions_sha256="a" * 64,
+        dropped=7,
+        cluster_id="person",
+    )
+    text = " | ".join(read(page(CASES["FAIL"], subject, "1")).text)
+    assert "answers | answers <1>.csv | (sha256 aaaaaaaaaaaa…)" in text
+    assert "left out | 7 images that have no group" in text
+    assert "clusters | images of the same person belong together and count as fewer" in text
+    ids = torch.arange(2).repeat_interleave(100)
+    sparse = torch.arange(100).repeat(2) >= torch.tensor([40, 0]).repeat_interleave(100)
+    people = torch.arange(200) // 4
+    pair = Paired("test", torch.ones_like(sparse), sparse, ids[:, None], clusters=people)
+    result = audit([pair], Grouping(("letter",), (("a", "b"),)), Policy(eps=0.02))
+    text = read(page(result, subject, "1")).text
+    at = text.index("letter=a")
+    effective = next(g.n_effective for g in result.groups if g.value == "a")
+    assert effective is not None
+    assert effective < 100
+    assert text[at : at + 4] == ["letter=a", "100", f"{effective:.1f}", "40"]
+
+
 def test_every_group_is_in_the_table_and_in_the_plot() -> None:
     reader = read(page(audited(("a", "b", "c"), (6, 9, 0), eps=0.02), SUBJECT, "1"))
     # psi: a 6 - 5 = 1, b 9 - 5 = 4, c 0 - 5 = -5; worst first. Only b is beyond eps = 2.
