@@ -125,10 +125,21 @@ def four_groups() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return ids[:, None], rank < a, (rank >= a) & (rank < a + b)
 
 
-def test_the_omnibus_test_of_four_groups() -> None:
-    found = by_chance(four_groups()[0], 4, *four_groups()[1:], 0)
+def test_the_omnibus_test_of_four_groups_against_permuted_images() -> None:
+    ids, lost, gained = four_groups()
+    found = by_chance(ids, 4, lost, gained, 0)
     assert found is not None
-    assert found.omnibus_p == pytest.approx(0.026, abs=0.01)
+    change = lost.astype(float) - gained
+    sizes = np.bincount(ids[:, 0])
+
+    def spread(values: np.ndarray) -> float:
+        return float(sizes @ (np.bincount(ids[:, 0], values) / sizes - values.mean()) ** 2)
+
+    generator, measured = np.random.default_rng(1), spread(change)
+    permuted = [spread(generator.permutation(change)) for _ in range(4000)]
+    p = float(np.mean([value >= measured - 1e-12 for value in permuted]))
+    assert p == pytest.approx(0.0175, abs=0.01)
+    assert found.omnibus_p == pytest.approx(p, abs=0.015)
 
 
 def test_a_real_disparity_is_noticed_where_no_group_alone_is() -> None:
