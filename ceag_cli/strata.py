@@ -173,9 +173,9 @@ def stratified(
     excess = excess_share(n_changed, n, of_level[2][k], size[k], alpha, interval)
 
     n_group = np.bincount(g, n, number)
-    share = size / max(total, 1)
-    coverage = np.bincount(g, share[k], number)
-    own, common = n / n_group[g], share[k] / coverage[g]
+    beside = np.bincount(g, size[k], number)  # images of the levels that a group has images of
+    coverage = beside / max(total, 1)
+    own, common = n / n_group[g], size[k] / beside[g]
     overall_gap = (int(lost.sum()) - int(gained.sum())) / max(total, 1)
     raw = (
         divided(np.bincount(g, n_lost - n_gained, number), n_group) - overall_gap,
@@ -202,9 +202,7 @@ def stratified(
         ),
         levels_in_all=len(occupied),
         groups=tuple(
-            GroupOverLevels(
-                names[i][0], names[i][1], int(n_group[i]), min(float(coverage[i]), 1.0), a, b
-            )
+            GroupOverLevels(names[i][0], names[i][1], int(n_group[i]), float(coverage[i]), a, b)
             for i, a, b in zip(chosen.tolist(), *apart, strict=True)
             if a is not None and b is not None
         ),

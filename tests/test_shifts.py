@@ -714,6 +714,11 @@ def test_what_holds_of_any_table(table: Answers) -> None:
         for row in strata.groups:
             assert row.psi.explained + row.psi.within.value == pytest.approx(row.psi.total)
             assert 0 < row.coverage <= 1
+            everywhere = all(
+                any((c.value, c.level) == (row.value, level.value) for c in strata.cells)
+                for level in strata.levels
+            )
+            assert (row.coverage == 1) is everywhere
         assert sum(level.n for level in strata.levels) == len(table.label)
 
 
