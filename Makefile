@@ -37,6 +37,7 @@ bench: install
 	$(BIN)/python recipes/benchmarks/pruning.py
 
 bench-audit: install
+	OMP_NUM_THREADS=1 $(BIN)/python recipes/benchmarks/audit.py
 	$(BIN)/python recipes/benchmarks/predictions.py
 	$(BIN)/python recipes/benchmarks/shifts.py
 

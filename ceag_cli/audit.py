@@ -24,7 +24,8 @@ Berger 1982). With the gate ``point`` the measured psi itself is compared, as th
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property, lru_cache
@@ -41,7 +42,7 @@ from ceag_cli.clusters import mean_effects, numbered, psi_effects
 from ceag_cli.groups import Grouping
 from ceag_cli.intervals import Counts, clopper_pearson, exact, holm, quantile_of, tango
 from ceag_cli.judging import Answers, Questions, answers, same_images
-from ceag_cli.policy import Policy, Waiver
+from ceag_cli.policy import Group, Policy, Waiver
 
 SCHEMA_VERSION = 2
 
@@ -280,7 +281,7 @@ class _Counted:
     effect: Numbers
     """By how much clusters make a group's images fewer than they look; 1 without clusters."""
 
-    @property
+    @cached_property
     def total(self) -> int:
         return len(self.lost)
 
@@ -351,15 +352,17 @@ def audit(
     warnings = policy.warnings(grouping.names, today)
     pairs, grouping = _declared(pairs, grouping, policy)
     splits = [_counted(pair, grouping, pair.split in gated) for pair in pairs]
-    judged = _judged(splits, grouping, policy, today)
+    found = {waiver.group: policy.waiver_of(waiver.group, today) for waiver in policy.waivers}
+    waivers = {group: waiver for group, waiver in found.items() if waiver is not None}
+    judged = _judged(splits, grouping, policy, waivers)
     groups: list[GroupResult] = []
     summaries = []
     for split in splits:
-        found = _group_results(split, grouping, policy, judged, today, identical)
-        groups += found
-        summaries.append(_split_result(split, grouping, found, policy, seed))
+        of_split = _group_results(split, grouping, policy, judged, waivers, identical)
+        groups += of_split
+        summaries.append(_split_result(split, grouping, of_split, policy, seed))
     checks = _checks([split for split in splits if split.gated], grouping, policy)
-    verdict, code, reasons = _overall(policy, summaries, groups, checks, today)
+    verdict, code, reasons = _overall(policy, summaries, groups, checks, waivers)
     return AuditResult(
         policy=policy,
         family_size=judged.answers.family_size if judged.answers is not None else 0,
@@ -424,14 +427,17 @@ def _counted(pair: Paired, grouping: Grouping, gated: bool) -> _Counted:
 
 
 def _judged(
-    splits: Sequence[_Counted], grouping: Grouping, policy: Policy, today: datetime.date
+    splits: Sequence[_Counted],
+    grouping: Grouping,
+    policy: Policy,
+    waivers: Mapping[Group, Waiver],
 ) -> _Judged:
     """Put the question of every group of every gated split at once."""
     eps = np.array([policy.eps_of(name) for name in grouping.names], float)
-    waivers = [policy.waiver_of(name, today) for name in grouping.names]
-    accepted = np.array([w.eps if w is not None else 0.0 for w in waivers], float)
-    accepted = np.maximum(accepted, eps)
-    required = np.array([name in policy.required for name in grouping.names], bool)
+    excused = [waivers[name].eps if name in waivers else 0.0 for name in grouping.names]
+    accepted = np.maximum(np.array(excused, float), eps)
+    names = set(policy.required)
+    required = np.array([name in names for name in grouping.names], bool)
     rows: dict[tuple[str, int], int] = {}
     counts, chosen, same_as = [], [], []
     first: dict[tuple[str, int, float, float, bool], int] = {}
@@ -464,25 +470,29 @@ def _group_results(
     grouping: Grouping,
     policy: Policy,
     judged: _Judged,
-    today: datetime.date,
+    waivers: Mapping[Group, Waiver],
     identical: bool,
 ) -> list[GroupResult]:
-    name, total = split.pair.split, split.total
+    name, total, required = split.pair.split, split.total, set(policy.required)
+    columns = (split.n, split.n_lost, split.n_gained, split.n_dense, split.n_sparse)
+    counts = zip(*(column.tolist() for column in columns), strict=True)
     results = []
-    for g, (feature, value) in enumerate(grouping.names):
-        n, eps = int(split.n[g]), policy.eps_of((feature, value))
-        lost, gained = int(split.n_lost[g]), int(split.n_gained[g])
+    for g, ((feature, value), (n, lost, gained, dense, sparse)) in enumerate(
+        zip(grouping.names, counts, strict=True)
+    ):
+        eps = policy.eps_of((feature, value))
+        psi, rest = split.exact(g, "overall"), split.exact(g, "rest")
         said = _Said(verdict=NO_DATA if split.gated else DESCRIPTIVE)
         row = judged.rows.get((name, g))
         if row is not None:
             assert judged.answers is not None
-            waiver = policy.waiver_of((feature, value), today)
-            said = _said(split, g, judged.answers, row, policy, eps, waiver)
+            waiver = waivers.get((feature, value))
+            measured = rest if policy.against == "rest" else psi
+            said = _said(measured, n, judged.answers, row, policy.gate, eps, waiver)
         elif split.gated and n:
             said = _Said(verdict=REFERENCE)
         if identical and row is not None:
             said = _Said(PASS, IDENTICAL, 0.0, 0.0, 1.0, 1.0)
-        psi, rest = split.exact(g, "overall"), split.exact(g, "rest")
         results.append(
             GroupResult(
                 split=name,
@@ -493,8 +503,8 @@ def _group_results(
                 lost=lost,
                 gained=gained,
                 lateral=None if split.n_lateral is None else int(split.n_lateral[g]),
-                acc_dense=int(split.n_dense[g]) / n if n else None,
-                acc_sparse=int(split.n_sparse[g]) / n if n else None,
+                acc_dense=dense / n if n else None,
+                acc_sparse=sparse / n if n else None,
                 gap=(lost - gained) / n if n else None,
                 excess_gap=psi[0] / psi[1] if n else None,
                 gap_vs_rest=rest[0] / rest[1] if 0 < n < total else None,
@@ -506,7 +516,7 @@ def _group_results(
                 verdict=said.verdict,
                 reason=said.reason,
                 n_needed=said.n_needed,
-                required=(feature, value) in policy.required,
+                required=(feature, value) in required,
             )
         )
     return results
@@ -526,15 +536,14 @@ class _Said:
 
 
 def _said(
-    split: _Counted,
-    g: int,
+    measured: tuple[int, int],
+    n: int,
     found: Answers,
     row: int,
-    policy: Policy,
+    gate: str,
     eps: float,
     waiver: Waiver | None,
 ) -> _Said:
-    measured = split.exact(g, policy.against)
     said = _Said(
         verdict=INCONCLUSIVE,
         lower=float(found.lower[row]),
@@ -542,7 +551,7 @@ def _said(
         p=float(found.p[row]),
         p_holm=float(found.p_holm[row]),
     )
-    if policy.gate == "point":
+    if gate == "point":
         said.verdict = FAIL if _above(measured, eps) else PASS
         if said.verdict == FAIL and waiver is not None and not _above(measured, waiver.eps):
             said.verdict, said.reason = WAIVED, waiver.reason
@@ -560,7 +569,7 @@ def _said(
         elif found.too_small[row]:
             said.reason = TOO_SMALL
         if not np.isnan(found.times[row]):
-            said.n_needed = max(1, int(np.ceil(int(split.n[g]) * (found.times[row] - 1) + 1e-6)))
+            said.n_needed = max(1, math.ceil(n * (float(found.times[row]) - 1) + 1e-6))
     return said
 
 
@@ -722,7 +731,7 @@ def _overall(
     splits: Sequence[SplitResult],
     groups: Sequence[GroupResult],
     checks: Sequence[Check],
-    today: datetime.date,
+    waivers: Mapping[Group, Waiver],
 ) -> tuple[str, int, list[str]]:
     """The verdict on everything, the exit code, and why."""
     gated = {split.split for split in splits if split.gated}
@@ -736,7 +745,7 @@ def _overall(
 
     # What is accepted where it is shown is not held against a group of which less is shown.
     undecided = some(INCONCLUSIVE)
-    pressing = [g for g in undecided if not policy.waiver_of((g.feature, g.value), today)]
+    pressing = [g for g in undecided if (g.feature, g.value) not in waivers]
     missing = [g for g in some(NO_DATA) if g.required]
     required = [g for g in pressing if g.required]
     broken = [_check_name(check) for check in checks if check.verdict == FAIL]

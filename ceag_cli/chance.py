@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 DRAWS = 2000
-WORK = 1_500_000
+WORK = 1_000_000
 """Cells times draws; of many cells there are fewer draws, but at least ``FEWEST``."""
 FEWEST = 100
 SPARSE = 20
