@@ -166,12 +166,12 @@ def test_where_the_answers_come_from_and_which_of_them_count() -> None:
     people = torch.arange(200) // 4
     pair = Paired("test", torch.ones_like(sparse), sparse, ids[:, None], clusters=people)
     result = audit([pair], Grouping(("letter",), (("a", "b"),)), Policy(eps=0.02))
-    text = read(page(result, subject, "1")).text
-    at = text.index("letter=a")
+    cells = read(page(result, subject, "1")).text
+    at = cells.index("letter=a")
     effective = next(g.n_effective for g in result.groups if g.value == "a")
     assert effective is not None
     assert effective < 100
-    assert text[at : at + 4] == ["letter=a", "100", f"{effective:.1f}", "40"]
+    assert cells[at : at + 4] == ["letter=a", "100", f"{effective:.1f}", "40"]
 
 
 def test_every_group_is_in_the_table_and_in_the_plot() -> None:
