@@ -16,7 +16,7 @@ audit() {
     case $code in
     0) echo "Exit code 0: a CI job would go on." ;;
     1) echo "Exit code 1: a CI job would stop here, since pruning harmed a group too much." ;;
-    3) echo "Exit code 3: a CI job would stop here, since nothing could be decided." ;;
+    3) echo "Exit code 3: a CI job would stop here, since not every group is shown to be within eps." ;;
     *) exit "$code" ;;
     esac
 }
