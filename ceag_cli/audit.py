@@ -115,8 +115,11 @@ class GroupResult:
     reason: str | None
     """Why it is INCONCLUSIVE or WAIVED, or PASS without a bound."""
     n_needed: int | None
-    """How many more images of the group, with its rates, would decide it, all others as they are;
-    ``None`` if no number would."""
+    """How many more images of the group, with its rates, would decide it; ``None`` if no number
+    would."""
+    grows: str | None
+    """What has to grow for that: the ``group``, all others as they are, or the whole ``split``,
+    every group by as many times; that is where the group would else outgrow all others."""
     required: bool
 
 
@@ -516,6 +519,7 @@ def _group_results(
                 verdict=said.verdict,
                 reason=said.reason,
                 n_needed=said.n_needed,
+                grows=said.grows,
                 required=(feature, value) in required,
             )
         )
@@ -533,6 +537,7 @@ class _Said:
     p: float | None = None
     p_holm: float | None = None
     n_needed: int | None = None
+    grows: str | None = None
 
 
 def _said(
@@ -569,6 +574,7 @@ def _said(
         elif found.too_small[row]:
             said.reason = TOO_SMALL
         if not np.isnan(found.times[row]):
+            said.grows = "split" if found.grows[row] else "group"
             said.n_needed = max(1, math.ceil(n * (float(found.times[row]) - 1) + 1e-6))
     return said
 

@@ -236,6 +236,11 @@ class Counts:
             self.all_gained + self.gained * more,
         )
 
+    def of_larger(self, times: npt.ArrayLike) -> Counts:
+        """If all groups had so many times as many images, with the rates that they have."""
+        times = np.asarray(times, np.float64)
+        return Counts(*(getattr(self, field.name) * times for field in fields(self)))
+
     @property
     def rest(self) -> tuple[Numbers, Numbers, Numbers]:
         """Lost, gained and number of the other images; 1 image, unchanged, where there is none."""

@@ -6,6 +6,7 @@ FAIL   the p-value of "psi is at most eps", corrected, is at most alpha
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,8 @@ Numbers = npt.NDArray[np.float64]
 
 MOST_TIMES = 1e6
 """A group that would need more than so many times as many images is not waited for."""
+STEPS = 8
+"""In so many steps, equal in logarithm, a number of images that decides is looked for."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class Answers:
     times: Numbers
     """How many times its images an undecided group would need for a verdict; NaN if no number
     would do."""
+    grows: Flags
+    """Whether all groups would have to grow so, and not the group alone."""
     family_size: int
     """Number of distinct questions."""
 
@@ -81,11 +86,11 @@ def answers(asked: Questions, alpha: float, interval: str, against: str) -> Answ
     fails: Flags = (beyond_accepted <= alpha) & ~passes
     waived: Flags = excused & (beyond_eps <= alpha) & ~fails & ~passes
     _, _, best = psi_bounds(counts.without_change(), z, *kind)
-    times = np.full(len(eps), np.nan)
+    times, grows = np.full(len(eps), np.nan), np.zeros(len(eps), bool)
     undecided = ~(passes | fails | waived)
     if undecided.any():
         levels = _levels(asked, fails, alpha)
-        times[undecided] = _times(
+        times[undecided], grows[undecided] = _times(
             counts.only(undecided), eps[undecided], psi[undecided], alpha, levels[undecided], *kind
         )
     return Answers(
@@ -98,6 +103,7 @@ def answers(asked: Questions, alpha: float, interval: str, against: str) -> Answ
         waived=waived,
         too_small=best > eps,
         times=times,
+        grows=grows,
         family_size=int(_distinct(asked).sum()),
     )
 
@@ -140,49 +146,68 @@ def _times(
     levels: Numbers,
     interval: str,
     against: str,
-) -> Numbers:
+) -> tuple[Numbers, Flags]:
     """How many times its images each group would need: towards FAIL where psi is above eps.
 
-    Images with the group's rates are added to the group, and so to all images; its share grows and
-    its psi shrinks accordingly. So a large group whose psi is above eps may come to no verdict.
+    Images with the group's rates are added to the group, and so to all images: its share grows and
+    its psi shrinks accordingly. Where that decides nothing before the group is larger than all
+    others together, images of all groups are added alike, and psi stays.
+
+    Returns:
+        The times, NaN if no number would do; and where all groups grow.
     """
     high = psi > eps
     z = np.where(high, _quantiles(levels), quantile_of(alpha))
-
     # The upper bound is at most eps where the lower one of the models swapped is at least -eps.
     turned, limit = counts.swapped(~high), np.where(high, eps, -eps)
 
-    def undecided(log_times: Numbers, i: Integers) -> Numbers:
+    def alone(log_times: Numbers, i: Integers) -> Numbers:
         more = turned.only(i).with_more(np.exp(log_times))
         return limit[i] - psi_lower(more, z[i], interval, against)
 
-    everywhere = np.arange(len(eps))
-    low, top = np.zeros(len(eps)), np.full(len(eps), np.nan)
-    at_low, at_top = undecided(low, everywhere), np.full(len(eps), -1.0)
-    # PASS comes with enough images and stays; the lower bound rises, and falls with psi again.
-    steps = np.linspace(0, np.log(MOST_TIMES), 21)[1:]
-    for step in steps:
-        open_ = np.flatnonzero(np.isnan(top) & (high | (step == steps[-1])))
-        if not len(open_):
-            continue
-        at = np.full(len(open_), step)
-        value = undecided(at, open_)
-        decided = value < 0
-        top[open_[decided]], at_top[open_[decided]] = step, value[decided]
-        still = open_[~decided & high[open_]]
-        low[still], at_low[still] = step, value[~decided & high[open_]]
-    found = np.full(len(eps), np.nan)
-    some = np.flatnonzero(~np.isnan(top))
-    if len(some):
-        log_times = crossing(
-            lambda x, i: undecided(x, some[i]),
-            low[some],
-            top[some],
-            np.maximum(at_low[some], 1e-300),
-            at_top[some],
-            tolerance=1e-7,
-        )
-        found[some] = np.exp(log_times)
+    def alike(log_times: Numbers, i: Integers) -> Numbers:
+        more = turned.only(i).of_larger(np.exp(log_times))
+        return limit[i] - psi_lower(more, z[i], interval, against)
+
+    most = np.log(np.clip((counts.all_n - counts.n) / counts.n, 1.0, MOST_TIMES))
+    found = _where_decided(alone, most, np.flatnonzero(most > 0))
+    grows = np.isnan(found)
+    others = np.flatnonzero(grows)
+    found[others] = _where_decided(alike, np.full(len(most), np.log(MOST_TIMES)), others)[others]
+    return np.exp(found), grows
+
+
+def _where_decided(
+    undecided: Callable[[Numbers, Integers], Numbers], most: Numbers, some: Integers
+) -> Numbers:
+    """For some groups the smallest log of times at which they are decided; else NaN.
+
+    Args:
+        undecided: Positive where a group is not decided; takes logs of times and groups. It falls,
+            and may rise again, as the lower bound of a group that dilutes itself does.
+        most: Largest log of times, by group.
+        some: Numbers of the groups.
+    """
+    found = np.full(len(most), np.nan)
+    low = np.zeros(len(most))
+    at_low = np.full(len(most), 1e-300)
+    for step in np.linspace(0, 1, STEPS + 1)[1:]:
+        if not len(some):
+            break
+        at = step * most[some]
+        value = undecided(at, some)
+        now = some[value < 0]
+        if len(now):
+            found[now] = crossing(
+                lambda x, i, now=now: undecided(x, now[i]),  # type: ignore[misc]
+                low[now],
+                at[value < 0],
+                at_low[now],
+                value[value < 0],
+                tolerance=1e-7,
+            )
+        low[some], at_low[some] = at, np.maximum(value, 1e-300)
+        some = some[value >= 0]
     return found
 
 

@@ -326,6 +326,7 @@ def page(
         rows=rows,
         counted=counted,
         because=_because,
+        growing={group.grows for group in result.groups},
         reasons={_because(group) for group in result.groups if group.verdict == INCONCLUSIVE},
         own_reason=any(group.reason for group in result.groups),
         own_eps=any(group.eps != policy.eps for group in result.groups),

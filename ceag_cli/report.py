@@ -159,9 +159,10 @@ def why(group: GroupResult, policy: Policy) -> str:
         return "required" if group.required and group.verdict == NO_DATA else ""
     reason = WHY.get(group.reason or "", "").format(quantity=quantity(policy))
     if group.n_needed is None:
-        need = "more images of this group alone would not decide it"
+        need = "no number of images like these would decide it"
     else:
         need = f"needs {group.n_needed} more image{'s' if group.n_needed > 1 else ''}"
+        need += ", with the others growing alike" if group.grows == "split" else ""
     return "; ".join(filter(None, [reason, need, "required" if group.required else ""]))
 
 
@@ -247,13 +248,20 @@ def audit_table(result: AuditResult, split: str, most: int | None = 25) -> Table
             verdict = f"{group.verdict} {reason}".strip()
             cells += [interval(group), Text(verdict, style=style)]
         if open_:
-            cells.append("–" if reason and group.n_needed is None else _count(group.n_needed))
+            star = "*" if group.grows == "split" else ""
+            count = _count(group.n_needed) + star
+            cells.append("–" if reason and group.n_needed is None else count)
         table.add_row(Text(name), *cells)
     rest = groups[len(shown) :]
+    notes = []
     if rest:
         counts = counted_line(rest) if judged else ""
-        text = f"and {len(rest)} more groups{': ' if counts else ''}{counts}"
-        table.caption, table.caption_justify, table.caption_style = Text(text), "left", ""
+        notes.append(f"and {len(rest)} more groups{': ' if counts else ''}{counts}")
+    if any(group.grows == "split" for group in shown):
+        notes.append("*: if all groups grow alike")
+    if notes:
+        text = Text("\n".join(notes))
+        table.caption, table.caption_justify, table.caption_style = text, "left", ""
     return table
 
 

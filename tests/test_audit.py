@@ -88,6 +88,7 @@ def test_by_hand() -> None:
             verdict="FAIL",
             reason=None,
             n_needed=None,
+            grows=None,
             required=False,
         ),
         GroupResult(
@@ -112,6 +113,7 @@ def test_by_hand() -> None:
             verdict="PASS",
             reason=None,
             n_needed=None,
+            grows=None,
             required=False,
         ),
     )

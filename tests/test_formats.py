@@ -611,9 +611,9 @@ def test_the_csv() -> None:
     lines = text.splitlines()
     assert lines[0] == (
         "split,feature,value,n,n_effective,lost,gained,lateral,acc_dense,acc_sparse,gap,"
-        "excess_gap,gap_vs_rest,eps,lower,upper,p_fail,p_fail_holm,verdict,reason,n_needed,required"
+        "excess_gap,gap_vs_rest,eps,lower,upper,p_fail,p_fail_holm,verdict,reason,n_needed,grows,required"
     )
-    assert lines[5] == "train,race,none,0,,0,0,,,,,,,0.02,,,,,DESCRIPTIVE,,,false"
+    assert lines[5] == "train,race,none,0,,0,0,,,,,,,0.02,,,,,DESCRIPTIVE,,,,false"
     rows = rows_of(text)
     assert len(rows) == len(SMALL.result.groups) == 10
     for row, group in zip(rows, SMALL.result.groups, strict=True):

@@ -155,13 +155,14 @@ def test_so_many_more_images_decide_it_and_a_tenth_fewer_do_not(
     found = decided(group, rest, **how)
     if verdicts(found)[0] in ("PASS", "FAIL"):
         return
-    times = float(found.times[0])
+    times, alike = float(found.times[0]), bool(found.grows[0])
     more = math.ceil(group[0] * (times - 1))
     assert more >= 1
 
     def grown(images: float) -> list[str]:
         factor = 1 + images / group[0]
-        return verdicts(decided(tuple(x * factor for x in group), rest, **how))
+        others = tuple(x * (factor if alike else 1) for x in rest)
+        return verdicts(decided(tuple(x * factor for x in group), others, **how))
 
     assert grown(more)[0] in ("PASS", "FAIL")
     assert grown(0.9 * more)[0] not in ("PASS", "FAIL")
@@ -173,13 +174,21 @@ def test_no_number_of_images_decides_a_group_on_the_line() -> None:
     assert np.isnan(found.times[0])
 
 
-def test_a_large_group_above_eps_dilutes_itself() -> None:
-    """Half of all images, psi 2.5: with more of them psi falls below eps before it is shown."""
-    found = decided((200, 20, 8), (200, 8, 6))
+def test_a_large_group_that_dilutes_itself_needs_all_groups_to_grow() -> None:
+    """Half of all images, psi 2.5: with more of its own psi falls below eps before it is shown."""
+    group, rest = (200.0, 20.0, 8.0), (200.0, 8.0, 6.0)
+    found = decided(group, rest)
     assert verdicts(found) == ["-"]
-    assert np.isnan(found.times[0])
-    # Beside the rest there is no dilution.
-    assert not np.isnan(decided((200, 24, 8), (200, 8, 6), against="rest").times[0])
+    assert found.grows[0]
+
+    def grown(times: float) -> list[str]:
+        return verdicts(decided(tuple(times * x for x in group), tuple(times * x for x in rest)))
+
+    times = float(found.times[0])
+    assert grown(1.001 * times) == ["FAIL"]
+    assert grown(0.95 * times) != ["FAIL"]
+    # A small one does it alone.
+    assert not decided((200, 20, 8), (20_000, 800, 600)).grows[0]
 
 
 def test_needed_for_a_failure_among_many() -> None:

@@ -451,6 +451,7 @@ def test_the_audit_document() -> None:
         "verdict": "FAIL",
         "reason": None,
         "n_needed": None,
+        "grows": None,
         "required": False,
     }
 
