@@ -136,8 +136,6 @@ def _from_file(path: Path, options: AuditOptions, reporter: Reporter) -> Answere
     if lacking:
         raise LabelsError([f"{path}: no row has split '{name}'" for name in lacking])
     policy_of(options).check_groups(table.grouping.names)
-    for warning in table.warnings:
-        reporter.warn(warning)
     count = table.grouping.num_groups
     reporter.say(
         f"{len(table)} images in {path}, {count} group{'s' if count != 1 else ''} by "

@@ -749,9 +749,13 @@ def _overall(
     def listed(found: Sequence[GroupResult]) -> str:
         return _listed([_name(g, gated) for g in found])
 
-    # What is accepted where it is shown is not held against a group of which less is shown.
+    def excused(group: GroupResult) -> bool:
+        """Whether what is accepted of an undecided group is shown not to be exceeded."""
+        waiver = waivers.get((group.feature, group.value))
+        return waiver is not None and group.upper is not None and group.upper <= waiver.eps
+
     undecided = some(INCONCLUSIVE)
-    pressing = [g for g in undecided if (g.feature, g.value) not in waivers]
+    pressing = [g for g in undecided if not excused(g)]
     missing = [g for g in some(NO_DATA) if g.required]
     required = [g for g in pressing if g.required]
     broken = [_check_name(check) for check in checks if check.verdict == FAIL]
@@ -782,12 +786,15 @@ def _overall(
     code = 3 if reasons else 0
     if policy.gate == "strict" and (pressing or unclear or some(NO_DATA)):
         code = 3
-    open_ = [_name(g, gated) for g in undecided if g not in required] + unclear
+    open_ = [_name(g, gated) for g in pressing if not g.required] + unclear
     if open_:
         reasons.append(f"not decided: {_listed(open_)}")
     waived = some(WAIVED)
     if waived:
         reasons.append(f"above eps, but accepted for now: {listed(waived)}")
+    spared = [g for g in undecided if excused(g)]
+    if spared:
+        reasons.append(f"not decided, but within what is accepted for now: {listed(spared)}")
     empty = [g for g in some(NO_DATA) if not g.required]
     if empty:
         reasons.append(f"without images: {listed(empty)}")

@@ -229,7 +229,10 @@ def _mitigate(options: Command) -> None:
         raise typer.Exit(1)
 
 
-@_command("audit", "Example: ceag audit (exit code 0: PASS, 1: FAIL, 3: nothing audited)")
+@_command(
+    "audit",
+    "Example: ceag audit (exit code 0: gate satisfied, 1: FAIL, 3: not enough is decided)",
+)
 def _audit(options: Command) -> None:
     if getattr(options, "plan", False):
         _show_plan(options)

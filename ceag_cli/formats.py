@@ -57,6 +57,13 @@ FORMATS: dict[str, Callable[[Audit], str]] = {
 }
 
 
+NO_REPORTS = (
+    *(".yaml", ".yml", ".toml", ".npz", ".parquet", ".safetensors", ".pth", ".pt", ".bin"),
+    *(".png", ".jpg", ".jpeg", ".webp", ".bmp", ".zip", ".py"),
+)
+"""Endings of policies, recipes, tables, models and images: a report is never written over one."""
+
+
 def render(audit: Audit, name: str) -> str:
     """An audit in a format, ending with a line break."""
     return FORMATS[name](audit)
@@ -87,6 +94,8 @@ def report_files(
         problem = _unwritable(real)
         if str(real) in read:
             problem = "is read by this audit and is not written over"
+        elif real.is_file() and real.suffix.lower() in NO_REPORTS:
+            problem = "is there already and is no report; it is not written over"
         elif files.get(real, name) != name:
             problem = f"cannot hold both {files[real]} and {name}"
         if problem is not None:

@@ -92,7 +92,6 @@ class AnswerTable:
     sha256: str = ""
     about: Mapping[str, Any] | None = None
     """What ``ceag audit`` has kept about the models; ``None`` for a file of other origin."""
-    warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.label)
@@ -241,7 +240,10 @@ def _table(
         sha256=source.sha256,
         about=source.about,
     )
-    return replace(table, warnings=tuple(_doubts(table, roles)))
+    strange = list(_strangers(table, roles))
+    if strange:
+        raise LabelsError(strange)
+    return table
 
 
 def _split_numbers(column: Column, problems: Problems) -> Integers:
@@ -275,8 +277,8 @@ def _without_group(
     return without
 
 
-def _doubts(table: AnswerTable, roles: _Roles) -> Iterator[str]:
-    """What is legal and looks wrong."""
+def _strangers(table: AnswerTable, roles: _Roles) -> Iterator[str]:
+    """Models none of whose answers is ever a label: their accuracy would be 0 whatever they do."""
     labels = set(np.unique(table.label).tolist())
     for model in MODELS:
         column = getattr(table, model)

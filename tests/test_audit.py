@@ -629,6 +629,15 @@ def test_less_evidence_of_what_is_accepted_is_no_reason_to_fail() -> None:
     assert (result.verdict, result.exit_code) == ("INCONCLUSIVE", 0)
 
 
+def test_a_waiver_excuses_no_more_than_it_accepts() -> None:
+    """psi of a is 3 points and may well be 4: a waiver of 2.1 points says nothing about that."""
+    waiver = Waiver(("letter", "a"), 0.021, "known", TODAY)
+    policy = Policy(gate="strict", waivers=(waiver,), required=(("letter", "a"),))
+    result = shown(lost_of(24, 0), policy=policy, today=TODAY)
+    assert (result.verdict, result.exit_code) == ("INCONCLUSIVE", 3)
+    assert result.reasons == ("required, but not decided: letter=a",)
+
+
 def test_the_same_file_twice() -> None:
     samples = images(0, both=3, neither=2) + images(1, both=1, neither=7)
     assert shown(samples, policy=Policy(eps=0.0)).exit_code == 3

@@ -701,6 +701,15 @@ def test_what_cannot_be_written_is_known_before(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["ceag.yaml", "pyproject.toml", "answers.npz", "0.png"])
+def test_a_report_is_not_written_over_what_is_no_report(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(OutputError, match="is there already and is no report"):
+        report_files([f"json={tmp_path / name}"])
+    (tmp_path / name).unlink()
+    assert list(report_files([f"json={tmp_path / name}"]).values()) == ["json"]
+
+
 def test_a_report_that_fails_leaves_the_others_and_the_result(tmp_path: Path) -> None:
     (tmp_path / "there").touch()
     files = {tmp_path / "there" / "x.csv": "csv", tmp_path / "y.csv": "csv"}

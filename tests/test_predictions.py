@@ -91,7 +91,6 @@ def test_the_counts_are_those_made_by_hand(tmp_path: Path) -> None:
     assert table.only("train").groups.tolist() == [[0, 2], [1, 3]]
     assert table.correct("dense").tolist() == [True, True, True, False, False, True, True, False]
     assert table.changed.tolist() == [False, True, False, True, True, False, False, False]
-    assert table.warnings == ()
     result = audited(table)
     assert counts(result) == BY_HAND
     assert counts(result, "train")["race=y"] == (1, 0, 0, 0)
@@ -224,11 +223,12 @@ def test_probabilities_are_no_groups(tmp_path: Path) -> None:
 
 
 def test_answers_that_are_no_labels_are_legal_but_not_all_of_them(tmp_path: Path) -> None:
-    (warning,) = read(tmp_path, PREDS.replace("cat\n", "1\n").replace("dog\n", "2\n")).warnings
-    assert warning == (
+    with pytest.raises(LabelsError) as error:
+        read(tmp_path, PREDS.replace("cat\n", "1\n").replace("dog\n", "2\n"))
+    assert error.value.problems == [
         f"{tmp_path / 'p.csv'}: no answer in column 'sparse' is a label of column 'label' anywhere "
         "(first: '1', where the label is 'cat'); are they names of the same classes?"
-    )
+    ]
 
 
 # What is refused
