@@ -266,7 +266,7 @@ def test_the_policy_is_planned_with(labels: Path) -> None:
 
 def test_a_plan_from_a_table_of_answers(labels: Path) -> None:
     header = ("id", "label", "split", "race", "dense", "sparse")
-    rows = [(str(i), "cat", "test", "AB"[i % 2], "cat", "dog") for i in range(400)]
+    rows = [(str(i), "cat", "test", "AB"[i % 2], "cat", "dog" if i else "cat") for i in range(400)]
     write_csv(Path("preds.csv"), rows, header)
     result = done("audit", "--plan", "--predictions", "preds.csv")
     assert result.stdout.startswith("preds.csv: 400 test images")
