@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from ceag_cli.arrays import Integers, Numbers
 from ceag_cli.audit import Paired, Subject
 from ceag_cli.checkpoints import Checkpoint
 from ceag_cli.classes import class_index
-from ceag_cli.columns import FORMAT, NAMES, Anything, Column, Integers, Numbers, read_npz, write_npz
+from ceag_cli.columns import FORMAT, NAMES, Anything, Column, read_npz, write_npz
 from ceag_cli.errors import LabelsError, OptionError, OutputError
 from ceag_cli.evaluation import Compute, Predictions, evaluate_together
 from ceag_cli.inputs import (
@@ -45,7 +46,7 @@ from ceag_cli.options import (
     given,
 )
 from ceag_cli.policy import policy_of
-from ceag_cli.predictions import MODELS, SMALLEST, AnswerTable, as_arrays, read_answers
+from ceag_cli.predictions import MODELS, SMALLEST, AnswerTable, as_arrays, read_as_asked
 from ceag_cli.progress import Reporter
 from ceag_cli.runs import folder_of
 
@@ -120,14 +121,7 @@ def refuse_seen(gated: Sequence[str], chosen_on: str | None) -> None:
 
 def _from_file(path: Path, options: AuditOptions, reporter: Reporter) -> Answered:
     _refuse_models(options)
-    table = read_answers(
-        path,
-        label_column=options.label_column,
-        groups_by=options.groups_by,
-        missing=options.missing,
-        cluster_id=options.cluster_id,
-        control=options.control,
-    )
+    table = read_as_asked(path, options)
     about = table.about or {}
     models = about.get("models", {})
     origin = about.get("data", {})

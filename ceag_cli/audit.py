@@ -32,11 +32,11 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy import special
 from torch import Tensor
 
+from ceag_cli.arrays import Flags, Integers, Numbers
 from ceag_cli.chance import Chance, by_chance
 from ceag_cli.clusters import mean_effects, numbered, psi_effects
 from ceag_cli.groups import Grouping
@@ -59,10 +59,6 @@ CONCLUSIVE = (PASS, FAIL, WAIVED)
 
 HIGH, LOW, TOO_SMALL = "high", "low", "too_small"
 IDENTICAL = "identical_models"
-
-Flags = npt.NDArray[np.bool_]
-Integers = npt.NDArray[np.int64]
-Numbers = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

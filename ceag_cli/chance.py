@@ -13,15 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ceag_cli.arrays import Flags, Integers, Numbers
+
 DRAWS = 2000
 WORK = 1_000_000
 """Cells times draws; of many cells there are fewer draws, but at least ``FEWEST``."""
 FEWEST = 100
 SPARSE = 20
 """Pairs of numbers are sorted, not counted, where they are so many times as many as images."""
-
-Integers = npt.NDArray[np.int64]
-Numbers = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -38,8 +37,8 @@ class Chance:
 def by_chance(
     groups: Integers,
     num_groups: int,
-    lost: npt.NDArray[np.bool_],
-    gained: npt.NDArray[np.bool_],
+    lost: Flags,
+    gained: Flags,
     seed: int,
     scale: Numbers | None = None,
 ) -> Chance | None:

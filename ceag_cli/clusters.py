@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Integers = npt.NDArray[np.int64]
-Numbers = npt.NDArray[np.float64]
+from ceag_cli.arrays import Integers, Numbers
 
 FEWEST = 5
 """Of fewer clusters a variance is not taken."""

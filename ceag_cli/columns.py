@@ -24,6 +24,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ceag_cli.arrays import Flags, Integers, Numbers
 from ceag_cli.errors import LabelsError, OptionError, OutputError
 from ceag_cli.labels import SHOWN_PROBLEMS, decoded, raise_together, read_bytes
 
@@ -36,9 +37,6 @@ NAMES = "/names"
 AT_ONCE = 1 << 12
 """Rows of a CSV that are turned into columns at a time; so few that they stay in the cache."""
 
-Integers = npt.NDArray[np.int64]
-Numbers = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
 Anything = npt.NDArray[Any]
 
 

@@ -11,12 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from ceag_cli.arrays import Integers, Numbers
 from ceag_cli.means import benjamini_hochberg, divided, mcnemar, names_of
-
-Integers = npt.NDArray[np.int64]
-Numbers = npt.NDArray[np.float64]
 
 MOST_CLASSES = 300
 """Of more there is no matrix, only the cells that most images moved into or out of."""

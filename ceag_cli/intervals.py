@@ -23,8 +23,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-Numbers = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
+from ceag_cli.arrays import Flags, Integers, Numbers
+
 Bounds = tuple[Numbers, Numbers]
 
 INTERVALS = ("score", "exact")
@@ -204,7 +204,7 @@ class Counts:
         names = [field.name for field in fields(cls)]
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
-    def only(self, chosen: npt.NDArray[np.bool_] | Integers) -> Counts:
+    def only(self, chosen: Flags | Integers) -> Counts:
         """Some of the groups."""
         return Counts(*(getattr(self, field.name)[chosen] for field in fields(self)))
 

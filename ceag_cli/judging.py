@@ -10,13 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from ceag_cli.arrays import Flags, Integers, Numbers
 from ceag_cli.intervals import Counts, crossing, holm, p_values, psi_bounds, psi_lower, quantile_of
-
-Flags = npt.NDArray[np.bool_]
-Integers = npt.NDArray[np.int64]
-Numbers = npt.NDArray[np.float64]
 
 MOST_TIMES = 1e6
 """A group that would need more than so many times as many images is not waited for."""

@@ -268,26 +268,14 @@ class _Columns:
         cluster_id: str | None,
         control: Sequence[str],
     ) -> _Columns:
-        problems = []
-        twice = sorted({name for name in header if header.count(name) > 1})
-        if twice:
-            problems.append(f"{path} row 1: column given twice: {', '.join(twice)}")
         path_columns = [name for name in PATH_COLUMNS if name in header]
+        unnamed = None
         if len(path_columns) != 1:
-            problems.append(
+            unnamed = (
                 f"{path} row 1: needs exactly one of the columns {', '.join(PATH_COLUMNS)}; "
                 f"found {', '.join(path_columns) or 'none'}"
             )
-        if "split" not in header:
-            problems.append(
-                f"{path} row 1: needs a column 'split' with {', '.join(SPLITS)} in its rows"
-                f"{nearest('split', header)}"
-            )
-        if label_column not in header:
-            problems.append(
-                f"{path} row 1: there is no label column '{label_column}'; name one with "
-                f"--label-column (columns: {', '.join(header)})"
-            )
+        problems = header_problems(path, header, label_column, unnamed)
         if cluster_id is not None and cluster_id not in header:
             problems.append(no_such_cluster(path, header, cluster_id))
         problems += no_such_control(path, header, control)
@@ -312,6 +300,36 @@ class _Columns:
             None if cluster_id is None else header.index(cluster_id),
             [header.index(name) for name in control],
         )
+
+
+def header_problems(
+    path: Path, header: Sequence[str], label_column: str, unnamed: str | None
+) -> list[str]:
+    """What is wrong with the columns that every table has to have.
+
+    Args:
+        path: The file, for the messages.
+        header: Its columns.
+        label_column: The column with the target class.
+        unnamed: The problem with the column that names the image, if there is one.
+    """
+    problems = []
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        problems.append(f"{path} row 1: column given twice: {', '.join(twice)}")
+    if unnamed is not None:
+        problems.append(unnamed)
+    if "split" not in header:
+        problems.append(
+            f"{path} row 1: needs a column 'split' with {', '.join(SPLITS)} in its rows"
+            f"{nearest('split', header)}"
+        )
+    if label_column not in header:
+        problems.append(
+            f"{path} row 1: there is no label column '{label_column}'; name one with "
+            f"--label-column (columns: {', '.join(header)})"
+        )
+    return problems
 
 
 def no_such_cluster(path: Path, header: Sequence[str], cluster_id: str) -> str:

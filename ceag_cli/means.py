@@ -18,10 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
+from ceag_cli.arrays import Integers, Numbers
 from ceag_cli.intervals import REST_SHARE, Bounds, clopper_pearson
-
-Integers = npt.NDArray[np.int64]
-Numbers = npt.NDArray[np.float64]
 
 FEWEST = 100
 """Images below which a mean of numbers that are not 0 or 1 gets no bounds: Student's t would be

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
-
-import jinja2
 
 from ceag_cli.audit import (
     DESCRIPTIVE,
@@ -42,6 +39,7 @@ from ceag_cli.report import (
 from ceag_cli.results import Flip
 from ceag_cli.shiftreport import shift_html
 from ceag_cli.shifts import Shifts
+from ceag_cli.templates import template
 
 WIDTH, LABELS, NUMBERS, ROW = 960, 230, 200, 20
 """Pixels of the plot: its width, the columns of names and of numbers in it, a group's height."""
@@ -291,20 +289,6 @@ def page(
     flips: Sequence[Flip] = (),
 ) -> str:
     """The whole page. Names from the CSV are escaped, so they stay inert."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {
-        "percent": percent,
-        "points": points,
-        "tolerance": tolerance,
-        "printable": printable,
-    }
     policy = result.policy
     # The split that the verdict rests on comes first.
     splits = sorted(result.splits, key=lambda split: not split.gated)
@@ -312,7 +296,14 @@ def page(
     gated = [split.split for split in splits if split.gated]
     described = [split.split for split in splits if not split.gated]
     scatters = [scatter(result, across, up) for across in described for up in gated]
-    return environment.get_template("page.html.jinja").render(
+    found = template(
+        "page.html.jinja",
+        percent=percent,
+        points=points,
+        tolerance=tolerance,
+        printable=printable,
+    )
+    return found.render(
         result=result,
         policy=policy,
         subject=subject,

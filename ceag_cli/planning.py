@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ceag_cli.answers import refuse_seen
+from ceag_cli.arrays import Flags, Integers, Numbers
 from ceag_cli.audit import NO_DATA, REFERENCE
 from ceag_cli.errors import LabelsError, LineageError, OptionError
 from ceag_cli.groups import Grouping
@@ -32,12 +32,8 @@ from ceag_cli.labels import MISSING, SPLITS, Labels, read_labels
 from ceag_cli.lineage import Lineage, newest, read_metadata, sha256_of, weights_in
 from ceag_cli.options import AuditOptions
 from ceag_cli.policy import Policy, policy_of
-from ceag_cli.predictions import AnswerTable, read_answers
+from ceag_cli.predictions import AnswerTable, read_as_asked
 from ceag_cli.progress import Quiet, Reporter
-
-Numbers = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
-Flags = npt.NDArray[np.bool_]
 
 POWER = 0.8
 
@@ -154,7 +150,7 @@ def plan_audit(options: AuditOptions, reporter: Reporter | None = None) -> Plan:
     reporter = reporter or Quiet()
     refuse_seen(options.gate_splits, None)
     if options.predictions is not None:
-        table = _answers(Path(options.predictions), options)
+        table = read_as_asked(Path(options.predictions), options)
         about = table.about or {}
         named = about.get("models", {}).get("sparse", {}).get("path", options.predictions)
         sizes, policy = Sizes.of_answers(table), policy_of(options, (named, about.get("eps")))
@@ -176,24 +172,13 @@ def plan_audit(options: AuditOptions, reporter: Reporter | None = None) -> Plan:
     return found
 
 
-def _answers(path: Path, options: AuditOptions) -> AnswerTable:
-    return read_answers(
-        path,
-        label_column=options.label_column,
-        groups_by=options.groups_by,
-        missing=options.missing,
-        cluster_id=options.cluster_id,
-        control=options.control,
-    )
-
-
 def sizes_of_answers(path: Path, options: AuditOptions) -> Sizes:
     """The sizes of the groups of a table of answers.
 
     Raises:
         LabelsError: With every problem of the file.
     """
-    return Sizes.of_answers(_answers(path, options))
+    return Sizes.of_answers(read_as_asked(path, options))
 
 
 def _sizes_of_csv(

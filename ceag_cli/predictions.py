@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ceag_cli.arrays import Flags, Integers, Numbers
 from ceag_cli.classes import class_order
 from ceag_cli.columns import (
     ABOUT,
@@ -21,9 +22,6 @@ from ceag_cli.columns import (
     Anything,
     Column,
     Content,
-    Flags,
-    Integers,
-    Numbers,
     Problems,
     Source,
     coded,
@@ -37,11 +35,13 @@ from ceag_cli.labels import (
     PATH_COLUMNS,
     SPLITS,
     features_of,
+    header_problems,
     name_is_taken,
     no_such_cluster,
     no_such_control,
     refuse_cluster,
 )
+from ceag_cli.options import AuditOptions
 from ceag_cli.recipe import nearest
 
 OWN = "column:"
@@ -163,6 +163,18 @@ def read_answers(
     problems = Problems(source)
     content = source.read(roles.words, roles.numbers, roles.id, problems)
     return _table(path, source, roles, content, problems, missing, cluster_id, groups_by is None)
+
+
+def read_as_asked(path: Path, options: AuditOptions) -> AnswerTable:
+    """:func:`read_answers`, by the options of an audit."""
+    return read_answers(
+        path,
+        label_column=options.label_column,
+        groups_by=options.groups_by,
+        missing=options.missing,
+        cluster_id=options.cluster_id,
+        control=options.control,
+    )
 
 
 def _table(
@@ -397,26 +409,14 @@ class _Roles:
         control: Sequence[str],
     ) -> _Roles:
         columns = f"columns: {', '.join(header)}"
-        problems = []
-        twice = sorted({name for name in header if header.count(name) > 1})
-        if twice:
-            problems.append(f"{path} row 1: column given twice: {', '.join(twice)}")
         identity = next((name for name in ID_COLUMNS if name in header), "")
+        unnamed = None
         if not identity:
-            problems.append(
+            unnamed = (
                 f"{path} row 1: needs a column 'id' that names each image"
                 f"{nearest('id', header)} ({columns})"
             )
-        if "split" not in header:
-            problems.append(
-                f"{path} row 1: needs a column 'split' with {', '.join(SPLITS)} in its rows"
-                f"{nearest('split', header)}"
-            )
-        if label_column not in header:
-            problems.append(
-                f"{path} row 1: there is no label column '{label_column}'; name one with "
-                f"--label-column ({columns})"
-            )
+        problems = header_problems(path, header, label_column, unnamed)
         found: dict[str, str] = {}
         for name in (*MODELS, *PROBABILITIES):
             other = name

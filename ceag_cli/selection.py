@@ -21,6 +21,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ceag_cli.arrays import Flags
+
 _Floats = npt.NDArray[np.float32]
 _Keys = npt.NDArray[np.int32]
 
@@ -119,7 +121,7 @@ def _counted(parts: Sequence[Part], score: float) -> Kth:
     return Kth(score + 0.0, tuple(below), tuple(equal))  # of the zeros the positive one
 
 
-def _count(marks: npt.NDArray[np.bool_]) -> int:
+def _count(marks: Flags) -> int:
     return int(np.count_nonzero(marks))
 
 

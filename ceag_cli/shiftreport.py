@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
-
-import jinja2
 
 from ceag_cli.confusion import Cell
 from ceag_cli.means import FEWEST, Bounded
 from ceag_cli.report import percent, points, printable
 from ceag_cli.shifts import GroupShift, Shifts, Worst
 from ceag_cli.strata import PARTS, GroupOverLevels, Strata
+from ceag_cli.templates import template
 
 Item = TypeVar("Item")
 
@@ -91,23 +89,17 @@ def shift_html(found: Shifts) -> str:
     """The part of the page about a split; names are escaped. Empty for a split without images."""
     if not found.overall.n:
         return ""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "percent": percent,
-        "points": points,
-        "bounds": _bounds,
-        "share": _share,
-        "gap": _gap,
-    }
     groups = [group for group in found.groups if group.n]
     strata = [strata for strata in (found.control, found.by_confidence) if strata is not None]
-    return environment.get_template("shifts.html.jinja").render(
+    part = template(
+        "shifts.html.jinja",
+        percent=percent,
+        points=points,
+        bounds=_bounds,
+        share=_share,
+        gap=_gap,
+    )
+    return part.render(
         found=found,
         lines=shift_lines(found),
         groups=_first(groups, lambda group: -_lower(group.excess_churn)),

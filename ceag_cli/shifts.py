@@ -12,8 +12,8 @@ from dataclasses import dataclass, is_dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from ceag_cli.arrays import Flags, Integers, Numbers
 from ceag_cli.confusion import Confusion, confusion, total_variation
 from ceag_cli.groups import crossed
 from ceag_cli.means import (
@@ -29,10 +29,6 @@ from ceag_cli.means import (
 )
 from ceag_cli.predictions import SMALLEST, AnswerTable, grouped
 from ceag_cli.strata import Strata, confidence_strata, stratified
-
-Flags = npt.NDArray[np.bool_]
-Integers = npt.NDArray[np.int64]
-Numbers = npt.NDArray[np.float64]
 
 MOST_SHOWN_CLASSES = 50
 """Matrices of more classes are not written to JSON."""

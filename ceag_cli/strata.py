@@ -22,14 +22,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from ceag_cli.arrays import Flags, Integers, Numbers
 from ceag_cli.intervals import Counts, psi_bounds, quantile_of
 from ceag_cli.means import Bounded, bounded, divided, excess_share, names_of, summed
 
-Flags = npt.NDArray[np.bool_]
-Integers = npt.NDArray[np.int64]
-Numbers = npt.NDArray[np.float64]
 Estimate = tuple[Numbers, Numbers, Numbers]
 """Value, lower and upper bound."""
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 
 from ceag_cli.answers import pairs_of
+from ceag_cli.arrays import Flags
 from ceag_cli.audit import AuditResult, Paired, audit
 from ceag_cli.errors import LabelsError, OptionError
 from ceag_cli.groups import Grouping
@@ -121,7 +122,7 @@ def _from_arrays(predictions: Any, groups: Any, split: str) -> tuple[Paired, Gro
     return pair, Grouping(tuple(columns), tuple(values))
 
 
-def _flags(name: str, raw: Any) -> npt.NDArray[np.bool_]:
+def _flags(name: str, raw: Any) -> Flags:
     array = np.asarray(raw)
     if array.ndim == 1 and array.dtype != bool and array.dtype.kind in "iuf":
         other = array[(array != 0) & (array != 1)]

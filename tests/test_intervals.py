@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
+from ceag_cli.arrays import Numbers
 from ceag_cli.intervals import (
     INTERVALS,
     Counts,
-    Numbers,
     clopper_pearson,
     crossing,
     exact,

@@ -22,6 +22,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "numbers": (
         {
             "errors",
+            "arrays",
             "groups",
             "gaps",
             "replay",
@@ -97,6 +98,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
             "report",
             "page",
             "annotations",
+            "templates",
             "formats",
             "gallery",
             "junit",
