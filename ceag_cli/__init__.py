@@ -9,7 +9,7 @@ from typing import Any
 
 _HOMES = {
     "AuditOptions": "options",
-    "AuditResult": "audit",
+    "AuditResult": "findings",
     "BatchOutcome": "groups",
     "CeagError": "errors",
     "ConstrainedExcessAccuracyGap": "ceag",

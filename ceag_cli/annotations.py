@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from ceag_cli.audit import FAIL, INCONCLUSIVE, NO_DATA, PASS, WAIVED, AuditResult, GroupResult
+from ceag_cli.findings import FAIL, INCONCLUSIVE, NO_DATA, PASS, WAIVED, AuditResult, GroupResult
 from ceag_cli.report import (
     audit_headline,
     check_line,

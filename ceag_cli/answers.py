@@ -20,12 +20,13 @@ import numpy as np
 import torch
 
 from ceag_cli.arrays import Integers, Numbers
-from ceag_cli.audit import Paired, Subject
+from ceag_cli.audit import Paired
 from ceag_cli.checkpoints import Checkpoint
 from ceag_cli.classes import class_index
 from ceag_cli.columns import FORMAT, NAMES, Anything, Column, read_npz, write_npz
 from ceag_cli.errors import LabelsError, OptionError, OutputError
 from ceag_cli.evaluation import Compute, Predictions, evaluate_together
+from ceag_cli.findings import Subject
 from ceag_cli.inputs import (
     Data,
     check_targets,

@@ -29,7 +29,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property, lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -39,26 +38,29 @@ from torch import Tensor
 from ceag_cli.arrays import Flags, Integers, Numbers
 from ceag_cli.chance import Chance, by_chance
 from ceag_cli.clusters import mean_effects, numbered, psi_effects
+from ceag_cli.findings import (
+    CONCLUSIVE,
+    DESCRIPTIVE,
+    FAIL,
+    HIGH,
+    IDENTICAL,
+    INCONCLUSIVE,
+    LOW,
+    NO_DATA,
+    PASS,
+    REFERENCE,
+    TOO_SMALL,
+    WAIVED,
+    AuditResult,
+    Check,
+    GroupResult,
+    SplitResult,
+)
 from ceag_cli.groups import Grouping
 from ceag_cli.intervals import Counts, clopper_pearson, exact, holm, quantile_of, tango
 from ceag_cli.judging import Answers, Questions, answers, same_images
 from ceag_cli.policy import Group, Policy, Waiver
-
-SCHEMA_VERSION = 2
-
-PASS, FAIL, INCONCLUSIVE, WAIVED, NO_DATA, DESCRIPTIVE, REFERENCE = (
-    "PASS",
-    "FAIL",
-    "INCONCLUSIVE",
-    "WAIVED",
-    "NO_DATA",
-    "DESCRIPTIVE",
-    "REFERENCE",
-)
-CONCLUSIVE = (PASS, FAIL, WAIVED)
-
-HIGH, LOW, TOO_SMALL = "high", "low", "too_small"
-IDENTICAL = "identical_models"
+from ceag_cli.verdict import overall, warnings_of
 
 
 @dataclass(frozen=True)
@@ -76,189 +78,6 @@ class Paired:
     """Whether they answer differently, bool, shape ``(N,)``; ``None`` where that is not known."""
     clusters: Tensor | None = None
     """Number of the person or the like that an image belongs to, int64, shape ``(N,)``."""
-
-
-@dataclass(frozen=True)
-class GroupResult:
-    """One group in one split. Fractions; ``None`` where there is nothing to say."""
-
-    split: str
-    feature: str
-    value: str
-    n: int
-    n_effective: float | None
-    """How many images of different clusters say as much; ``None`` without clusters."""
-    lost: int
-    gained: int
-    lateral: int | None
-    """Images that both get wrong, each in its own way."""
-    acc_dense: float | None
-    acc_sparse: float | None
-    gap: float | None
-    excess_gap: float | None
-    gap_vs_rest: float | None
-    """Its gap less that of all other images."""
-    eps: float
-    """What is allowed of this group."""
-    lower: float | None
-    """One-sided bound at alpha, of psi (of the gap against the rest, if that is gated)."""
-    upper: float | None
-    p_fail: float | None
-    """Of "psi is at most eps"."""
-    p_fail_holm: float | None
-    """Corrected for the number of groups: FAIL, unless waived, where it is at most alpha."""
-    verdict: str
-    reason: str | None
-    """Why it is INCONCLUSIVE or WAIVED, or PASS without a bound."""
-    n_needed: int | None
-    """How many more images of the group, with its rates, would decide it; ``None`` if no number
-    would."""
-    grows: str | None
-    """What has to grow for that: the ``group``, all others as they are, or the whole ``split``,
-    every group by as many times; that is where the group would else outgrow all others."""
-    required: bool
-
-
-@dataclass(frozen=True)
-class SplitResult:
-    """One split as a whole."""
-
-    split: str
-    gated: bool
-    """Whether the verdict depends on this split; train is only described."""
-    n: int
-    clusters: int | None
-    """Number of persons or the like that the images are of, where that is known."""
-    lost: int
-    gained: int
-    lateral: int | None
-    acc_dense: float
-    acc_sparse: float
-    gap: float
-    max_excess_gap: float | None
-    worst_group: str | None
-    """``feature=value`` of the group with the largest psi."""
-    pairwise_disparity: float | None
-    """Largest psi minus smallest psi within a feature."""
-    worst_accuracy_dense: float | None
-    """Smallest accuracy in any group."""
-    worst_accuracy_sparse: float | None
-    noise_floor: float | None
-    """Largest psi (gap against the rest, if that is gated) to be expected if there were no
-    disparity at all; not known with clusters."""
-    omnibus_p: float | None
-    """Of "there is no disparity at all"; not known with clusters."""
-    coverage: float | None
-    """Share of the images that lie in a group with a verdict."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """A bound on something else than psi, in a gated split."""
-
-    name: str
-    """``max_drop`` or ``min_accuracy``."""
-    split: str
-    group: str | None
-    """``feature=value``; ``None`` for all images."""
-    value: float
-    lower: float
-    upper: float
-    limit: float
-    verdict: str
-
-
-@dataclass(frozen=True)
-class AuditResult:
-    """What an audit found."""
-
-    policy: Policy
-    family_size: int
-    """Number of distinct groups that the correction is over."""
-    verdict: str
-    exit_code: int
-    """0 satisfied, 1 violation, 3 not decided where that counts as failure."""
-    reasons: tuple[str, ...]
-    """Why the verdict is what it is, in sentences."""
-    warnings: tuple[str, ...]
-    splits: tuple[SplitResult, ...]
-    groups: tuple[GroupResult, ...]
-    checks: tuple[Check, ...] = ()
-    clustered: bool = False
-    """Whether the bounds are widened for images that belong together, and so are approximate."""
-
-    @property
-    def eps(self) -> float:
-        """Largest excess accuracy gap, where no group has its own."""
-        return self.policy.eps
-
-    @property
-    def gate(self) -> str:
-        """The gate."""
-        return self.policy.gate
-
-    def gated_gap(self, group: GroupResult) -> float | None:
-        """What is compared with eps: psi, or the gap against the rest where that is gated."""
-        return group.gap_vs_rest if self.policy.against == "rest" else group.excess_gap
-
-    def verdicts_by_group(self) -> dict[tuple[str, str], set[str]]:
-        """Those of all gated splits, by feature and value."""
-        gated = {split.split for split in self.splits if split.gated}
-        found: dict[tuple[str, str], set[str]] = {}
-        for group in self.groups:
-            if group.split in gated:
-                found.setdefault((group.feature, group.value), set()).add(group.verdict)
-        return found
-
-    def by_split(self, split: str) -> list[GroupResult]:
-        """Groups of a split, worst first; groups without images last."""
-        groups = [group for group in self.groups if group.split == split]
-        return sorted(
-            groups,
-            key=lambda group: (
-                group.excess_gap is None,
-                {FAIL: 0, WAIVED: 1}.get(group.verdict, 2),
-                -(self.gated_gap(group) or 0.0) if group.lower is None else -group.lower,
-                group.feature,
-                group.value,
-            ),
-        )
-
-
-@dataclass(frozen=True)
-class Subject:
-    """Which files an audit is about."""
-
-    dense: str
-    """A file, or what else the answers come from."""
-    dense_sha256: str | None
-    """``None`` where only answers are at hand."""
-    sparse: str
-    sparse_sha256: str | None
-    architecture: str | None
-    sparsity: float | None
-    """Fraction removed; ``None`` where the file does not say."""
-    method: str | None
-    """How the sparse model was fine-tuned; ``None`` when it was not, or not by ceag."""
-    groups: str
-    groups_sha256: str
-    label_column: str
-    groups_by: str
-    missing: str = "error"
-    """What was done with images that have no group: error, group or drop."""
-    dropped: int = 0
-    """Images that were left out since they have none."""
-    cluster_id: str | None = None
-    """Column that tells which images belong together."""
-    predictions: str | None = None
-    """The table of answers, where no model was at hand."""
-    predictions_sha256: str | None = None
-
-    @property
-    def files(self) -> list[Path]:
-        """What the audit has read, as far as it is files."""
-        named = (self.dense, self.sparse, self.groups, self.predictions)
-        return [Path(name) for name in named if name is not None]
 
 
 @dataclass
@@ -361,14 +180,14 @@ def audit(
         groups += of_split
         summaries.append(_split_result(split, grouping, of_split, policy, seed))
     checks = _checks([split for split in splits if split.gated], grouping, policy)
-    verdict, code, reasons = _overall(policy, summaries, groups, checks, waivers)
+    verdict, code, reasons = overall(policy, summaries, groups, checks, waivers)
     return AuditResult(
         policy=policy,
         family_size=judged.answers.family_size if judged.answers is not None else 0,
         verdict=verdict,
         exit_code=code,
         reasons=tuple(reasons),
-        warnings=(*warnings, *_warnings(policy, summaries, groups, identical)),
+        warnings=(*warnings, *warnings_of(policy, summaries, groups, identical)),
         splits=tuple(summaries),
         groups=tuple(groups),
         checks=tuple(checks),
@@ -726,127 +545,3 @@ def _above(measured: tuple[int, int], limit: float) -> bool:
 @lru_cache
 def _rational(limit: float) -> Fraction:
     return Fraction(repr(float(limit)))
-
-
-def _overall(
-    policy: Policy,
-    splits: Sequence[SplitResult],
-    groups: Sequence[GroupResult],
-    checks: Sequence[Check],
-    waivers: Mapping[Group, Waiver],
-) -> tuple[str, int, list[str]]:
-    """The verdict on everything, the exit code, and why."""
-    gated = {split.split for split in splits if split.gated}
-    counted = [g for g in groups if g.split in gated and g.verdict != REFERENCE]
-
-    def some(verdict: str) -> list[GroupResult]:
-        return [g for g in counted if g.verdict == verdict]
-
-    def listed(found: Sequence[GroupResult]) -> str:
-        return _listed([_name(g, gated) for g in found])
-
-    def excused(group: GroupResult) -> bool:
-        """Whether what is accepted of an undecided group is shown not to be exceeded."""
-        waiver = waivers.get((group.feature, group.value))
-        return waiver is not None and group.upper is not None and group.upper <= waiver.eps
-
-    undecided = some(INCONCLUSIVE)
-    pressing = [g for g in undecided if not excused(g)]
-    missing = [g for g in some(NO_DATA) if g.required]
-    required = [g for g in pressing if g.required]
-    broken = [_check_name(check) for check in checks if check.verdict == FAIL]
-    unclear = [_check_name(check) for check in checks if check.verdict == INCONCLUSIVE]
-    decided = any(g.verdict in CONCLUSIVE for g in counted)
-    failing, reasons = [], []
-    what = "the gap against the rest" if policy.against == "rest" else "psi"
-    shown = "" if policy.gate == "point" else "shown to be "
-    if some(FAIL):
-        failing.append(f"{what} is {shown}above eps: {listed(some(FAIL))}")
-    if broken:
-        failing.append(f"{shown}beyond the bound: {_listed(broken)}")
-    if missing:
-        reasons.append(f"required, but without images: {listed(missing)}")
-    if required:
-        reasons.append(f"required, but not decided: {listed(required)}")
-    if failing:
-        return FAIL, 1, failing + reasons
-    if not decided:
-        reasons.append("no group has a verdict, so nothing is shown")
-        return (INCONCLUSIVE if undecided else NO_DATA), 3, reasons
-    for split in splits:
-        if split.gated and split.coverage is not None and split.coverage < policy.min_coverage:
-            reasons.append(
-                f"groups with a verdict hold {split.coverage:.0%} of the images of {split.split}, "
-                f"less than {policy.min_coverage:.0%}"
-            )
-    code = 3 if reasons else 0
-    if policy.gate == "strict" and (pressing or unclear or some(NO_DATA)):
-        code = 3
-    open_ = [_name(g, gated) for g in pressing if not g.required] + unclear
-    if open_:
-        reasons.append(f"not decided: {_listed(open_)}")
-    waived = some(WAIVED)
-    if waived:
-        reasons.append(f"above eps, but accepted for now: {listed(waived)}")
-    spared = [g for g in undecided if excused(g)]
-    if spared:
-        reasons.append(f"not decided, but within what is accepted for now: {listed(spared)}")
-    empty = [g for g in some(NO_DATA) if not g.required]
-    if empty:
-        reasons.append(f"without images: {listed(empty)}")
-    if code or undecided or unclear:
-        return INCONCLUSIVE, code, reasons
-    return PASS, 0, reasons
-
-
-def _name(group: GroupResult, gated: set[str]) -> str:
-    name = f"{group.feature}={group.value}"
-    return f"{name} ({group.split})" if len(gated) > 1 else name
-
-
-def _check_name(check: Check) -> str:
-    return f"--{check.name.replace('_', '-')}" + (f" of {check.group}" if check.group else "")
-
-
-def _listed(names: Sequence[str], most: int = 5) -> str:
-    shown = ", ".join(names[:most])
-    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
-
-
-def _warnings(
-    policy: Policy,
-    splits: Sequence[SplitResult],
-    groups: Sequence[GroupResult],
-    identical: bool,
-) -> list[str]:
-    found = []
-    if identical:
-        found.append("both models are the same file, so every psi is 0 and nothing is compared")
-    for split in splits:
-        if split.gated and policy.gate == "point" and (split.noise_floor or 0) > policy.eps:
-            found.append(
-                f"{split.split}: without any disparity the largest psi would be about "
-                f"{100 * (split.noise_floor or 0):.1f} points, which is more than eps: the verdict "
-                "is mostly noise"
-            )
-    gated = {split.split for split in splits if split.gated}
-    by_feature: dict[str, list[GroupResult]] = {}
-    for group in groups:
-        if group.split in gated:
-            by_feature.setdefault(group.feature, []).append(group)
-    decided = any(group.verdict in CONCLUSIVE for group in groups)
-    for feature, of_feature in by_feature.items():
-        verdicts = {group.verdict for group in of_feature}
-        if REFERENCE in verdicts:
-            found.append(
-                f"{feature} has a group of all images, about which there is nothing to ask"
-            )
-        elif decided and INCONCLUSIVE in verdicts and not verdicts & set(CONCLUSIVE):
-            found.append(f"no group of {feature} has a verdict: of this feature nothing is shown")
-    small = [g for g in groups if g.reason == TOO_SMALL]
-    if small:
-        names = _listed([f"{g.feature}={g.value}" for g in small])
-        found.append(f"too few images to pass at this eps even if no answer had changed: {names}")
-    if policy.eps == 0 and policy.gate != "point":
-        found.append("eps is 0: a group can pass only by losing less than the others do")
-    return found

@@ -192,7 +192,7 @@ def _show_stage(name: str, options: Command, stage: Callable[..., Any]) -> Any:
     """Run a stage that writes a model, and print its result."""
     from importlib.metadata import version
 
-    from ceag_cli import report
+    from ceag_cli import stagereport
     from ceag_cli.runs import AlreadyFinished
 
     try:
@@ -200,8 +200,8 @@ def _show_stage(name: str, options: Command, stage: Callable[..., Any]) -> Any:
     except AlreadyFinished as finished:
         typer.echo(f"{finished}: the run has finished already; nothing to do", err=True)
         return None
-    lines = getattr(report, f"{name}_lines")(result)
-    document = report.result_document(name, version("ceag"), options.seed, result)
+    lines = getattr(stagereport, f"{name}_lines")(result)
+    document = stagereport.result_document(name, version("ceag"), options.seed, result)
     _show(lines, document, options.format == "json")
     return result
 
@@ -277,10 +277,10 @@ def _schema() -> None:
 def _export(options: Command) -> None:
     from importlib.metadata import version
 
-    from ceag_cli import exports, report
+    from ceag_cli import exports, stagereport
 
     found = exports.export(options, Terminal())  # type: ignore[arg-type]
-    document = report.result_document("export", version("ceag"), options.seed, found)
+    document = stagereport.result_document("export", version("ceag"), options.seed, found)
     _show(exports.lines(found), document, options.format == "json")
 
 
@@ -339,7 +339,7 @@ def _info(
         found = info.describe_file(file)
         lines = info.lines(found)
         if tensors:
-            from ceag_cli.report import tensor_lines
+            from ceag_cli.stagereport import tensor_lines
             from ceag_cli.tensors import describe_tensors
 
             by_tensor = describe_tensors(file)
@@ -351,13 +351,13 @@ def _info(
 def _show_plan(options: Command) -> None:
     from importlib.metadata import version
 
-    from ceag_cli import planning
+    from ceag_cli import planning, planreport
 
     if options.format not in ("text", "json"):
         raise CeagError(f"--format: '{options.format}' is not one of text, json for a plan")
     found = planning.plan_audit(options, Terminal())  # type: ignore[arg-type]
-    document = planning.document(found, version("ceag"))
-    _show(planning.lines(found), document, options.format == "json")
+    document = planreport.document(found, version("ceag"))
+    _show(planreport.lines(found), document, options.format == "json")
 
 
 @app.command("groups", rich_help_panel="Commands")
@@ -466,7 +466,7 @@ _Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output
 
 
 def _show_archived(found: Any) -> None:
-    from ceag_cli.report import megabytes
+    from ceag_cli.stagereport import megabytes
 
     typer.echo(
         f"wrote {found.output}: {megabytes(found.bytes)} "

@@ -30,8 +30,8 @@ from ceag_cli.models import architecture_of
 from ceag_cli.options import ExportOptions
 from ceag_cli.progress import Quiet, Reporter
 from ceag_cli.prunable import layer_weights
-from ceag_cli.report import megabytes
 from ceag_cli.results import ExportResult
+from ceag_cli.stagereport import megabytes
 
 ONNX = ".onnx"
 INPUT, OUTPUT = "images", "logits"

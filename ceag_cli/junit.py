@@ -6,7 +6,7 @@ import re
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
-from ceag_cli.audit import FAIL, INCONCLUSIVE, NO_DATA, WAIVED, AuditResult, Check, GroupResult
+from ceag_cli.findings import FAIL, INCONCLUSIVE, NO_DATA, WAIVED, AuditResult, Check, GroupResult
 from ceag_cli.report import (
     audit_headline,
     check_line,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 
-from ceag_cli.audit import DESCRIPTIVE, AuditResult, GroupResult, SplitResult
+from ceag_cli.findings import DESCRIPTIVE, AuditResult, GroupResult, SplitResult
 from ceag_cli.report import (
     CAVEAT,
     audit_headline,

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ceag_cli.audit import FAIL, Paired, SplitResult, audit
+from ceag_cli.audit import Paired, audit
 from ceag_cli.checkpoints import Checkpoint
 from ceag_cli.errors import OptionError
 from ceag_cli.evaluation import (
@@ -26,6 +26,7 @@ from ceag_cli.evaluation import (
     sampled_batches,
 )
 from ceag_cli.fairgrape import prune_fairly
+from ceag_cli.findings import FAIL, SplitResult
 from ceag_cli.groups import GroupStats, set_aside
 from ceag_cli.images import Split
 from ceag_cli.inputs import Data

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from ceag_cli.audit import (
+from ceag_cli.findings import (
     DESCRIPTIVE,
     FAIL,
     HIGH,

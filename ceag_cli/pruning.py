@@ -59,11 +59,11 @@ def prune(
     """
     chosen = _finite(model, names)
     shapes = {name: tuple(weight.shape) for name, weight in chosen.items()}
-    zeros = {name: w.numel() - int(w.detach().count_nonzero()) for name, w in chosen.items()}
-
     sizes = {name: weight.numel() for name, weight in chosen.items()}
-    weights = next(iter(chosen.values()))
-    room = weights.new_empty(max(sizes.values()), dtype=torch.float32)  # for any one tensor
+    zeros = {name: sizes[name] - int(w.detach().count_nonzero()) for name, w in chosen.items()}
+    device = next(iter(chosen.values())).device
+    # For a copy of any one tensor; made once, so that no more memory is taken than that.
+    room = torch.empty(max(sizes.values()), dtype=torch.float32, device=device)
 
     def scores(name: str) -> Tensor:
         copy = room[: sizes[name]].view(shapes[name])
@@ -185,22 +185,14 @@ class GradualPruning:
     """Fraction removed before."""
 
     @classmethod
-    def of(
-        cls,
-        model: nn.Module,
-        names: Iterable[str],
-        final: float,
-        end: int,
-        pruner: Pruner | None = None,
-    ) -> GradualPruning:
-        """From where a model is now to a sparsity, by magnitude in every tensor or as given."""
+    def of(cls, model: nn.Module, names: Iterable[str], final: float, end: int) -> GradualPruning:
+        """From where a model is now to a sparsity, by magnitude in every tensor."""
         names = tuple(names)
 
         def by_magnitude(model: nn.Module, sparsity: float, *, on_the_way: bool = False) -> Masks:
             return magnitude_uniform(model, names, sparsity, on_the_way=on_the_way)
 
-        initial = Masks.from_zeros(model, names).sparsity
-        return cls(pruner or by_magnitude, final, end, initial)
+        return cls(by_magnitude, final, end, Masks.from_zeros(model, names).sparsity)
 
     def prune(self, model: nn.Module, epoch: int) -> Masks:
         """Prune in place to the sparsity of an epoch."""

@@ -1,23 +1,19 @@
-"""Results as text and as JSON. Everything here returns; nothing prints.
+"""An audit as text, sentence by sentence, and as a table. Everything here returns; nothing prints.
 
 Fractions become percentage points here and nowhere earlier.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from decimal import Decimal
-from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
-from ceag_cli.audit import (
+from ceag_cli.findings import (
     DESCRIPTIVE,
     FAIL,
     HIGH,
@@ -27,27 +23,15 @@ from ceag_cli.audit import (
     NO_DATA,
     PASS,
     REFERENCE,
-    SCHEMA_VERSION,
     TOO_SMALL,
     WAIVED,
     AuditResult,
     Check,
     GroupResult,
     SplitResult,
-    Subject,
 )
 from ceag_cli.options import flag
 from ceag_cli.policy import Policy
-from ceag_cli.results import (
-    DenseResult,
-    ExportResult,
-    MitigateResult,
-    PruneResult,
-    TensorResult,
-)
-
-STAGE_SCHEMA_VERSION = 1
-"""Of what ``dense``, ``prune`` and ``mitigate`` say with ``--format json``."""
 
 MEANING = {
     PASS: "every audited group is shown to have psi <= eps",
@@ -314,249 +298,4 @@ def check_lines(result: AuditResult, most: int = 5) -> list[str]:
     if rest:
         counts = ", ".join(f"{rest[v]} {v}" for v in VERDICTS if rest[v])
         lines.append(f"and {sum(rest.values())} more bounds: {counts}")
-    return lines
-
-
-def audit_document(
-    result: AuditResult,
-    subject: Subject,
-    version: str,
-    seed: int,
-    more: Sequence[Mapping[str, Any]] = (),
-) -> dict[str, Any]:
-    """An audit as one JSON document: fractions, never percent; ``null`` for what is not known."""
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "tool": "ceag",
-        "version": version,
-        "command": "audit",
-        "seed": seed,
-        "models": {
-            "architecture": subject.architecture,
-            "dense": {"path": subject.dense, "sha256": subject.dense_sha256},
-            "sparse": {
-                "path": subject.sparse,
-                "sha256": subject.sparse_sha256,
-                "sparsity": subject.sparsity,
-                "method": subject.method,
-            },
-        },
-        "data": {
-            "groups_file": subject.groups,
-            "groups_file_sha256": subject.groups_sha256,
-            "label_column": subject.label_column,
-            "groups_by": subject.groups_by,
-            "missing": subject.missing,
-            "dropped": subject.dropped,
-            "cluster_id": subject.cluster_id,
-            "predictions": subject.predictions,
-            "predictions_sha256": subject.predictions_sha256,
-        },
-        "overall": overall_document(result),
-        "policy": policy_document(result.policy),
-        "inference": {
-            "alpha": result.policy.alpha,
-            "bounds": "one-sided",
-            "interval": result.policy.interval,
-            "multiplicity": "holm",
-            "family_size": result.family_size,
-        },
-        "splits": [_fields(split) for split in result.splits],
-        "groups": [_fields(group) for group in result.groups],
-        "checks": [_fields(check) for check in result.checks],
-        "more": [dict(found) for found in more],
-    }
-
-
-def _fields(result: SplitResult | GroupResult | Check) -> dict[str, Any]:
-    """The fields of a result; what is no number becomes ``null``, for JSON has no NaN."""
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in vars(result).items()
-    }
-
-
-def overall_document(result: AuditResult) -> dict[str, Any]:
-    """The verdict and the gated images as a whole, over all gated splits if there are several.
-
-    Accuracies, gap and coverage are those of all images together; of the largest psi and the noise
-    floor it is the largest; the p-value is the smallest, times the number of splits.
-    """
-    gated = [split for split in result.splits if split.gated and split.n]
-    n = sum(split.n for split in gated)
-
-    def together(name: str) -> float | None:
-        values: list[float | None] = [getattr(split, name) for split in gated]
-        known = [value for value in values if value is not None]
-        if not known or len(known) < len(values):
-            return None
-        if len(known) == 1:
-            return known[0]
-        return sum(split.n * value for split, value in zip(gated, known, strict=True)) / n
-
-    def largest(name: str) -> float | None:
-        values = [getattr(split, name) for split in gated]
-        known = [float(value) for value in values if value is not None]
-        return max(known) if known else None
-
-    p = [split.omnibus_p for split in gated if split.omnibus_p is not None]
-    return {
-        "verdict": result.verdict,
-        "gate": result.gate,
-        "eps": result.eps,
-        "exit_code": result.exit_code,
-        "n": n,
-        "acc_dense": together("acc_dense"),
-        "acc_sparse": together("acc_sparse"),
-        "gap": together("gap"),
-        "max_excess_gap": largest("max_excess_gap"),
-        "noise_floor": largest("noise_floor"),
-        "omnibus_p": min(1.0, len(p) * min(p)) if p else None,
-        "coverage": together("coverage"),
-        "reasons": list(result.reasons),
-        "warnings": list(result.warnings),
-    }
-
-
-def policy_document(policy: Policy) -> dict[str, Any]:
-    """A policy as JSON."""
-    return {
-        "eps": policy.eps,
-        "alpha": policy.alpha,
-        "interval": policy.interval,
-        "gate": policy.gate,
-        "against": policy.against,
-        "max_drop": policy.max_drop,
-        "min_accuracy": policy.min_accuracy,
-        "min_coverage": policy.min_coverage,
-        "eps_by_group": [
-            {"feature": feature, "value": value, "eps": eps}
-            for (feature, value), eps in policy.eps_by_group.items()
-        ],
-        "required": [{"feature": feature, "value": value} for feature, value in policy.required],
-        "waivers": [
-            {
-                "feature": waiver.group[0],
-                "value": waiver.group[1],
-                "eps": waiver.eps,
-                "reason": waiver.reason,
-                "expires": waiver.expires.isoformat(),
-                "owner": waiver.owner,
-            }
-            for waiver in policy.waivers
-        ],
-        "sources": dict(policy.sources),
-    }
-
-
-def result_document(
-    command: str,
-    version: str,
-    seed: int,
-    result: DenseResult | PruneResult | MitigateResult | ExportResult,
-) -> dict[str, Any]:
-    """The result of ``dense``, ``prune``, ``mitigate`` or ``export`` as one JSON document."""
-    values = {
-        name: str(value) if isinstance(value, Path) else value
-        for name, value in dataclasses.asdict(result).items()
-    }
-    return {
-        "schema_version": STAGE_SCHEMA_VERSION,
-        "tool": "ceag",
-        "version": version,
-        "command": command,
-        "seed": seed,
-    } | values
-
-
-def megabytes(size: int) -> str:
-    """``46837000`` → ``46.8 MB``; small files in kB."""
-    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
-
-
-def dense_lines(result: DenseResult) -> list[str]:
-    """What ``dense`` prints."""
-    accuracy = ", ".join(f"{name} {percent(a)} %" for name, a in result.accuracy.items())
-    lines = [f"wrote {result.output}: {result.architecture}, {result.num_classes} classes"]
-    if result.early is not None:
-        lines.append(f"wrote {result.early}: the weights to rewind lottery tickets to")
-    return lines + ([f"accuracy: {accuracy}"] if accuracy else [])
-
-
-def prune_lines(result: PruneResult) -> list[str]:
-    """What ``prune`` prints; for a dry run with a line for every tensor."""
-    amount = (
-        f"sparsity {result.sparsity:.4%} of the prunable weights ({result.zeros} of "
-        f"{result.weights} in {result.tensors} tensors), {result.sparsity_of_all:.1%} of all "
-        "parameters"
-    )
-    amounts = [amount]
-    if result.unfit:
-        they, stay = ("tensor does", "stays") if result.unfit == 1 else ("tensors do", "stay")
-        amounts.append(f"{result.unfit} {they} not fit {result.pattern} and {stay} dense")
-    if result.bytes is None:
-        return [*tensor_lines(result.by_tensor), *amounts, "dry run: nothing was written"]
-    size = f"{megabytes(result.bytes)}, {'packed' if result.packed else 'as before'}"
-    if result.bytes_packed is not None:
-        size += f"; {megabytes(result.bytes_packed)} with --pack"
-    lines = [f"wrote {result.output}", *amounts]
-    if result.rounds is not None:
-        rewound = ", each from the early weights on" if result.schedule == "rewind" else ""
-        lines.append(f"rounds of pruning: {result.rounds}{rewound}")
-    if result.recalibrated is not None:
-        lines.append(f"BatchNorm statistics measured anew on {result.recalibrated} train images")
-    return [*lines, f"size {size}. Zeros do not make the model faster in PyTorch."]
-
-
-def tensor_lines(tensors: Sequence[TensorResult]) -> list[str]:
-    """A table of tensors, one a line: name, shape, weights, zeros and sparsity."""
-    rows = [("tensor", "shape", "weights", "zeros", "sparsity")]
-    for tensor in tensors:
-        weights = math.prod(tensor.shape)
-        fate = "empty" if tensor.sparsity is None else f"{tensor.sparsity:.2%}"
-        if tensor.dense_because is not None:
-            fate = f"dense: {tensor.dense_because}"
-        shape = "x".join(map(str, tensor.shape)) or "scalar"
-        rows.append((tensor.name, shape, str(weights), str(tensor.zeros), fate))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    return [
-        f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]:>{widths[2]}}  "
-        f"{row[3]:>{widths[3]}}  {row[4]}"
-        for row in rows
-    ]
-
-
-def _kept_line(result: MitigateResult) -> list[str]:
-    """Which iterate was kept and what it was chosen on; nothing when it is simply the last."""
-    if result.kept is None:
-        return []
-    kept = result.kept
-    return [
-        f"kept the iterate after epoch {kept.epoch} of {result.epochs}, chosen on "
-        f"{result.judged_on}: accuracy {percent(kept.accuracy)} %, max psi "
-        f"{points(kept.max_excess_gap)}"
-    ]
-
-
-def mitigate_lines(result: MitigateResult) -> list[str]:
-    """What ``mitigate`` prints: whether the constraints hold on train, and by how much."""
-    split: SplitResult = result.train
-    worst = (
-        f"{points(split.max_excess_gap, result.eps)} points ({printable(split.worst_group or '')})"
-    )
-    lines = [
-        f"wrote {result.output} ({result.method}, sparsity {result.sparsity:.2%})",
-        *_kept_line(result),
-        f"train accuracy {percent(split.acc_dense)} % dense, {percent(split.acc_sparse)} % sparse",
-    ]
-    if result.satisfied:
-        lines.append(
-            f"The constraints hold on train: the largest psi is {worst}, eps is "
-            f"{tolerance(result.eps)}."
-        )
-    else:
-        lines.append(
-            f"NOT SATISFIED ON TRAIN: the largest psi is {worst}, more than eps "
-            f"{tolerance(result.eps)}."
-        )
     return lines

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ceag_cli.audit import AuditResult, SplitResult, Subject
 from ceag_cli.errors import OutputError
+from ceag_cli.findings import AuditResult, SplitResult, Subject
 from ceag_cli.iterates import Measured
 from ceag_cli.shifts import Shifts
 

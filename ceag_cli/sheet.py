@@ -8,7 +8,7 @@ import io
 import re
 from typing import Any
 
-from ceag_cli.audit import GroupResult
+from ceag_cli.findings import GroupResult
 from ceag_cli.results import Audit
 
 COLUMNS = tuple(field.name for field in dataclasses.fields(GroupResult))

@@ -22,6 +22,7 @@ from ceag_cli.audit import audit
 from ceag_cli.batchnorm import norms_of
 from ceag_cli.checkpoints import Checkpoint, load_adapted, place, save, writes_config
 from ceag_cli.classes import class_index, class_order, ordered_names
+from ceag_cli.documents import audit_document
 from ceag_cli.errors import OptionError, OutputError
 from ceag_cli.evaluation import Compute, evaluate
 from ceag_cli.formats import report_files, write_reports
@@ -85,7 +86,6 @@ from ceag_cli.pruners import (
 )
 from ceag_cli.pruners import check_options as check_pruning
 from ceag_cli.recipe import as_recipe
-from ceag_cli.report import audit_document
 from ceag_cli.results import Audit, DenseResult, MitigateResult, PruneResult
 from ceag_cli.runs import Run
 from ceag_cli.shifts import answers_of, shifts

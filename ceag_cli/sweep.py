@@ -30,9 +30,9 @@ from typing import Any, TypeVar
 
 import torch
 
-from ceag_cli.audit import SCHEMA_VERSION
 from ceag_cli.checkpoints import write_text
 from ceag_cli.errors import CeagError, OptionError, OutputError, SweepError, TrainingError
+from ceag_cli.findings import SCHEMA_VERSION
 from ceag_cli.lineage import sha256_of
 from ceag_cli.options import AuditOptions, Command, DenseOptions, MitigateOptions, PruneOptions
 from ceag_cli.progress import Quiet, Reporter

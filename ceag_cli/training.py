@@ -52,11 +52,6 @@ class Objective(Protocol):
         """Restore it."""
 
 
-def _paper_milestones(epochs: int) -> tuple[int, ...]:
-    """60, 80 and 90 % of the epochs."""
-    return tuple(round(epochs * share) for share in (0.6, 0.8, 0.9))
-
-
 class Schedule(Protocol):
     """Pruning at the start of epochs; the objective sets in with the last of them."""
 
@@ -361,3 +356,8 @@ class Training:
             self.averaged.module.load_state_dict(state["averaged"])
         if state["masks"] is not None:
             self.masks = Masks(self.model, state["masks"])
+
+
+def _paper_milestones(epochs: int) -> tuple[int, ...]:
+    """60, 80 and 90 % of the epochs."""
+    return tuple(round(epochs * share) for share in (0.6, 0.8, 0.9))

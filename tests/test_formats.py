@@ -20,15 +20,17 @@ from markdown_it import MarkdownIt
 from typer.testing import CliRunner
 
 from ceag_cli import formats
-from ceag_cli.audit import AuditResult, Paired, Subject, audit
+from ceag_cli.audit import Paired, audit
 from ceag_cli.cli import app
+from ceag_cli.documents import audit_document
 from ceag_cli.errors import OptionError, OutputError
+from ceag_cli.findings import AuditResult, Subject
 from ceag_cli.formats import FORMATS, render, report_files, write_reports
 from ceag_cli.groups import Grouping
 from ceag_cli.markdown import escaped
 from ceag_cli.options import AUDIT_FORMATS, AuditOptions
 from ceag_cli.policy import Policy, Waiver
-from ceag_cli.report import audit_document, printable
+from ceag_cli.report import printable
 from ceag_cli.results import Audit, NotWritten
 from ceag_cli.sheet import cell
 

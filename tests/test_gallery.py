@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from ceag_cli.answers import pairs_of
-from ceag_cli.audit import AuditResult, audit
+from ceag_cli.audit import audit
+from ceag_cli.findings import AuditResult
 from ceag_cli.gallery import PER_GROUP, SIZE, data_uri, gallery
 from ceag_cli.groups import Grouping
 from ceag_cli.policy import Policy

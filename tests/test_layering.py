@@ -85,7 +85,10 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "product": (
         {
             "policy",
+            "findings",
+            "verdict",
             "planning",
+            "planreport",
             "starting",
             "testing",
             "audit",
@@ -96,6 +99,8 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
             "exports",
             "results",
             "report",
+            "documents",
+            "stagereport",
             "page",
             "annotations",
             "templates",

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import measured
 
-from ceag_cli.audit import AuditResult, Paired, Subject, audit
+from ceag_cli.audit import Paired, audit
+from ceag_cli.findings import AuditResult, Subject
 from ceag_cli.groups import Grouping
 from ceag_cli.page import DRAWN, EDGE, LABELS, NUMBERS, SIDE, WIDTH, page, plot, scatter
 from ceag_cli.policy import Policy, Waiver

@@ -19,9 +19,10 @@ from toys import ceag, done, write_images
 
 from ceag_cli import answers, columns, evaluation
 from ceag_cli.answers import pairs_of
-from ceag_cli.audit import AuditResult, audit
+from ceag_cli.audit import audit
 from ceag_cli.columns import read_npz, write_npz
 from ceag_cli.errors import LabelsError, OptionError
+from ceag_cli.findings import AuditResult
 from ceag_cli.policy import Policy
 from ceag_cli.predictions import AnswerTable, as_arrays, read_answers
 

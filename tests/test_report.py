@@ -15,25 +15,28 @@ from hypothesis import strategies as st
 from rich.console import Console
 from toys import measured
 
-from ceag_cli.audit import AuditResult, GroupResult, Paired, SplitResult, Subject
+from ceag_cli.audit import Paired
+from ceag_cli.documents import audit_document
+from ceag_cli.findings import AuditResult, GroupResult, SplitResult, Subject
 from ceag_cli.groups import Grouping
 from ceag_cli.report import (
     CAVEAT,
     MEANING,
     MEASURED,
-    audit_document,
     audit_headline,
     audit_table,
-    dense_lines,
-    megabytes,
-    mitigate_lines,
     percent,
     points,
-    prune_lines,
-    result_document,
     split_line,
 )
 from ceag_cli.results import DenseResult, MitigateResult, PruneResult
+from ceag_cli.stagereport import (
+    dense_lines,
+    megabytes,
+    mitigate_lines,
+    prune_lines,
+    result_document,
+)
 
 SUBJECT = Subject(
     dense="model.safetensors",

@@ -16,10 +16,11 @@ from PIL import Image
 from torch import Tensor, nn
 from typer.testing import CliRunner, Result
 
-from ceag_cli.audit import AuditResult, Paired, audit
+from ceag_cli.audit import Paired, audit
 from ceag_cli.baselines import NaiveFineTuning
 from ceag_cli.cli import app
 from ceag_cli.evaluation import Compute
+from ceag_cli.findings import AuditResult
 from ceag_cli.groups import BatchOutcome, Grouping
 from ceag_cli.images import Split
 from ceag_cli.models import Preprocessing
