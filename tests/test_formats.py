@@ -17,6 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
+from toys import SUBJECT as PRUNED
 from typer.testing import CliRunner
 
 from ceag_cli import formats
@@ -34,19 +35,7 @@ from ceag_cli.report import printable
 from ceag_cli.results import Audit, NotWritten
 from ceag_cli.sheet import cell
 
-SUBJECT = Subject(
-    dense="model.safetensors",
-    dense_sha256="d" * 64,
-    sparse="model.pruned.safetensors",
-    sparse_sha256="e" * 64,
-    architecture="resnet18",
-    sparsity=0.9,
-    method=None,
-    groups="labels.csv",
-    groups_sha256="f" * 64,
-    label_column="label",
-    groups_by="race",
-)
+SUBJECT = dataclasses.replace(PRUNED, groups_by="race")
 
 
 def found(result: AuditResult, subject: Subject = SUBJECT) -> Audit:

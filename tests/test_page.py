@@ -9,29 +9,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toys import SUBJECT as PRUNED
 from toys import measured
 
 from ceag_cli.audit import Paired, audit
-from ceag_cli.findings import AuditResult, Subject
+from ceag_cli.findings import AuditResult
 from ceag_cli.groups import Grouping
 from ceag_cli.page import DRAWN, EDGE, LABELS, NUMBERS, SIDE, WIDTH, page, plot, scatter
 from ceag_cli.policy import Policy, Waiver
 from ceag_cli.report import CAVEAT
 from ceag_cli.results import Flip
 
-SUBJECT = Subject(
-    dense="model.safetensors",
-    dense_sha256="d" * 64,
-    sparse="model.pruned.safetensors",
-    sparse_sha256="e" * 64,
-    architecture="resnet18",
-    sparsity=0.9,
-    method="ceag",
-    groups="labels.csv",
-    groups_sha256="f" * 64,
-    label_column="label",
-    groups_by="letter",
-)
+SUBJECT = dataclasses.replace(PRUNED, method="ceag")
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 

@@ -13,11 +13,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
-from toys import measured
+from toys import SUBJECT, measured
 
 from ceag_cli.audit import Paired
 from ceag_cli.documents import audit_document
-from ceag_cli.findings import AuditResult, GroupResult, SplitResult, Subject
+from ceag_cli.findings import AuditResult, GroupResult, SplitResult
 from ceag_cli.groups import Grouping
 from ceag_cli.report import (
     CAVEAT,
@@ -36,20 +36,6 @@ from ceag_cli.stagereport import (
     mitigate_lines,
     prune_lines,
     result_document,
-)
-
-SUBJECT = Subject(
-    dense="model.safetensors",
-    dense_sha256="d" * 64,
-    sparse="model.pruned.safetensors",
-    sparse_sha256="e" * 64,
-    architecture="resnet18",
-    sparsity=0.9,
-    method=None,
-    groups="labels.csv",
-    groups_sha256="f" * 64,
-    label_column="label",
-    groups_by="letter",
 )
 
 HOSTILE = [

@@ -20,7 +20,7 @@ from ceag_cli.audit import Paired, audit
 from ceag_cli.baselines import NaiveFineTuning
 from ceag_cli.cli import app
 from ceag_cli.evaluation import Compute
-from ceag_cli.findings import AuditResult
+from ceag_cli.findings import AuditResult, Subject
 from ceag_cli.groups import BatchOutcome, Grouping
 from ceag_cli.images import Split
 from ceag_cli.models import Preprocessing
@@ -220,3 +220,19 @@ def measured(
 ) -> AuditResult:
     """An audit that compares the measured values with eps, as the paper does."""
     return audit(pairs, grouping, Policy(eps=eps, gate="point", min_coverage=0.0), gated)
+
+
+SUBJECT = Subject(
+    dense="model.safetensors",
+    dense_sha256="d" * 64,
+    sparse="model.pruned.safetensors",
+    sparse_sha256="e" * 64,
+    architecture="resnet18",
+    sparsity=0.9,
+    method=None,
+    groups="labels.csv",
+    groups_sha256="f" * 64,
+    label_column="label",
+    groups_by="letter",
+)
+"""Files that an audit may be about."""
