@@ -254,11 +254,9 @@ def _judged(
     eps = np.array([policy.eps_of(name) for name in grouping.names], float)
     excused = [waivers[name].eps if name in waivers else 0.0 for name in grouping.names]
     accepted = np.maximum(np.array(excused, float), eps)
-    names = set(policy.required)
-    required = np.array([name in names for name in grouping.names], bool)
     rows: dict[tuple[str, int], int] = {}
     counts, chosen, same_as = [], [], []
-    first: dict[tuple[str, int, float, float, bool], int] = {}
+    first: dict[tuple[str, int, float, float], int] = {}
     for split in splits:
         asked = split.decidable & split.gated
         if not asked.any():
@@ -268,7 +266,7 @@ def _judged(
         images = same_images(split.ids, split.n).tolist()
         for g in np.flatnonzero(asked).tolist():
             row = rows[split.pair.split, g] = len(rows)
-            key = (split.pair.split, images[g], eps[g], accepted[g], bool(required[g]))
+            key = (split.pair.split, images[g], eps[g], accepted[g])
             same_as.append(first.setdefault(key, row))
     if not rows:
         return _Judged(rows, None)
@@ -277,7 +275,6 @@ def _judged(
         counts=Counts.of(counts),
         eps=eps[everywhere],
         accepted=accepted[everywhere],
-        required=required[everywhere],
         same_as=np.array(same_as),
     )
     return _Judged(rows, answers(questions, policy.alpha, policy.interval, policy.against))

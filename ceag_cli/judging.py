@@ -28,7 +28,6 @@ class Questions:
     eps: Numbers
     accepted: Numbers
     """The same, or the larger psi that a waiver accepts for now."""
-    required: Flags
     same_as: Integers
     """Number of the first entry that asks the same of the same images."""
 
@@ -85,9 +84,9 @@ def answers(asked: Questions, alpha: float, interval: str, against: str) -> Answ
     times, grows = np.full(len(eps), np.nan), np.zeros(len(eps), bool)
     undecided = ~(passes | fails | waived)
     if undecided.any():
-        levels = _levels(asked, fails, alpha)
+        level = _level(asked, fails, alpha)
         times[undecided], grows[undecided] = _times(
-            counts.only(undecided), eps[undecided], psi[undecided], alpha, levels[undecided], *kind
+            counts.only(undecided), eps[undecided], psi[undecided], alpha, level, *kind
         )
     return Answers(
         lower=lower,
@@ -109,29 +108,17 @@ def _distinct(asked: Questions) -> Flags:
     return found
 
 
-def _families(asked: Questions) -> list[Flags]:
-    """Distinct required groups, and the other ones; alpha is divided between the two."""
-    distinct = _distinct(asked)
-    both = [distinct & asked.required, distinct & ~asked.required]
-    return [family for family in both if family.any()]
-
-
 def _corrected(asked: Questions, p: Numbers) -> Numbers:
-    families = _families(asked)
+    """One family of all distinct questions, so that nothing said of one group weakens another."""
+    distinct = _distinct(asked)
     found = np.ones(len(p))
-    for family in families:
-        found[family] = np.minimum(len(families) * holm(p[family]), 1.0)
+    found[distinct] = holm(p[distinct])
     return found[asked.same_as]
 
 
-def _levels(asked: Questions, fails: Flags, alpha: float) -> Numbers:
-    """What the p-value of each undecided group would have to be for FAIL, others as they are."""
-    families = _families(asked)
-    found = np.full(len(fails), alpha)
-    for family in families:
-        still = max(int((family & ~fails).sum()), 1)
-        found[family] = alpha / len(families) / still
-    return found[asked.same_as]
+def _level(asked: Questions, fails: Flags, alpha: float) -> float:
+    """What the p-value of an undecided group would have to be for FAIL, others as they are."""
+    return alpha / max(int((_distinct(asked) & ~fails).sum()), 1)
 
 
 def _times(
@@ -139,7 +126,7 @@ def _times(
     eps: Numbers,
     psi: Numbers,
     alpha: float,
-    levels: Numbers,
+    level: float,
     interval: str,
     against: str,
 ) -> tuple[Numbers, Flags]:
@@ -153,7 +140,7 @@ def _times(
         The times, NaN if no number would do; and where all groups grow.
     """
     high = psi > eps
-    z = np.where(high, _quantiles(levels), quantile_of(alpha))
+    z = np.where(high, quantile_of(level), quantile_of(alpha))
     # The upper bound is at most eps where the lower one of the models swapped is at least -eps.
     turned, limit = counts.swapped(~high), np.where(high, eps, -eps)
 
@@ -205,12 +192,6 @@ def _where_decided(
         low[some], at_low[some] = at, np.maximum(value, 1e-300)
         some = some[value >= 0]
     return found
-
-
-def _quantiles(levels: Numbers) -> Numbers:
-    """``quantile_of`` of each, of few different ones."""
-    values, where = np.unique(levels, return_inverse=True)
-    return np.array([quantile_of(level) for level in values.tolist()])[where.reshape(-1)]
 
 
 def same_images(ids: Integers, n: Integers) -> Integers:

@@ -6,7 +6,16 @@ import re
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
-from ceag_cli.findings import FAIL, INCONCLUSIVE, NO_DATA, WAIVED, AuditResult, Check, GroupResult
+from ceag_cli.findings import (
+    FAIL,
+    INCONCLUSIVE,
+    NO_DATA,
+    REFERENCE,
+    WAIVED,
+    AuditResult,
+    Check,
+    GroupResult,
+)
 from ceag_cli.report import (
     audit_headline,
     check_line,
@@ -86,7 +95,8 @@ def _add_group(suite: Element, group: GroupResult, result: AuditResult) -> None:
     reason = why(group, policy)
     message = f"{group.verdict}{f': {reason}' if reason else ''}"
     must = result.exit_code and (policy.gate == "strict" or group.required)
-    if group.verdict == FAIL or (must and group.verdict in (INCONCLUSIVE, NO_DATA)):
+    lacking = (INCONCLUSIVE, NO_DATA, *([REFERENCE] if group.required else []))
+    if group.verdict == FAIL or (must and group.verdict in lacking):
         failure = SubElement(case, "failure", message=_clean(message), type=group.verdict)
         failure.text = _clean(
             f"{quantity(policy)} is {points(result.gated_gap(group), group.eps)} points "

@@ -87,8 +87,21 @@ class Policy:
                 read(value)
             except OptionError as error:
                 problems += error.problems
+        problems += self._contradictions()
         if problems:
             raise OptionError(problems)
+
+    def _contradictions(self) -> list[str]:
+        """Groups that have to PASS, and whose violation is to be accepted all the same."""
+        entries = {waiver.group: i for i, waiver in enumerate(self.waivers, start=1)}
+        places = [self.sources.get(key, "policy") for key in ("required_groups", "waivers")]
+        return [
+            f"{places[0]}: required_groups, entry {number}: {named(group)} has to PASS, but its "
+            f"violation is accepted in {places[1]}: waivers, entry {entries[group]}; remove one of "
+            "the two"
+            for number, group in enumerate(self.required, start=1)
+            if group in entries
+        ]
 
     def eps_of(self, group: Group) -> float:
         """Largest excess accuracy gap of a group."""

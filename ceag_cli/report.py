@@ -140,7 +140,7 @@ def why(group: GroupResult, policy: Policy) -> str:
     if group.reason == IDENTICAL:
         return "both models are the same file"
     if group.verdict != INCONCLUSIVE:
-        return "required" if group.required and group.verdict == NO_DATA else ""
+        return "required" if group.required and group.verdict in (NO_DATA, REFERENCE) else ""
     reason = WHY.get(group.reason or "", "").format(quantity=quantity(policy))
     if group.n_needed is None:
         need = "no number of images like these would decide it"

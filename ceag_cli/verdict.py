@@ -29,6 +29,7 @@ def overall(
 ) -> tuple[str, int, list[str]]:
     """The verdict on everything, the exit code, and why."""
     gated = {split.split for split in splits if split.gated}
+    every = [g for g in groups if g.split in gated and g.required and g.verdict == REFERENCE]
     counted = [g for g in groups if g.split in gated and g.verdict != REFERENCE]
 
     def some(verdict: str) -> list[GroupResult]:
@@ -60,6 +61,8 @@ def overall(
         reasons.append(f"required, but without images: {listed(missing)}")
     if required:
         reasons.append(f"required, but not decided: {listed(required)}")
+    if every:  # its psi is 0 by definition, which nobody asks for
+        reasons.append(f"required, but of all images, so that nothing is asked: {listed(every)}")
     if failing:
         return FAIL, 1, failing + reasons
     if not decided:

@@ -14,7 +14,6 @@ def asked(
     all_of: tuple[float, float, float],
     eps: float = 0.02,
     accepted: dict[int, float] | None = None,
-    required: tuple[int, ...] = (),
     same_as: tuple[int, ...] | None = None,
 ) -> Questions:
     """Groups as (n, lost, gained), beside all images."""
@@ -27,7 +26,6 @@ def asked(
         counts=Counts(*columns, *(np.full(number, float(x)) for x in all_of)),
         eps=np.full(number, eps),
         accepted=excused,
-        required=np.isin(np.arange(number), required),
         same_as=np.array(same_as) if same_as is not None else np.arange(number),
     )
 
@@ -63,19 +61,12 @@ def test_a_group_alone_is_not_corrected() -> None:
     assert found.p_holm[0] == found.p[0] == pytest.approx(0.0283, abs=5e-5)
 
 
-def test_required_groups_are_a_family_with_half_of_alpha() -> None:
-    """Two required groups beside thirty: p times 2 for the halves, times 2 or 30 for Holm."""
+def test_all_distinct_questions_are_one_family() -> None:
+    """Two bad groups beside thirty: p times 32, whoever is asked for."""
     many = [(40.0, 6.0, 0.0)] * 2 + [(40.0, 1.0, 0.0)] * 30
-    everybody = (1280.0, 42.0, 0.0)
-    together = judged(asked(*many, all_of=everybody))
-    apart = judged(asked(*many, all_of=everybody, required=(0, 1)))
-    p = together.p[0]
-    assert together.p_holm[0] == pytest.approx(32 * p)
-    assert apart.p_holm[0] == pytest.approx(2 * 2 * p)
-    assert together.family_size == apart.family_size == 32
-    # If all groups are required there is one family only.
-    every = judged(asked(*many, all_of=everybody, required=tuple(range(32))))
-    assert every.p_holm.tolist() == together.p_holm.tolist()
+    found = judged(asked(*many, all_of=(1280.0, 42.0, 0.0)))
+    assert found.p_holm[0] == pytest.approx(32 * found.p[0])
+    assert found.family_size == 32
 
 
 def test_the_same_images_are_one_question() -> None:

@@ -509,6 +509,19 @@ def test_a_waived_violation_shows_as_waived_and_does_not_fail() -> None:
     assert group.reason == "known"
 
 
+def test_a_group_that_has_to_pass_cannot_be_waived() -> None:
+    """Which of the two a gate goes by must not be a guess, nor depend on the day."""
+    accepted = "eps: 0.1, reason: x, expires: 2020-01-01"
+    assert problems(
+        "audit:\n"
+        "  required_groups: [{feature: race, value: White}, {feature: race, value: Black}]\n"
+        f"  waivers: [{{feature: race, value: Black, {accepted}}}]\n"
+    ) == [
+        "ceag.yaml: required_groups, entry 2: race=Black has to PASS, but its violation is "
+        "accepted in ceag.yaml: waivers, entry 1; remove one of the two"
+    ]
+
+
 def test_an_expired_waiver_returns_as_failure_and_is_warned_of() -> None:
     policy = waived(expires=TODAY - timedelta(days=1))
     result = judged(policy, (80, 0))
