@@ -10,7 +10,6 @@ Exit codes: 0 satisfied or done, 1 violation shown, 2 bad usage, configuration o
 from __future__ import annotations
 
 import inspect
-import json
 import sys
 import time
 import traceback
@@ -182,7 +181,9 @@ def _command(name: str, examples: str) -> Callable[[Callable[..., None]], Callab
 
 def _show(lines: list[str], document: Any, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        from ceag_cli.formats import as_json as encoded
+
+        typer.echo(encoded(document))
     else:
         for line in lines:
             typer.echo(line)

@@ -6,7 +6,6 @@ What is wrong is kept with its place, so that it can be reported together.
 from __future__ import annotations
 
 import csv
-import gc
 import hashlib
 import io
 import json
@@ -15,7 +14,6 @@ import zipfile
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
@@ -26,16 +24,20 @@ import numpy.typing as npt
 
 from ceag_cli.arrays import Flags, Integers, Numbers
 from ceag_cli.errors import LabelsError, OptionError, OutputError
-from ceag_cli.labels import SHOWN_PROBLEMS, decoded, raise_together, read_bytes
+from ceag_cli.labels import (
+    AT_ONCE,
+    SHOWN_PROBLEMS,
+    decoded,
+    raise_together,
+    read_bytes,
+    without_collector,
+)
 
 FORMAT = 1
 """Version of the .npz that is kept."""
 
 ABOUT = "about"
 NAMES = "/names"
-
-AT_ONCE = 1 << 12
-"""Rows of a CSV that are turned into columns at a time; so few that they stay in the cache."""
 
 Anything = npt.NDArray[Any]
 
@@ -154,18 +156,6 @@ def open_source(path: Path) -> Source:
     return _Csv(path)
 
 
-@contextmanager
-def _without_collector() -> Iterator[None]:
-    """Python looks for cycles whenever many lists are made; rows of a CSV are many, without any."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
 class _Unreadable(list[str]):
     """A record that the csv module cannot read, with the reason."""
 
@@ -205,7 +195,7 @@ class _Csv:
         self, words: Sequence[str], numbers: Sequence[str], ids: str, problems: Problems
     ) -> Content:
         """Read some columns in one pass over the file."""
-        with _without_collector():
+        with without_collector():
             return self._read(words, numbers, ids, problems)
 
     def _read(

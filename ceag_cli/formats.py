@@ -24,7 +24,12 @@ INDENTED = 4
 
 
 def _json(audit: Audit) -> str:
-    return _lines(audit.document, INDENTED) + "\n"
+    return as_json(audit.document) + "\n"
+
+
+def as_json(document: Any) -> str:
+    """JSON that people can read, too, of documents of any length."""
+    return _lines(document, INDENTED)
 
 
 def _lines(value: Any, levels: int, indent: str = "") -> str:

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import _csv
 import csv
+import gc
 import hashlib
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import torch
@@ -31,6 +35,13 @@ POLICIES = ("error", "group", "drop")
 
 MISSING = "<missing>"
 """Group of the images that have none."""
+
+AT_ONCE = 1 << 12
+"""Rows of a CSV that are turned into columns at a time; so few that they stay in the cache."""
+
+_UNUSUAL = ("//", "/.", "..", ":", "\\", "\n/", "\n.", "/\n")
+"""A path needs one of these, with line breaks around it, to lie outside of its folder or to be
+written in two ways."""
 
 
 @dataclass
@@ -184,11 +195,14 @@ def read_labels(
     except csv.Error as error:
         raise LabelsError(f"{path} row 1: {error}") from None
     columns = _Columns.find(path, header, label_column, groups_by, cluster_id, control)
-    table = _read_rows(reader, header, columns, missing)
-    values = [sorted({row[f] for row in table.groups}) for f in range(len(columns.features))]
-    index = [{value: i for i, value in enumerate(names)} for names in values]
+    with without_collector():
+        table = _read_rows(reader, columns, missing)
+    values = [sorted(set(words)) for words in table.groups]
     offsets = [sum(len(v) for v in values[:f]) for f in range(len(values))]
-    ids = [[offsets[f] + index[f][row[f]] for f in range(len(values))] for row in table.groups]
+    ids = torch.zeros(len(table.paths), len(values), dtype=torch.int64)
+    for f, words in enumerate(table.groups):
+        index = {value: i for i, value in enumerate(values[f], start=offsets[f])}
+        ids[:, f] = torch.tensor([index[word] for word in words], dtype=torch.int64)
     return Labels(
         csv=path,
         sha256=hashlib.sha256(content).hexdigest(),
@@ -201,7 +215,7 @@ def read_labels(
         paths=table.paths,
         labels=table.labels,
         splits=table.splits,
-        groups=torch.tensor(ids, dtype=torch.int64).reshape(len(ids), len(values)),
+        groups=ids,
         missing=missing,
         dropped=table.dropped,
         cluster_id=cluster_id,
@@ -257,6 +271,20 @@ class _Columns:
     """Per feature, the names of its columns (several when crossed)."""
     cluster: int | None
     control: list[int]
+    header: list[str]
+    places: list[list[int]]
+    """Per feature, where its columns are."""
+
+    @cached_property
+    def used(self) -> list[int]:
+        """Columns that make groups."""
+        return list(dict.fromkeys(place for parts in self.places for place in parts))
+
+    @cached_property
+    def kept(self) -> list[int]:
+        """Columns whose cells are kept: those of groups, clusters and control levels."""
+        cluster = [] if self.cluster is None else [self.cluster]
+        return list(dict.fromkeys([*self.used, *cluster, *self.control]))
 
     @classmethod
     def find(
@@ -299,6 +327,8 @@ class _Columns:
             features,
             None if cluster_id is None else header.index(cluster_id),
             [header.index(name) for name in control],
+            header,
+            [[header.index(name) for name in parts] for parts in features],
         )
 
 
@@ -387,38 +417,78 @@ def name_is_taken(column: str) -> str:
     )
 
 
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """Python looks for cycles whenever many lists are made; rows of a CSV are many, without any."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
 @dataclass
 class _Rows:
+    groups: list[list[str]]
+    """Per feature, the group of each row."""
     lines: list[int] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     splits: list[str] = field(default_factory=list)
-    groups: list[list[str]] = field(default_factory=list)
     cells: dict[str, list[str]] = field(default_factory=dict)
+    first_line: dict[str, int] = field(default_factory=dict)
+    """Of each path that is no problem."""
     dropped: int = 0
     problems: dict[int, list[str]] = field(default_factory=dict)
     set_aside: dict[int, str] = field(default_factory=dict)
 
+    def append(
+        self, lines: Sequence[int], cells: Sequence[Sequence[str]], columns: _Columns
+    ) -> None:
+        """Append good rows, given as columns."""
+        self.lines += lines
+        self.paths += cells[columns.path]
+        self.labels += cells[columns.label]
+        self.splits += cells[columns.split]
+        for groups, parts in zip(self.groups, columns.places, strict=True):
+            words = [[cell or MISSING for cell in cells[place]] for place in parts]
+            groups += words[0] if len(words) == 1 else map(crossed, zip(*words, strict=True))
+        for place in columns.kept:
+            self.cells.setdefault(columns.header[place], []).extend(cells[place])
 
-def _read_rows(reader: _csv.Reader, header: list[str], columns: _Columns, missing: str) -> _Rows:
-    rows = _Rows()
-    first_line: dict[str, int] = {}
-    places = [[header.index(name) for name in parts] for parts in columns.features]
+
+def _records(
+    reader: _csv.Reader, problems: dict[int, list[str]]
+) -> Iterator[tuple[int, list[str]]]:
+    """The records of a CSV with the lines that they begin in; those that cannot be read are noted.
+
+    The csv module gives an empty list for a blank line, which is no record.
+    """
     line = reader.line_num + 1
     while True:
         try:
-            cells = next(reader)
-        except StopIteration:
-            break
+            for cells in reader:
+                if cells:
+                    yield line, cells
+                line = reader.line_num + 1
+            return
         except csv.Error as error:
-            rows.problems[line] = [f"cannot be read: {error}"]
+            problems[line] = [f"cannot be read: {error}"]
             line = reader.line_num + 1
+
+
+def _read_rows(reader: _csv.Reader, columns: _Columns, missing: str) -> _Rows:
+    rows = _Rows([[] for _ in columns.places])
+    records = _records(reader, rows.problems)
+    while chunk := list(islice(records, AT_ONCE)):
+        if _take_all(chunk, columns, missing, rows):
             continue
-        if cells:  # csv gives an empty list for a blank line
-            wrong = _read_row(cells, header, columns, places, missing, first_line, line, rows)
+        for line, cells in chunk:
+            wrong = _read_row(cells, columns, missing, line, rows)
             if wrong:
                 rows.problems[line] = wrong
-        line = reader.line_num + 1
     if not rows.paths and not rows.problems:
         rows.problems[0] = [
             "no row has a group, so none is left (--missing drop)"
@@ -428,64 +498,82 @@ def _read_rows(reader: _csv.Reader, header: list[str], columns: _Columns, missin
     return rows
 
 
+def _take_all(
+    chunk: Sequence[tuple[int, list[str]]], columns: _Columns, missing: str, rows: _Rows
+) -> bool:
+    """Append many rows at once, if there is nothing to say of any of them."""
+    if {len(cells) for _, cells in chunk} != {len(columns.header)}:
+        return False
+    cells = [list(map(str.strip, column)) for column in zip(*(c for _, c in chunk), strict=True)]
+    paths = cells[columns.path]
+    distinct = set(paths)
+    filled = [columns.path, columns.label, *([] if columns.cluster is None else [columns.cluster])]
+    forbidden = MISSING if missing == "group" else ""
+    if (
+        len(distinct) < len(paths)
+        or not rows.first_line.keys().isdisjoint(distinct)
+        or _unusual("\n".join(paths))
+        or not set(cells[columns.split]) <= set(SPLITS)
+        or any("" in cells[place] for place in filled)
+        or any(forbidden in cells[place] for place in columns.used)
+    ):
+        return False
+    lines = [line for line, _ in chunk]
+    rows.first_line.update(zip(paths, lines, strict=True))
+    rows.append(lines, cells, columns)
+    return True
+
+
 def _read_row(
-    cells: list[str],
-    header: list[str],
-    columns: _Columns,
-    places: list[list[int]],
-    missing: str,
-    first_line: dict[str, int],
-    line: int,
-    rows: _Rows,
+    cells: list[str], columns: _Columns, missing: str, line: int, rows: _Rows
 ) -> list[str]:
     """Append a good row to ``rows``, or say what is wrong with it."""
+    header = columns.header
     if len(cells) != len(header):
         return [f"has {len(cells)} cells, the header has {len(header)}"]
     cells = [cell.strip() for cell in cells]
     image, label, split = cells[columns.path], cells[columns.label], cells[columns.split]
-    same = str(PurePosixPath(image))
+    same = str(PurePosixPath(image)) if _unusual(image) else image
     wrong = []
     if not image:
         wrong.append("the path is empty")
     elif outside(image):
         wrong.append(f"path '{image}' lies outside the data folder")
-    elif same in first_line:
-        wrong.append(f"path '{image}' was given in row {first_line[same]} already")
+    elif same in rows.first_line:
+        wrong.append(f"path '{image}' was given in row {rows.first_line[same]} already")
     else:
-        first_line[same] = line
+        rows.first_line[same] = line
     if not label:
         wrong.append(f"the label is empty (column '{header[columns.label]}')")
     if split not in SPLITS:
         wrong.append(f"split '{split}' is not one of {', '.join(SPLITS)}")
-    used = dict.fromkeys(place for parts in places for place in parts)
-    empty = [place for place in used if not cells[place]]
+    empty = [place for place in columns.used if not cells[place]]
     if missing == "error":
         wrong += [f"the group is empty (column '{header[place]}')" for place in empty]
     elif missing == "group":
-        wrong += [name_is_taken(header[place]) for place in used if cells[place] == MISSING]
+        wrong += [name_is_taken(header[place]) for place in columns.used if cells[place] == MISSING]
     if columns.cluster is not None and not cells[columns.cluster]:
         wrong.append(f"the cluster is empty (column '{header[columns.cluster]}')")
     if empty and missing == "drop" and not wrong:
         rows.dropped += 1
         return []
-    if wrong and first_line.get(same) == line:
+    if wrong and rows.first_line.get(same) == line:
         rows.set_aside[line] = image
     if not wrong:
-        rows.lines.append(line)
-        rows.paths.append(image)
-        rows.labels.append(label)
-        rows.splits.append(split)
-        rows.groups.append(
-            [crossed([cells[place] or MISSING for place in parts]) for parts in places]
-        )
-        cluster = [] if columns.cluster is None else [columns.cluster]
-        for place in dict.fromkeys([*used, *cluster, *columns.control]):
-            rows.cells.setdefault(header[place], []).append(cells[place])
+        rows.append([line], [[cell] for cell in cells], columns)
     return wrong
+
+
+def _unusual(paths: str) -> bool:
+    """Whether any of some paths, one a line, needs a closer look."""
+    lines = f"\n{paths}\n"
+    return any(part in lines for part in _UNUSUAL)
 
 
 def outside(path: str) -> bool:
     """Whether a path of the CSV leaves the data folder (absolute, a drive, or ``..``)."""
+    if not _unusual(path):
+        return False
     windows = PureWindowsPath(path)
     return (
         PurePosixPath(path).is_absolute()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from ceag_cli.findings import REFERENCE
@@ -48,17 +47,18 @@ def document(found: Plan, version: str) -> dict[str, Any]:
             }
             for g, (feature, value) in enumerate(sizes.grouping.names)
         ],
-        "groups": [
-            asdict(group)
-            | {
-                "needed": [
-                    {"churn": share} | asdict(need)
-                    for share, need in zip(found.churn, group.needed, strict=True)
-                ]
-            }
-            for group in found.groups
-        ],
+        "groups": [_group(group, found.churn) for group in found.groups],
         "notes": list(found.notes),
+    }
+
+
+def _group(group: GroupPlan, churn: Sequence[float]) -> dict[str, Any]:
+    # vars(), since asdict() copies everything below as well: of 10,000 groups it takes seconds.
+    return vars(group) | {
+        "smallest": vars(group.smallest),
+        "needed": [
+            {"churn": share} | vars(need) for share, need in zip(churn, group.needed, strict=True)
+        ],
     }
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import ceag_cli.labels
 from ceag_cli.classes import class_index, class_order
 from ceag_cli.errors import LabelsError
 from ceag_cli.inputs import open_data
@@ -36,7 +37,47 @@ def refused(folder: Path, content: str | bytes, **options: str) -> list[str]:
     return [problem.removeprefix(f"{folder / 'l.csv'}") for problem in caught.value.problems]
 
 
+def numbered(path: Path, rows: int, last: str) -> Path:
+    """A table of so many good rows, and one more."""
+    good = "".join(f"{i}.png,{'cat' if i % 2 else 'dog'},train,g{i % 3}\n" for i in range(rows))
+    path.write_text(HEADER + good + last)
+    return path
+
+
 # What is read
+
+
+def test_good_rows_are_taken_many_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One by one, a million rows take a third of a minute."""
+    monkeypatch.setattr(ceag_cli.labels, "_read_row", None)
+    labels = read_labels(numbered(tmp_path / "l.csv", 10_000, "sub/x.png,cat,test,g9\n"))
+    labels.raise_problems()
+    assert (len(labels.paths), labels.paths[-1], labels.lines[-1]) == (10_001, "sub/x.png", 10_002)
+    assert labels.grouping.values == (("g0", "g1", "g2", "g9"),)
+    assert labels.groups[-3:].tolist() == [[2], [0], [3]]
+    assert labels.cells["group"][-2:] == ["g0", "g9"]
+
+
+@pytest.mark.parametrize(
+    ("last", "problem"),
+    [
+        ("5.png,cat,train,g1\n", "path '5.png' was given in row 7 already"),
+        ("./5.png,cat,train,g1\n", "path './5.png' was given in row 7 already"),
+        ("../x.png,cat,train,g1\n", "path '../x.png' lies outside the data folder"),
+        ("x.png,,train,g1\n", "the label is empty (column 'label')"),
+        ("x.png,cat,tset,g1\n", "split 'tset' is not one of train, val, test"),
+        ("x.png,cat,train, \n", "the group is empty (column 'group')"),
+        ("x.png,cat,train\n", "has 3 cells, the header has 4"),
+    ],
+)
+def test_what_is_wrong_far_down_is_found_with_its_row(
+    tmp_path: Path, last: str, problem: str
+) -> None:
+    labels = read_labels(numbered(tmp_path / "l.csv", 5_000, last))
+    assert problems_of(labels) == [f"row 5002: {problem}"]
+    assert len(labels.paths) == 5_000
 
 
 def test_rows_are_read_in_file_order_with_their_lines(tmp_path: Path) -> None:
