@@ -1522,7 +1522,9 @@ def test_a_recipe_that_cannot_be_used_is_refused_with_every_problem(here: Path) 
 
 
 def test_mixed_precision_runs(here: Path) -> None:
-    done(*DENSE, "--epochs", "1", "--amp", "-o", "x.safetensors")
+    # Larger than elsewhere: on an image that has shrunk to one pixel, a strided convolution in
+    # bfloat16 has NaN gradients now and then on a CPU, which is torch's and not ours.
+    done(*DENSE, "--epochs", "1", "--amp", "--img-size", "64", "-o", "x.safetensors")
     state = safetensors.torch.load_file("x.safetensors")
     assert {tensor.dtype for tensor in state.values()} == {torch.float32, torch.int64}
 
