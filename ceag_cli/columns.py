@@ -32,6 +32,7 @@ from ceag_cli.labels import (
     read_bytes,
     without_collector,
 )
+from ceag_cli.quotes import stray_quotes
 
 FORMAT = 1
 """Version of the .npz that is kept."""
@@ -171,7 +172,7 @@ def _all_records(reader: Iterator[list[str]]) -> Iterator[list[str]]:
 
 
 class _Csv:
-    """A CSV, or with tabs a .tsv. A record is numbered by the line that it begins in."""
+    """A CSV, or with tabs a .tsv. A record is one line; blank lines are none."""
 
     about: dict[str, Any] | None = None
 
@@ -180,6 +181,8 @@ class _Csv:
         self.content = read_bytes(path)
         self.sha256 = hashlib.sha256(self.content).hexdigest()
         decoded(path, self.content)
+        self.delimiter = "\t" if path.suffix == ".tsv" else ","
+        raise_together(path, stray_quotes(self.content, self.delimiter))
         try:
             self.header = [name.strip() for name in next(self._reader())]
         except StopIteration:
@@ -189,7 +192,7 @@ class _Csv:
 
     def _reader(self) -> Any:
         text = io.TextIOWrapper(io.BytesIO(self.content), "utf-8-sig", newline="")
-        return csv.reader(text, delimiter="\t" if self.path.suffix == ".tsv" else ",")
+        return csv.reader(text, delimiter=self.delimiter)
 
     def read(
         self, words: Sequence[str], numbers: Sequence[str], ids: str, problems: Problems
@@ -260,18 +263,8 @@ class _Csv:
         return [chunk[i] for i in good], numbered[good]
 
     def lines(self, records: Iterable[int]) -> dict[int, int]:
-        """The line that some records begin in; goes through the file once more."""
-        wanted, found = set(records), {}
-        reader = self._reader()
-        next(reader)
-        line = reader.line_num + 1
-        for number, _ in enumerate(_all_records(reader)):
-            if number in wanted:
-                found[number] = line
-                if len(found) == len(wanted):
-                    break
-            line = reader.line_num + 1
-        return found
+        """The header is line 1, and every record one line."""
+        return {record: record + 2 for record in records}
 
 
 def _number(cell: str) -> float | None:

@@ -24,6 +24,7 @@ from torch import Tensor
 from ceag_cli.errors import LabelsError
 from ceag_cli.groups import Grouping, crossed
 from ceag_cli.kinds import kind_of
+from ceag_cli.quotes import stray_quotes
 from ceag_cli.recipe import nearest
 
 PATH_COLUMNS = ("path", "file_name", "filename")
@@ -187,6 +188,7 @@ def read_labels(
     """
     content = read_bytes(path)
     text = decoded(path, content)
+    raise_together(path, stray_quotes(content))
     reader = csv.reader(io.StringIO(text, newline=""))
     try:
         header = [name.strip() for name in next(reader)]

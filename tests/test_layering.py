@@ -60,6 +60,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
             "clauses",
             "options",
             "recipe",
+            "quotes",
             "labels",
             "columns",
             "predictions",

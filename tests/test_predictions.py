@@ -272,7 +272,7 @@ WRONG: dict[str, tuple[str, list[str]]] = {
         "a,,tset,,,\n"
         ",cat,test,x,cat,cat\n"
         "b,cat,test,x,cat\n"
-        'c,cat,test,"x\ny",cat,cat\n'
+        'c,cat,test,"x,y",cat,cat\n'
         "a,cat,test,x,cat,cat\n",
         [
             "row 4: id 'a' was given in row 2 already",
@@ -283,7 +283,7 @@ WRONG: dict[str, tuple[str, list[str]]] = {
             "row 4: the group is empty (column 'race')",
             "row 5: the id is empty",
             "row 6: has 5 cells, the header has 6",
-            "row 9: id 'a' was given in row 2 already",
+            "row 8: id 'a' was given in row 2 already",
         ],
     ),
     "a cell without an end": (
