@@ -7,9 +7,10 @@ tensor of group ids of shape ``(B, F)`` and every statistic one vector of length
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from unicodedata import normalize
 
 import torch
 from torch import Tensor
@@ -156,6 +157,48 @@ class GroupStats:
 def crossed(names: Sequence[str]) -> str:
     """Name of a crossed feature or of one of its groups: ``race*gender``, ``Black*Female``."""
     return "*".join(names)
+
+
+def ambiguous(columns: Sequence[str], values: Iterable[Sequence[str]]) -> list[str]:
+    """What is wrong with crossed groups: those of other values that have the same name.
+
+    Only values with a ``*`` can: ``a*b`` with ``c`` is called as ``a`` with ``b*c`` is.
+
+    Args:
+        columns: Of the crossed feature.
+        values: Of each group, one per column.
+    """
+    first: dict[str, tuple[str, ...]] = {}
+    found: dict[str, str] = {}
+    for each in map(tuple, values):
+        other = first.setdefault(crossed(each), each)
+        if other != each:
+            one, two = (" with ".join(f"'{part}'" for part in parts) for parts in (other, each))
+            found[crossed(each)] = (
+                f"groups of {crossed(columns)}: {one} and {two} would have one name, "
+                f"'{crossed(each)}'; rename a value so that it has no '*'"
+            )
+    return list(found.values())
+
+
+def look_alikes(names: Iterable[tuple[str, str]]) -> list[str]:
+    """Groups that a reader takes for one, as sentences.
+
+    An ``é`` can be one character, or an ``e`` and an accent (Unicode's forms NFC and NFD; systems
+    of files differ in which one they take). Names of groups are compared as they are written.
+
+    Args:
+        names: Feature and value of each group.
+    """
+    by_text: dict[tuple[str, str], list[str]] = {}
+    for feature, value in names:
+        by_text.setdefault((feature, normalize("NFC", value)), []).append(value)
+    return [
+        f"{feature} has {len(values)} groups that look like '{text}', written "
+        f"{' and '.join(map(ascii, values))}: they are judged apart; write them in one Unicode form"
+        for (feature, text), values in by_text.items()
+        if len(values) > 1
+    ]
 
 
 def set_aside(strata: Tensor, share: float, generator: torch.Generator) -> Tensor:

@@ -17,6 +17,7 @@ from ceag_cli.budgets import uniform
 from ceag_cli.checkpoints import Checkpoint, load
 from ceag_cli.classes import class_index
 from ceag_cli.errors import CheckpointError, LineageError, OptionError, PruningError, first
+from ceag_cli.groups import look_alikes
 from ceag_cli.images import Images, Split, Store, count_duplicates, open_store
 from ceag_cli.labels import Labels, read_labels
 from ceag_cli.lineage import GroupsReference, Lineage, Reference, newest, sha256_of, weights_in
@@ -163,6 +164,8 @@ def open_data(
     )
     if labels.dropped:
         reporter.say(left_out(labels.dropped, labels.csv))
+    for warning in look_alikes(labels.grouping.names) if command != "audit" else ():
+        reporter.warn(warning)  # that of an audit is part of what it found
     return Data(labels, store, data_dir)
 
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ceag_cli.errors import LabelsError
-from ceag_cli.groups import Grouping, crossed
+from ceag_cli.groups import Grouping, ambiguous, crossed
 from ceag_cli.kinds import kind_of
 from ceag_cli.quotes import stray_quotes
 from ceag_cli.recipe import nearest
@@ -199,6 +199,11 @@ def read_labels(
     columns = _Columns.find(path, header, label_column, groups_by, cluster_id, control)
     with without_collector():
         table = _read_rows(reader, columns, missing)
+    for parts in columns.features:
+        cells = [table.cells.get(name, []) for name in parts]
+        if len(parts) > 1 and any("*" in value for column in cells for value in set(column)):
+            for problem in ambiguous(parts, zip(*cells, strict=True)):
+                table.problems.setdefault(0, []).append(problem)
     values = [sorted(set(words)) for words in table.groups]
     offsets = [sum(len(v) for v in values[:f]) for f in range(len(values))]
     ids = torch.zeros(len(table.paths), len(values), dtype=torch.int64)

@@ -25,7 +25,7 @@ from ceag_cli.answers import refuse_seen
 from ceag_cli.arrays import Flags, Integers, Numbers
 from ceag_cli.errors import LabelsError, LineageError, OptionError
 from ceag_cli.findings import NO_DATA, REFERENCE
-from ceag_cli.groups import Grouping
+from ceag_cli.groups import Grouping, look_alikes
 from ceag_cli.intervals import Counts, psi_bounds, quantile_of
 from ceag_cli.labels import MISSING, SPLITS, Labels, read_labels
 from ceag_cli.lineage import Lineage, newest, read_metadata, sha256_of, weights_in
@@ -384,7 +384,7 @@ def _smallest(enough: Callable[[Numbers], Flags], size: Numbers) -> Numbers:
 
 
 def _notes(sizes: Sizes, policy: Policy, groups: Sequence[GroupPlan]) -> list[str]:
-    notes = []
+    notes = look_alikes(sizes.grouping.names)
     for feature, counts in sizes.missing.items():
         where = ", ".join(f"{count} of {split}" for split, count in counts.items() if count)
         fate = {

@@ -29,7 +29,7 @@ from ceag_cli.columns import (
     open_source,
 )
 from ceag_cli.errors import LabelsError
-from ceag_cli.groups import Grouping, crossed
+from ceag_cli.groups import Grouping, ambiguous, crossed
 from ceag_cli.labels import (
     MISSING,
     PATH_COLUMNS,
@@ -212,7 +212,7 @@ def _table(
     if dropped == count:
         raise LabelsError(f"{path}: no row has a group, so none is left (--missing drop)")
     left = ~without if dropped else slice(None)
-    groups, ids = grouped([[cells[part] for part in parts] for parts in roles.features], left)
+    groups, ids = grouped(path, cells, roles.features, left)
     classes = tuple(
         class_order(
             {
@@ -303,15 +303,23 @@ def _strangers(table: AnswerTable, roles: _Roles) -> Iterator[str]:
 
 
 def grouped(
-    features: Sequence[Sequence[Column]], rows: Flags | slice = slice(None)
+    path: Path,
+    cells: Mapping[str, Column],
+    features: Sequence[Sequence[str]],
+    rows: Flags | slice = slice(None),
 ) -> tuple[tuple[tuple[str, ...], ...], Integers]:
     """Groups of columns, those of a feature crossed: their names by feature, and the ids.
 
     Names are sorted; a group without rows has none. Ids count through all features.
+
+    Raises:
+        LabelsError: Two groups would have one name.
     """
     values: list[tuple[str, ...]] = []
     ids = []
-    for columns in features:
+    problems: list[str] = []
+    for of_feature in features:
+        columns = [cells[name] for name in of_feature]
         key = np.zeros(len(columns[0].codes[rows]), np.int64)
         for column in columns:
             _, key = np.unique(key * len(column.names) + column.codes[rows], return_inverse=True)
@@ -319,15 +327,19 @@ def grouped(
         where = np.zeros(int(key.max()) + 1 if len(key) else 0, np.int64)
         where[key] = np.arange(len(key))  # some row of each combination
         parts = [column.codes[rows][where].tolist() for column in columns]
-        words = [
-            crossed([column.names[c] or MISSING for column, c in zip(columns, row, strict=True)])
+        each = [
+            [column.names[c] or MISSING for column, c in zip(columns, row, strict=True)]
             for row in zip(*parts, strict=True)
         ]
+        words = [crossed(row) for row in each]
+        problems += ambiguous(of_feature, each) if len(set(words)) < len(words) else []
         names = sorted(set(words))
         number = {name: i for i, name in enumerate(names)}
         offset = sum(len(names) for names in values)
         ids.append(offset + np.array([number[word] for word in words], np.int64)[key])
         values.append(tuple(names))
+    if problems:
+        raise LabelsError([f"{path}: {problem}" for problem in problems])
     return tuple(values), np.stack(ids, axis=1)
 
 

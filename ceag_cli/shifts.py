@@ -87,7 +87,10 @@ def answers_of(table: AnswerTable, split: str, control: Sequence[str] = ()) -> A
             loss=None if label is None else -np.log(np.maximum(label, SMALLEST)),
         )
 
-    names, strata = grouped([[part.cells[name] for name in control]]) if control else ((), None)
+    levels: Sequence[str] = ()
+    strata = None
+    if control:
+        (levels,), strata = grouped(table.source, part.cells, [control])
     return Answers(
         split=split,
         label=part.label,
@@ -98,7 +101,7 @@ def answers_of(table: AnswerTable, split: str, control: Sequence[str] = ()) -> A
         classes=part.classes,
         control=crossed(control) if control else None,
         strata=None if strata is None else strata[:, 0],
-        levels=names[0] if names else (),
+        levels=levels,
     )
 
 

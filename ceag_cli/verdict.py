@@ -17,6 +17,7 @@ from ceag_cli.findings import (
     GroupResult,
     SplitResult,
 )
+from ceag_cli.groups import look_alikes
 from ceag_cli.policy import Group, Policy, Waiver
 
 
@@ -118,6 +119,7 @@ def warnings_of(
     found = []
     if identical:
         found.append("both models are the same file, so every psi is 0 and nothing is compared")
+    found += look_alikes(dict.fromkeys((group.feature, group.value) for group in groups))
     for split in splits:
         if split.gated and policy.gate == "point" and (split.noise_floor or 0) > policy.eps:
             found.append(

@@ -10,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ceag_cli.groups import BatchOutcome, Grouping, GroupStats, crossed, set_aside
+from ceag_cli.groups import (
+    BatchOutcome,
+    Grouping,
+    GroupStats,
+    ambiguous,
+    crossed,
+    look_alikes,
+    set_aside,
+)
 
 RACE_AND_GENDER = Grouping(("race", "gender"), (("black", "white", "other"), ("f", "m")))
 
@@ -56,6 +64,30 @@ def test_groupings_are_equal_by_value_also_after_their_caches_are_filled() -> No
 def test_crossed_names() -> None:
     assert crossed(["race", "gender"]) == "race*gender"
     assert crossed(["race"]) == "race"
+
+
+def test_groups_of_other_values_and_one_name_are_named() -> None:
+    values = [("a*b", "c"), ("a", "c"), ("a", "b*c"), ("a*b", "c")]
+    assert ambiguous(["race", "gender"], values) == [
+        "groups of race*gender: 'a*b' with 'c' and 'a' with 'b*c' would have one name, 'a*b*c'; "
+        "rename a value so that it has no '*'"
+    ]
+    assert ambiguous(["race", "gender"], values[:2]) == []
+
+
+@given(st.lists(st.tuples(*[st.text("a*", max_size=3)] * 2), max_size=6))
+def test_names_without_a_complaint_tell_groups_apart(values: list[tuple[str, str]]) -> None:
+    apart = len(set(map(crossed, values))) == len(set(values))
+    assert (ambiguous(["x", "y"], values) == []) == apart
+
+
+def test_groups_that_look_alike_are_named() -> None:
+    """An e with an accent, in one character and in two."""
+    names = [("city", "caf\u00e9"), ("city", "cafe"), ("city", "cafe\u0301"), ("x", "cafe\u0301")]
+    assert look_alikes(names) == [
+        "city has 2 groups that look like 'caf\u00e9', written 'caf\\xe9' and 'cafe\\u0301': they "
+        "are judged apart; write them in one Unicode form"
+    ]
 
 
 def test_counts_and_sums_of_a_batch() -> None:

@@ -150,6 +150,17 @@ def test_cells_may_hold_commas_quotes_and_other_scripts(tmp_path: Path) -> None:
     assert labels.grouping.values == (("日本",),)
 
 
+def test_crossed_groups_of_other_values_are_never_one(tmp_path: Path) -> None:
+    text = "path,label,split,race,gender\np,0,test,a*b,c\nq,0,test,a,b*c\nr,0,test,a,c\n"
+    labels = read(tmp_path, text, groups_by="race*gender")
+    (problem,) = labels.problems[0]
+    assert problem.startswith("groups of race*gender: 'a*b' with 'c' and 'a' with 'b*c' would have")
+    assert read(tmp_path, text, groups_by="race,gender").problems == {}
+    labels = read(tmp_path, text.replace("b*c", "b"), groups_by="race*gender")
+    assert labels.problems == {}
+    assert labels.grouping.values == (("a*b", "a*b*c", "a*c"),)
+
+
 @pytest.mark.parametrize("separator", ["\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029"])
 def test_only_newlines_end_a_row(tmp_path: Path, separator: str) -> None:
     """Python's ``str.splitlines`` knows more line ends than a CSV file does."""

@@ -25,6 +25,7 @@ from ceag_cli.errors import LabelsError, OptionError
 from ceag_cli.findings import AuditResult
 from ceag_cli.policy import Policy
 from ceag_cli.predictions import AnswerTable, as_arrays, read_answers
+from ceag_cli.shifts import answers_of
 
 # Two splits, two columns of groups. In test, x has 3 images (1 lost), y has 3 (1 gained, 1 that
 # both get wrong, each in its own way).
@@ -919,3 +920,26 @@ def test_several_images_of_one_person(here: Path) -> None:
     assert found["data"]["cluster_id"] == "person"
     again = document_of("audit", "--predictions", "model.pruned.run/predictions.npz", "--eps", "1")
     assert again["groups"] == found["groups"]
+
+
+# Names of groups
+
+
+def test_crossed_groups_of_other_values_are_never_one(tmp_path: Path) -> None:
+    text = PREDS.replace("test,x,f", "test,a*b,c").replace("test,y,m", "test,a,b*c")
+    assert refused(tmp_path, text, groups_by="race*gender") == [
+        "groups of race*gender: 'a*b' with 'c' and 'a' with 'b*c' would have one name, 'a*b*c'; "
+        "rename a value so that it has no '*'"
+    ]
+    assert read(tmp_path, text, groups_by="race,gender").grouping.num_groups == 8
+    table = read(tmp_path, text, groups_by="race", control=("race", "gender"))
+    with pytest.raises(LabelsError, match=r"p.csv: groups of race\*gender"):
+        answers_of(table, "test", ("race", "gender"))
+
+
+def test_groups_in_two_forms_of_unicode_are_warned_of(tmp_path: Path) -> None:
+    text = PREDS.replace("test,x", "test,caf\u00e9").replace("test,y", "test,cafe\u0301")
+    table = read(tmp_path, text, groups_by="race")
+    assert table.grouping.num_groups == 4
+    (warning,) = [text for text in audited(table).warnings if "Unicode" in text]
+    assert warning.startswith("race has 2 groups that look like 'caf\u00e9', written ")
