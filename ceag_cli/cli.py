@@ -17,17 +17,80 @@ import typing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from ceag_cli.errors import CeagError
-from ceag_cli.options import COMMANDS, Command, flag, value_type
+from ceag_cli.options import COMMANDS, EMPTY, Command, flag, value_type
 from ceag_cli.progress import Update
 from ceag_cli.recipe import resolve
 
+UsageError: type[Exception] = typing.cast(Any, typer.BadParameter.__base__)
+"""Of click, or of the copy that newer versions of Typer have in its place."""
+
+
+@contextmanager
+def usage_errors(context: Any = None) -> Iterator[None]:
+    """Say what is wrong with a command line in one line, as all other errors are said."""
+    try:
+        yield
+    except UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
+            raise
+        found: Any = error
+        where = found.ctx or context
+        command = f"ceag {where.info_name}" if where and where.parent else "ceag"
+        text = found.format_message().rstrip(".")
+        typer.echo(
+            f"error: {command}: {text[:1].lower()}{text[1:]}; '{command} --help' says what there "
+            "is",
+            err=True,
+        )
+        raise typer.Exit(2) from None
+
+
+class Program(TyperGroup):
+    """All commands; what is wrong with their command lines is said in one line."""
+
+    def make_context(self, *arguments: Any, **more: Any) -> Any:
+        """Read what stands before the command."""
+        with usage_errors():
+            return super().make_context(*arguments, **more)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Read and carry out the command."""
+        with usage_errors():
+            return super().invoke(ctx)
+
+
+class NoneEmpty(TyperCommand):
+    """A command that refuses empty values, before anything is made of them.
+
+    In CI they come from variables that are not set, and would count as not given.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read a command line."""
+        with usage_errors(ctx):
+            given, _, order = self.make_parser(ctx).parse_args(list(args))
+        for parameter in order:
+            values = given.get(parameter.name)
+            for value in values if isinstance(values, list) else [values]:
+                if isinstance(value, str) and not value.strip():
+                    name = next((o for o in parameter.opts if o.startswith("--")), "")
+                    if parameter.param_type_name == "argument":
+                        name = parameter.metavar or parameter.name.upper()
+                    typer.echo(f"error: {name}: {EMPTY}", err=True)
+                    raise typer.Exit(2)
+        return list(super().parse_args(ctx, args))
+
+
 app = typer.Typer(
+    cls=Program,
     name="ceag",
     help="Prune image classifiers without letting the pruning harm one group more than the others.",
     no_args_is_help=True,
@@ -35,6 +98,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+_registered = partial(app.command, cls=NoneEmpty, rich_help_panel="Commands")
 
 SECONDS_BETWEEN_LINES = 10.0
 """How often a log without a terminal hears of progress."""
@@ -84,8 +149,18 @@ class Terminal:
         return update
 
 
+AFTER_INTERRUPTION = {
+    "dense": "the same command with --resume continues",
+    "prune": "the same command with --resume continues",
+    "mitigate": "the same command with --resume continues",
+    "sweep": "the same command continues",
+    "audit": "there is no verdict; the same command begins anew",
+}
+"""What to do when a command was interrupted, where there is anything to say."""
+
+
 @contextmanager
-def exit_codes() -> Iterator[None]:
+def exit_codes(command: str = "") -> Iterator[None]:
     """Turn errors into messages and exit codes; a crash never looks like a verdict."""
     try:
         yield
@@ -94,7 +169,8 @@ def exit_codes() -> Iterator[None]:
             typer.echo(f"error: {problem}", err=True)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
-        typer.echo("interrupted; the same command with --resume continues", err=True)
+        then = AFTER_INTERRUPTION.get(command)
+        typer.echo(f"interrupted; {then}" if then else "interrupted", err=True)
         raise typer.Exit(130) from None
     except typer.Exit:
         raise
@@ -104,13 +180,23 @@ def exit_codes() -> Iterator[None]:
         raise typer.Exit(4) from None
 
 
+def _written(value: Any) -> str:
+    """A default as it would be given."""
+    if isinstance(value, tuple):
+        return ",".join(map(_written, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def _parameter(command: type[Command], name: str) -> inspect.Parameter:
     """The command-line parameter of an option. Its default is "not given"."""
     field = command.__dataclass_fields__[name]
     kind = value_type(command, name)
     limits = field.metadata
+    shape = None
     if typing.get_origin(kind) is tuple:
         kind = list[str] if limits["repeatable"] else str  # else lists are written a,b,c
+    elif kind in (int, float):  # read where the numbers of a recipe are, with the same errors
+        shape, kind = f"<{kind.__name__}>", str
     help_text = limits["help"]
     if limits["choices"]:
         help_text += f" One of {', '.join(limits['choices'])}."
@@ -118,11 +204,12 @@ def _parameter(command: type[Command], name: str) -> inspect.Parameter:
         info = typer.Argument(help=help_text, show_default=False, metavar="FILE")
     else:
         defaults = []
-        if limits["shown"] or field.default not in (None, False, ()):
-            defaults.append(str(limits["shown"] or field.default))
+        if limits["shown"] or not (field.default is False or field.default in (None, ())):
+            defaults.append(limits["shown"] or _written(field.default))
         has_preset = limits["paper"] not in (None, field.default)
         if has_preset and "paper" in command.__dataclass_fields__:
-            preset = "on" if limits["paper"] is True else limits["paper"]
+            preset = limits["paper"]
+            preset = "on" if preset is True else _written(preset)
             defaults.append(f"with --paper: {preset}")
         if defaults:
             help_text += f" [default: {'; '.join(defaults)}]"
@@ -134,6 +221,7 @@ def _parameter(command: type[Command], name: str) -> inspect.Parameter:
             help=help_text,
             show_default=False,
             rich_help_panel=limits["panel"],
+            metavar=shape,
         )
     return inspect.Parameter(
         name,
@@ -149,7 +237,7 @@ def _command(name: str, examples: str) -> Callable[[Callable[..., None]], Callab
 
     def register(run: Callable[..., None]) -> Callable[..., None]:
         def command(*, config: str | None = None, **given: Any) -> None:
-            with exit_codes():
+            with exit_codes(name):
                 # A flag that may be repeated and is not there arrives as an empty list.
                 known = {name: value for name, value in given.items() if value != []}
                 run(resolve(options_class, known, config))
@@ -173,10 +261,15 @@ def _command(name: str, examples: str) -> Callable[[Callable[..., None]], Callab
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {p.name: p.annotation for p in parameters}
         help_text = f"{inspect.getdoc(options_class)}\n\n{examples}"
-        app.command(name, help=help_text, rich_help_panel="Commands")(command)
+        _registered(name, help=help_text)(command)
         return run
 
     return register
+
+
+def _check_format(name: str, what: str = "") -> None:
+    if name not in ("text", "json"):
+        raise CeagError(f"--format: '{name}' is not one of text, json{what}")
 
 
 def _show(lines: list[str], document: Any, as_json: bool) -> None:
@@ -263,7 +356,7 @@ def _print_audit(audit: Any, name: str) -> None:
         typer.echo(render(audit, name), nl=False)
 
 
-@app.command("schema", rich_help_panel="Commands")
+@_registered("schema")
 def _schema() -> None:
     """Print the JSON schema of the audit's JSON document.
 
@@ -285,7 +378,7 @@ def _export(options: Command) -> None:
     _show(exports.lines(found), document, options.format == "json")
 
 
-@app.command("sweep", rich_help_panel="Commands")
+@_registered("sweep")
 def _sweep(
     recipe: Annotated[Path, typer.Argument(help="YAML: seeds, sparsities, methods and options.")],
     output: Annotated[
@@ -311,16 +404,15 @@ def _sweep(
 
     Example: ceag sweep recipes/benchmarks/cifar100-hidden.yaml --jobs 2
     """
-    with exit_codes():
+    with exit_codes("sweep"):
         from ceag_cli import sweep
 
-        if output_format not in ("text", "json"):
-            raise CeagError(f"--format: '{output_format}' is not one of text, json")
+        _check_format(output_format)
         found = sweep.sweep(recipe, output, jobs=jobs, overwrite=overwrite, reporter=Terminal())
         _show(sweep.table(found), sweep.as_document(found), output_format == "json")
 
 
-@app.command("info", rich_help_panel="Commands")
+@_registered("info")
 def _info(
     file: Annotated[Path, typer.Argument(help="A .safetensors file written by ceag.")],
     tensors: Annotated[
@@ -335,8 +427,7 @@ def _info(
     with exit_codes():
         from ceag_cli import info
 
-        if output_format not in ("text", "json"):
-            raise CeagError(f"--format: '{output_format}' is not one of text, json")
+        _check_format(output_format)
         found = info.describe_file(file)
         lines = info.lines(found)
         if tensors:
@@ -354,14 +445,13 @@ def _show_plan(options: Command) -> None:
 
     from ceag_cli import planning, planreport
 
-    if options.format not in ("text", "json"):
-        raise CeagError(f"--format: '{options.format}' is not one of text, json for a plan")
+    _check_format(options.format, " for a plan")
     found = planning.plan_audit(options, Terminal())  # type: ignore[arg-type]
     document = planreport.document(found, version("ceag"))
     _show(planreport.lines(found), document, options.format == "json")
 
 
-@app.command("groups", rich_help_panel="Commands")
+@_registered("groups")
 def _groups(
     file: Annotated[
         str | None,
@@ -418,10 +508,12 @@ def _groups(
             "plan_churn": churn,
             "format": output_format,
         }
-        _show_plan(resolve(AuditOptions, given, config))
+        _check_format(output_format)
+        names = {"groups": "FILE", "plan_churn": "--churn"}
+        _show_plan(resolve(AuditOptions, given, config, names=names))
 
 
-@app.command("check", rich_help_panel="Commands")
+@_registered("check")
 def _check(
     file: Annotated[
         str | None, typer.Argument(help="The groups CSV. [default: the one that is named]")
@@ -441,7 +533,7 @@ def _check(
         _show(checked, None, as_json=False)
 
 
-@app.command("init", rich_help_panel="Commands")
+@_registered("init")
 def _init(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a ceag.yaml that exists.")
@@ -475,7 +567,7 @@ def _show_archived(found: Any) -> None:
     )
 
 
-@app.command("pack", rich_help_panel="Commands")
+@_registered("pack")
 def _pack(
     file: Annotated[Path, typer.Argument(help="A .safetensors file.")],
     output: _Output = None,
@@ -491,7 +583,7 @@ def _pack(
         _show_archived(pack_file(file, output, overwrite=overwrite))
 
 
-@app.command("unpack", rich_help_panel="Commands")
+@_registered("unpack")
 def _unpack(
     file: Annotated[Path, typer.Argument(help="A file that ceag has packed.")],
     output: _Output = None,

@@ -30,6 +30,9 @@ Options = TypeVar("Options", bound="RunOptions")
 AUDIT_FORMATS = ("text", "json", "markdown", "github", "junit", "csv", "html")
 """What an audit can be written as; ``formats`` knows how."""
 
+EMPTY = "is empty, as an unset variable makes it; give a value, or leave it out"
+"""What is wrong with a text without letters. Taken for "not given" it would change what is done."""
+
 DATA, MODEL, TRAINING, METHOD, PRUNING, RUN, OUTPUT = (
     "Data",
     "Model and preprocessing",
@@ -164,7 +167,7 @@ class RunOptions:
             for item in value if isinstance(value, tuple) else (value,):
                 try:
                     if item is not None:
-                        _check(name, item, field)
+                        _check(called(type(self), name), item, field)
                 except OptionError as error:
                     problems += error.problems
                 except TypeError:
@@ -897,11 +900,22 @@ def given(options: Command, names: Iterable[str]) -> list[str]:
     return found
 
 
-def parse(options: type[Command], name: str, raw: Any) -> Any:
-    """Turn a value of a command line or a recipe into the option's type.
+def called(options: type[RunOptions], name: str) -> str:
+    """What an option is called on the command line: its flag, or ``FILE``."""
+    return "FILE" if options.__dataclass_fields__[name].metadata["positional"] else flag(name)
+
+
+def parse(options: type[Command], name: str, raw: Any, place: str = "") -> Any:
+    """Turn a value from a command line or a recipe into the option's type.
 
     YAML 1.1 reads ``1e-3`` as a string, and lists arrive as ``a,b`` from a command line, so
     numbers are accepted as strings and lists as comma-separated strings.
+
+    Args:
+        options: The command's options class.
+        name: The option.
+        raw: Its value as given.
+        place: What the option is called where it was given; by default as on the command line.
 
     Raises:
         OptionError: The value cannot be used; the message names value, option and remedy.
@@ -910,22 +924,23 @@ def parse(options: type[Command], name: str, raw: Any) -> Any:
     field = options.__dataclass_fields__[name]
     if field.metadata["read"] is not None:
         return field.metadata["read"](raw)
+    place = place or called(options, name)
     if raw is None:
         if typing.get_type_hints(options)[name] == wanted:
-            raise OptionError(f"{flag(name)}: needs a value")
+            raise OptionError(f"{place}: needs a value")
         return None
     if typing.get_origin(wanted) is tuple:
         repeatable = field.metadata["repeatable"]
         items = raw.split(",") if isinstance(raw, str) and not repeatable else raw
         items = items if isinstance(items, (list, tuple)) else [items]
         element = typing.get_args(wanted)[0]
-        return tuple(_check(name, _convert(name, item, element), field) for item in items)
-    return _check(name, _convert(name, raw, wanted), field)
+        return tuple(_check(place, _convert(place, item, element), field) for item in items)
+    return _check(place, _convert(place, raw, wanted), field)
 
 
-def _convert(name: str, raw: Any, wanted: type) -> Any:
+def _convert(place: str, raw: Any, wanted: type) -> Any:
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
-    wrong = OptionError(f"{flag(name)}: '{raw}' is not {words[wanted]}")
+    wrong = OptionError(f"{place}: '{raw}' is not {words[wanted]}")
     if wanted is bool:
         if not isinstance(raw, bool):
             raise wrong
@@ -949,8 +964,10 @@ def _convert(name: str, raw: Any, wanted: type) -> Any:
     return number
 
 
-def _check(name: str, value: Any, field: dataclasses.Field[Any]) -> Any:
+def _check(place: str, value: Any, field: dataclasses.Field[Any]) -> Any:
     limits = field.metadata
+    if isinstance(value, str) and not value.strip():
+        raise OptionError(f"{place}: {EMPTY}")
     rules: list[tuple[str, str, Callable[[Any], bool]]] = [
         ("low", "at least {}", lambda bound: value >= bound),
         ("high", "at most {}", lambda bound: value <= bound),
@@ -960,10 +977,10 @@ def _check(name: str, value: Any, field: dataclasses.Field[Any]) -> Any:
     for key, words, holds in rules:
         bound = limits[key]
         if bound is not None and not holds(bound):
-            raise OptionError(f"{flag(name)}: {value} must be {words.format(bound)}")
+            raise OptionError(f"{place}: {value} must be {words.format(bound)}")
     if limits["choices"] and value not in limits["choices"]:
-        raise OptionError(f"{flag(name)}: '{value}' is not one of {', '.join(limits['choices'])}")
+        raise OptionError(f"{place}: '{value}' is not one of {', '.join(limits['choices'])}")
     problem = limits["rule"](value) if limits["rule"] else None
     if problem is not None:
-        raise OptionError(f"{flag(name)}: {problem}")
+        raise OptionError(f"{place}: {problem}")
     return value

@@ -12,6 +12,7 @@ import json
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import yaml
@@ -19,7 +20,7 @@ import yaml
 from ceag_cli.clauses import Override, Waiver
 from ceag_cli.errors import OptionError
 from ceag_cli.errors import nearest as nearest
-from ceag_cli.options import COMMANDS, Command, flag, parse
+from ceag_cli.options import COMMANDS, EMPTY, Command, flag, parse
 
 PROJECT_FILE = "ceag.yaml"
 PYPROJECT = "pyproject.toml"
@@ -193,6 +194,7 @@ def resolve(
     config: str | None = None,
     *,
     folder: Path = Path(),
+    names: Mapping[str, str] = MappingProxyType({}),
 ) -> C:
     """Join flags, recipe, project files and defaults into the options of a command.
 
@@ -201,6 +203,7 @@ def resolve(
         given: Values from the command line or from Python; ``None`` means "not given".
         config: Path of a recipe.
         folder: Where the project files are.
+        names: What an option is called on the command line where that is not its flag.
 
     Returns:
         The options, which know where each of them comes from (``origins``).
@@ -215,11 +218,13 @@ def resolve(
     origins: dict[str, str] = {}
 
     def recipe() -> dict[str, tuple[Any, str]]:
-        found = read_recipe(Path(config), name) if config else {}
+        if config is not None and not config.strip():
+            raise OptionError(f"--config: {EMPTY}")
+        found = {} if config is None else read_recipe(Path(config), name)
         return {key: (value, str(config)) for key, value in found.items()}
 
     def flags_given() -> dict[str, tuple[Any, str]]:
-        found = checked(flags, COMMANDS[name], "")
+        found = checked(flags, COMMANDS[name], "", names)
         return {key: (value, flag(key)) for key, value in found.items()}
 
     sources: list[Callable[[], dict[str, tuple[Any, str]]]] = [
@@ -240,13 +245,19 @@ def resolve(
     return options
 
 
-def checked(values: Mapping[str, Any], command: type[Command], place: str) -> dict[str, Any]:
+def checked(
+    values: Mapping[str, Any],
+    command: type[Command],
+    place: str,
+    names: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, Any]:
     """Options of a command, each of the right type and within its limits.
 
     Args:
         values: As read from YAML or a command line.
         command: The command's options class.
-        place: Where they stand, for the messages; may be empty.
+        place: The file in which they stand, by their keys; empty for a command line.
+        names: What an option is called on the command line where that is not its flag.
 
     Raises:
         OptionError: With every value that cannot be used and every unknown name.
@@ -260,7 +271,7 @@ def checked(values: Mapping[str, Any], command: type[Command], place: str) -> di
             problems.append(f"{prefix}unknown key '{name}'{nearest(name, known)}")
             continue
         try:
-            usable[name] = parse(command, name, raw)
+            usable[name] = parse(command, name, raw, name if place else names.get(name, ""))
         except OptionError as error:
             problems += [prefix + problem for problem in error.problems]
     if problems:

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from toys import ROWS, ceag, done, tiny_model, write_csv, write_images
 
-from ceag_cli import stages
+from ceag_cli import exports, stages
 from ceag_cli.errors import OptionError
 from ceag_cli.inputs import open_checkpoint
 from ceag_cli.lineage import Lineage, read_metadata
@@ -1516,7 +1516,7 @@ def test_a_recipe_that_cannot_be_used_is_refused_with_every_problem(here: Path) 
     Path("r.yaml").write_text("sparsty: 0.75\nepochs: -1\n")
     assert errors("prune", "model.safetensors", "-c", "r.yaml", "--lr", "0") == [
         "r.yaml: unknown key 'sparsty'; did you mean 'sparsity'?",
-        "r.yaml: --epochs: -1 must be at least 0",
+        "r.yaml: epochs: -1 must be at least 0",
         "--lr: 0.0 must be more than 0",
     ]
 
@@ -1673,3 +1673,109 @@ def test_a_folder_written_with_o_can_be_given_back(here: Path) -> None:
     done("prune", "model.safetensors", "--sparsity", "0.5", "-o", "folder/")
     result = done(*MITIGATE, "folder", "--groups", "labels.csv")
     assert "folder/model.safetensors: test_resnet" in result.stderr
+
+
+# What cannot be read as a command line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("audit", "--config="), "--config"),
+        (("audit", "--config", ""), "--config"),
+        (("audit", "-c", " "), "--config"),
+        (("audit", "--groups-by="), "--groups-by"),
+        (("audit", "--cluster-id="), "--cluster-id"),
+        (("audit", "--predictions="), "--predictions"),
+        (("audit", "--eps="), "--eps"),
+        (("audit", "--report", "json=a.json", "--report="), "--report"),
+        (("audit", "-o", ""), "--output"),
+        (("audit", ""), "FILE"),
+        (("dense", "--checkpoint="), "--checkpoint"),
+        (("prune", "--include="), "--include"),
+        (("mitigate", "--dense="), "--dense"),
+        (("export", "--class-map="), "--class-map"),
+        (("groups", "--label-column="), "--label-column"),
+        (("check", "--config="), "--config"),
+        (("sweep", "recipe.yaml", "--output="), "--output"),
+        (("info", ""), "FILE"),
+        (("pack", "model.safetensors", "-o", ""), "--output"),
+    ],
+)
+def test_an_empty_value_is_not_taken_for_none(
+    here: Path, arguments: tuple[str, ...], named: str
+) -> None:
+    assert errors(*arguments) == [
+        f"{named}: is empty, as an unset variable makes it; give a value, or leave it out"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("audit", "--eps", "abc"), "--eps: 'abc' is not a number"),
+        (("dense", "--epochs", "1.5"), "--epochs: '1.5' is not a whole number"),
+        (("groups", "--churn", "x"), "--churn: 'x' is not a number"),
+        (("groups", "--format", "yaml"), "--format: 'yaml' is not one of text, json"),
+        (("groups", "--format", "junit"), "--format: 'junit' is not one of text, json"),
+        (
+            ("audit", "--bogus"),
+            "ceag audit: no such option: --bogus (Possible options: --groups); 'ceag audit --help' "
+            "says what there is",
+        ),
+        (
+            ("audit", "--config"),
+            "ceag audit: option '--config' requires an argument; 'ceag audit --help' says what "
+            "there is",
+        ),
+        (("auditt",), "ceag: no such command 'auditt'"),
+        (("--nothing",), "ceag: no such option: --nothing; 'ceag --help' says what there is"),
+        (("prune", "a", "b"), "ceag prune: got unexpected extra argument(s) (b)"),
+    ],
+)
+def test_wrong_usage_is_one_line_as_every_error_is(
+    here: Path, arguments: tuple[str, ...], problem: str
+) -> None:
+    (found,) = errors(*arguments)
+    assert found.startswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("mitigate", "interrupted; the same command with --resume continues"),
+        ("audit", "interrupted; there is no verdict; the same command begins anew"),
+        ("export", "interrupted"),
+    ],
+)
+def test_what_to_do_after_an_interruption(
+    command: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    for module, name in ((stages, "mitigate"), (stages, "run_audit"), (exports, "export")):
+        monkeypatch.setattr(module, name, interrupt)
+    result = ceag(command)
+    assert result.exit_code == 130
+    assert result.stderr == f"{words}\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "default"),
+    [
+        (
+            "audit",
+            "--gate-splits <str> Splits that the verdict rests on; those that a model was "
+            "fitted or chosen on are refused. One of train, val, test. [default: test]",
+        ),
+        (
+            "audit",
+            "--alpha <float> Error level of a PASS, and of all FAILs together. [default: 0.05]",
+        ),
+        ("prune", "[default: 0]"),
+        ("mitigate", "0 is no bound. [default: 0.9; with --paper: 0]"),
+    ],
+)
+def test_defaults_are_shown_as_they_would_be_given(command: str, default: str) -> None:
+    assert default in " ".join(done(command, "--help").stdout.split())

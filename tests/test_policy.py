@@ -261,12 +261,12 @@ def test_options_with_a_policy_are_written_as_a_recipe_and_read_back() -> None:
     [
         ("epsilon: 0.1", "unknown key 'epsilon'; did you mean 'eps'?"),
         ("required: []", "unknown key 'required'; did you mean 'required_groups'?"),
-        ("eps: -0.1", "--eps: -0.1 must be at least 0"),
-        ("eps: .nan", "--eps: 'nan' is not a number"),
-        ("eps: .inf", "--eps: 'inf' is not a number"),
-        ("eps: [0.1]", "--eps: '[0.1]' is not a number"),
-        ("gate: lenient", "--gate: 'lenient' is not one of evidence, strict, point"),
-        ("gate_splits: [tset]", "--gate-splits: 'tset' is not one of train, val, test"),
+        ("eps: -0.1", "eps: -0.1 must be at least 0"),
+        ("eps: .nan", "eps: 'nan' is not a number"),
+        ("eps: .inf", "eps: 'inf' is not a number"),
+        ("eps: [0.1]", "eps: '[0.1]' is not a number"),
+        ("gate: lenient", "gate: 'lenient' is not one of evidence, strict, point"),
+        ("gate_splits: [tset]", "gate_splits: 'tset' is not one of train, val, test"),
         (
             "overrides: {feature: race, value: Black, eps: 0.1}",
             "overrides: is not a list; write '- {feature: ..., value: ..., eps: ...}', one entry a "
@@ -347,7 +347,7 @@ def test_everything_that_is_wrong_is_said_at_once() -> None:
         "pyproject.toml",
     )
     assert problems("audit:\n  gate: no\n  waivers: 3\n") == [
-        "ceag.yaml, section audit: --gate: 'False' is not a word",
+        "ceag.yaml, section audit: gate: 'False' is not a word",
         "ceag.yaml, section audit: waivers: is not a list; write '- {feature: ..., value: ..., "
         "eps: ..., reason: ..., expires: ...}', one entry a line",
         "pyproject.toml, [tool.ceag.audit]: unknown key 'epss'; did you mean 'eps'?",
@@ -386,10 +386,10 @@ def test_a_file_of_the_wrong_shape_is_named(text: str, name: str, said: str) -> 
 @pytest.mark.parametrize(
     ("values", "problem"),
     [
-        ({"eps": float("nan")}, "policy: --eps: 'nan' is not a number"),
-        ({"eps": -0.1}, "policy: --eps: -0.1 must be at least 0"),
-        ({"alpha": 0.0}, "policy: --alpha: 0.0 must be more than 0"),
-        ({"gate": "lax"}, "policy: --gate: 'lax' is not one of evidence, strict, point"),
+        ({"eps": float("nan")}, "policy: eps: 'nan' is not a number"),
+        ({"eps": -0.1}, "policy: eps: -0.1 must be at least 0"),
+        ({"alpha": 0.0}, "policy: alpha: 0.0 must be more than 0"),
+        ({"gate": "lax"}, "policy: gate: 'lax' is not one of evidence, strict, point"),
         (
             {"eps_by_group": {BLACK: float("inf")}},
             "overrides, entry 1: eps: inf is not a fraction from 0 to 1; 0.02 is 2 points",

@@ -125,26 +125,26 @@ def test_a_number_may_name_a_column() -> None:
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ("epochs: 2.5", "r.yaml: --epochs: '2.5' is not a whole number"),
-        ("epochs: many", "r.yaml: --epochs: 'many' is not a whole number"),
-        ("epochs: true", "r.yaml: --epochs: 'True' is not a whole number"),
-        ("epochs: -1", "r.yaml: --epochs: -1 must be at least 0"),
-        ("epochs: [1, 2]", "r.yaml: --epochs: '[1, 2]' is not a whole number"),
-        ("lr: fast", "r.yaml: --lr: 'fast' is not a number"),
-        ("lr: .nan", "r.yaml: --lr: 'nan' is not a number"),
-        ("lr: .inf", "r.yaml: --lr: 'inf' is not a number"),
-        ("lr: 0", "r.yaml: --lr: 0.0 must be more than 0"),
-        ("momentum: 1", "r.yaml: --momentum: 1.0 must be less than 1"),
-        ("hflip: 1.5", "r.yaml: --hflip: 1.5 must be at most 1"),
-        ("amp: 1", "r.yaml: --amp: '1' is not true or false"),
-        ("amp: 'yes'", "r.yaml: --amp: 'yes' is not true or false"),
-        ("groups_by: no", "r.yaml: --groups-by: 'False' is not a word"),
+        ("epochs: 2.5", "r.yaml: epochs: '2.5' is not a whole number"),
+        ("epochs: many", "r.yaml: epochs: 'many' is not a whole number"),
+        ("epochs: true", "r.yaml: epochs: 'True' is not a whole number"),
+        ("epochs: -1", "r.yaml: epochs: -1 must be at least 0"),
+        ("epochs: [1, 2]", "r.yaml: epochs: '[1, 2]' is not a whole number"),
+        ("lr: fast", "r.yaml: lr: 'fast' is not a number"),
+        ("lr: .nan", "r.yaml: lr: 'nan' is not a number"),
+        ("lr: .inf", "r.yaml: lr: 'inf' is not a number"),
+        ("lr: 0", "r.yaml: lr: 0.0 must be more than 0"),
+        ("momentum: 1", "r.yaml: momentum: 1.0 must be less than 1"),
+        ("hflip: 1.5", "r.yaml: hflip: 1.5 must be at most 1"),
+        ("amp: 1", "r.yaml: amp: '1' is not true or false"),
+        ("amp: 'yes'", "r.yaml: amp: 'yes' is not true or false"),
+        ("groups_by: no", "r.yaml: groups_by: 'False' is not a word"),
         (
             "sched: linear",
-            "r.yaml: --sched: 'linear' is not one of cosine, multistep, constant",
+            "r.yaml: sched: 'linear' is not one of cosine, multistep, constant",
         ),
-        ("std: [0.5, 0]", "r.yaml: --std: 0.0 must be more than 0"),
-        ("mean: [0.5, x]", "r.yaml: --mean: 'x' is not a number"),
+        ("std: [0.5, 0]", "r.yaml: std: 0.0 must be more than 0"),
+        ("mean: [0.5, x]", "r.yaml: mean: 'x' is not a number"),
     ],
 )
 def test_a_value_that_cannot_be_used_is_named(line: str, problem: str) -> None:
@@ -236,9 +236,9 @@ def test_all_problems_of_all_sources_are_reported_together() -> None:
         resolve(MitigateOptions, {"momentum": 2, "seed": 7}, config)
     assert caught.value.problems == [
         "ceag.yaml, section mitigate: unknown key 'bufer'; did you mean 'buffer'?",
-        "ceag.yaml, section mitigate: --epochs: 0 must be at least 1",
-        "r.yaml: --eps: -1.0 must be at least 0",
-        f"r.yaml: --method: 'magic' is not one of {', '.join(METHODS)}",
+        "ceag.yaml, section mitigate: epochs: 0 must be at least 1",
+        "r.yaml: eps: -1.0 must be at least 0",
+        f"r.yaml: method: 'magic' is not one of {', '.join(METHODS)}",
         "--momentum: 2.0 must be less than 1",
     ]
 
@@ -377,3 +377,15 @@ def test_an_option_that_was_added_since_had_its_default() -> None:
 
 def test_a_flag_is_spelled_with_dashes() -> None:
     assert flag("groups_by") == "--groups-by"
+
+
+@pytest.mark.parametrize("text", ["''", "' '", "[Black, '']"])
+def test_a_text_without_letters_is_not_taken_for_none(text: str) -> None:
+    name = "control" if text.startswith("[") else "groups_by"
+    assert problems(AuditOptions, f"{name}: {text}\n") == [
+        f"r.yaml: {name}: is empty, as an unset variable makes it; give a value, or leave it out"
+    ]
+    with pytest.raises(OptionError, match="--groups-by: is empty"):
+        AuditOptions(groups_by="")
+    with pytest.raises(OptionError, match="--config: is empty"):
+        resolve(AuditOptions, {}, "")

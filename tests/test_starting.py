@@ -150,7 +150,7 @@ def test_every_section_is_checked_and_the_groups_against_the_csv() -> None:
     assert result.exit_code == 2
     assert result.stderr.splitlines() == [
         "error: ceag.yaml, section dense: unknown key 'epoch'; did you mean 'epochs'?",
-        "error: ceag.yaml, section audit: --gate: 'lax' is not one of evidence, strict, point",
+        "error: ceag.yaml, section audit: gate: 'lax' is not one of evidence, strict, point",
     ]
     Path("ceag.yaml").write_text("audit: {overrides: [{feature: race, value: black, eps: 0.1}]}\n")
     assert ceag("check").exit_code == 0  # no CSV is named

@@ -227,7 +227,7 @@ def test_all_problems_of_a_recipe_are_reported_together(tmp_path: Path) -> None:
         ": sparsities: 1.5 must be at least 0 and less than 1",
         ", dense: 'seed' is set by the sweep; leave it out",
         ", dense: unknown key 'epochz'; did you mean 'epochs'?",
-        ", methods, x: --method: 'magic' is not one of ceag, naive, naive-es, equalized-loss, "
+        ", methods, x: method: 'magic' is not one of ceag, naive, naive-es, equalized-loss, "
         "fairgrape, reweight, group-dro",
         ": methods: 'a/b' cannot be a file name",
     ]
