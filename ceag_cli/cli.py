@@ -25,7 +25,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from ceag_cli.errors import CeagError
-from ceag_cli.options import COMMANDS, EMPTY, Command, flag, value_type
+from ceag_cli.options import COMMANDS, EMPTY, AuditOptions, Command, flag, parse, value_type
 from ceag_cli.progress import Update
 from ceag_cli.recipe import resolve
 
@@ -494,8 +494,6 @@ def _groups(
     Example: ceag groups labels.csv --eps 0.02
     """
     with exit_codes():
-        from ceag_cli.options import AuditOptions
-
         given = {
             "groups": file,
             "groups_by": groups_by,
@@ -538,6 +536,10 @@ def _init(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a ceag.yaml that exists.")
     ] = False,
+    eps: Annotated[
+        str | None,
+        typer.Option("--eps", help="Largest excess accuracy gap to ask for. [default: 0.02]"),
+    ] = None,
 ) -> None:
     """Write a commented ceag.yaml that asks for the defaults, with the names of what is here.
 
@@ -545,8 +547,10 @@ def _init(
     """
     with exit_codes():
         from ceag_cli import starting
+        from ceag_cli.policy import DEFAULT_EPS
 
-        _show(starting.write_policy(Path(), overwrite, Terminal()), None, as_json=False)
+        asked = DEFAULT_EPS if eps is None else parse(AuditOptions, "eps", eps)
+        _show(starting.write_policy(Path(), overwrite, Terminal(), asked), None, as_json=False)
 
 
 _Output = Annotated[

@@ -1,7 +1,7 @@
 """Writing a first ``ceag.yaml``, and checking one that is there.
 
-What is written parses and changes nothing but the names of the files that were found: every other
-line is a comment that shows a key with its default.
+What is written parses and changes nothing but eps, so that no model sets its own gate, and the
+names of the files that were found: every other line is a comment that shows a key with its default.
 """
 
 from __future__ import annotations
@@ -34,6 +34,10 @@ SHOWN_KEYS = (
     "min_coverage",
     "gate_splits",
 )
+
+
+_EXAMPLES = (("race", "Black"), ("gender", "Female"))
+"""Groups that stand for those of a CSV that was not found. A required one cannot be waived."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +87,16 @@ def _looks_like_labels(path: Path) -> bool:
     return "split" in header and any(name in header for name in PATH_COLUMNS)
 
 
-def write_policy(folder: Path, overwrite: bool, reporter: Reporter) -> list[str]:
+def write_policy(
+    folder: Path, overwrite: bool, reporter: Reporter, eps: float = DEFAULT_EPS
+) -> list[str]:
     """Write a commented ``ceag.yaml``.
+
+    Args:
+        folder: Where it goes, and where files are looked for that it can name.
+        overwrite: Replace one that is there.
+        reporter: Hears what is wrong with what was found.
+        eps: The largest excess accuracy gap that it asks for, a fraction.
 
     Returns:
         What was written, in sentences.
@@ -101,20 +113,20 @@ def write_policy(folder: Path, overwrite: bool, reporter: Reporter) -> list[str]
     if len(found.csvs) > 1:
         names = ", ".join(path.name for path in found.csvs)
         reporter.warn(f"several tables could be the groups CSV ({names}); name one in {path}")
-    write_text(path, "\n".join(policy_text(found)) + "\n")
+    write_text(path, "\n".join(policy_text(found, eps)) + "\n")
     try:
         read_project("audit", folder)
     except OptionError as error:  # for example pyproject.toml names another CSV
         for problem in error.problems:
             reporter.warn(problem)
     named = "".join(f", with {csv.name}" for csv in found.csvs if len(found.csvs) == 1)
-    return [f"wrote {path}{named}; 'ceag groups' shows which groups can be decided"]
+    return [f"wrote {path}{named}, eps {eps:g}; 'ceag groups' shows which groups can be decided"]
 
 
-def policy_text(found: Found) -> list[str]:
-    """The lines of a ``ceag.yaml`` that says no more than what was found."""
-    feature, value = found.groups[0] if found.groups else ("race", "Black")
-    group = f"feature: {_quoted(feature)}, value: {_quoted(value)}"
+def policy_text(found: Found, eps: float = DEFAULT_EPS) -> list[str]:
+    """The lines of a ``ceag.yaml`` that says no more than eps and what was found."""
+    examples = [*found.groups[:2], *_EXAMPLES[len(found.groups) :]]
+    group, waived = (f"feature: {_quoted(f)}, value: {_quoted(v)}" for f, v in examples)
     text = [
         "# What 'ceag audit' asks of a model in this folder, and what the other commands take for",
         "# their flags: one section per command (dense, prune, mitigate, audit), and in it the",
@@ -140,8 +152,9 @@ def policy_text(found: Found) -> list[str]:
         ]
     text += [
         "",
-        "  # Largest excess accuracy gap, a fraction; without it what the model was made for.",
-        f"  # eps: {DEFAULT_EPS:g}",
+        "  # Largest excess accuracy gap, a fraction: 0.02 is 2 points. Without it the eps that a",
+        "  # model was made for would be asked for, so that a model would set its own gate.",
+        f"  eps: {eps:g}",
         "",
     ]
     for name in SHOWN_KEYS:
@@ -163,7 +176,7 @@ def policy_text(found: Found) -> list[str]:
         "",
         "  # Violations that are accepted until a day, and no larger than said.",
         "  # waivers:",
-        f"  #   - {{{group}, eps: 0.05,",
+        f"  #   - {{{waived}, eps: 0.05,",
         "  #      reason: retraining is under way, expires: 2026-12-31, owner: vision team}",
     ]
     return text

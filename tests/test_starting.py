@@ -13,7 +13,7 @@ from toys import ceag, done, write_csv
 
 from ceag_cli.errors import OutputError
 from ceag_cli.options import COMMANDS, AuditOptions
-from ceag_cli.policy import Policy, read_policy
+from ceag_cli.policy import Policy, policy_of, read_policy
 from ceag_cli.progress import Quiet
 from ceag_cli.recipe import resolve
 from ceag_cli.starting import Found, policy_text, write_policy
@@ -45,16 +45,32 @@ def uncommented(text: str) -> str:
 
 def test_what_is_written_gives_the_defaults() -> None:
     result = done("init")
-    assert result.stdout == ("wrote ceag.yaml; 'ceag groups' shows which groups can be decided\n")
+    assert result.stdout == (
+        "wrote ceag.yaml, eps 0.02; 'ceag groups' shows which groups can be decided\n"
+    )
     for command, options in COMMANDS.items():
-        assert resolve(options, {}) == options(), command
+        default = AuditOptions(eps=0.02) if command == "audit" else options()
+        assert resolve(options, {}) == default, command
     assert read_policy() == Policy()
+
+
+def test_no_model_sets_its_own_gate_once_there_is_a_policy() -> None:
+    made_for = ("model.mitigated.safetensors", 0.2)
+    assert policy_of(resolve(AuditOptions, {}), made_for).eps == 0.2
+    done("init")
+    assert policy_of(resolve(AuditOptions, {}), made_for).eps == 0.02
+    done("init", "--overwrite", "--eps", "0.03")
+    policy = policy_of(resolve(AuditOptions, {}), made_for)
+    assert (policy.eps, policy.sources["eps"]) == (0.03, "ceag.yaml")
+    assert ceag("init", "--overwrite", "--eps", "2").stderr == (
+        "error: --eps: 2.0 must be at most 1\n"
+    )
 
 
 def test_what_is_found_is_filled_in() -> None:
     labels()
-    assert done("init").stdout.startswith("wrote ceag.yaml, with labels.csv;")
-    assert resolve(AuditOptions, {}) == AuditOptions(groups="labels.csv")
+    assert done("init").stdout.startswith("wrote ceag.yaml, with labels.csv, eps 0.02;")
+    assert resolve(AuditOptions, {}) == AuditOptions(groups="labels.csv", eps=0.02)
     text = Path("ceag.yaml").read_text()
     assert "{feature: race, value: Black, eps: 0.01}" in text  # the smallest group
 
