@@ -7,10 +7,13 @@ describes the columns and the layout of the .npz.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 
@@ -52,6 +55,12 @@ MODELS = ("dense", "sparse")
 ALIASES = {"dense": "baseline", "sparse": "candidate"}
 PROBABILITIES = ("dense_p", "sparse_p", "dense_p_label", "sparse_p_label")
 """Optional columns: the probability of the predicted label, and of the true one."""
+
+ROUNDED = 0.01 + 1e-6
+"""By so much two probabilities of an image may contradict each other, being rounded."""
+
+NUMBER = re.compile(r"[+-]?\d+(\.\d*)?", re.ASCII)
+"""Names of classes that are compared as numbers."""
 
 SMALLEST = float(np.finfo(np.float32).tiny)
 """A probability that is smaller is kept as this one, so that its logarithm is a number."""
@@ -192,11 +201,9 @@ def _table(
         raise LabelsError(f"{path}: the file has a header but no rows")
     problems.records = content.records
     _check_ids(content.ids, problems)
-    for name, what in ((roles.label, "label"), (roles.dense, "answer"), (roles.sparse, "answer")):
-        problems.note(_is(words[name], ""), f"the {what} is empty (column '{name}')")
+    classes, said = _classes(roles, words, problems)
     split = _split_numbers(words[roles.split], problems)
-    for name in roles.probabilities.values():
-        _check_probabilities(name, content, problems)
+    _check_probabilities(roles, content, said, problems)
     used = dict.fromkeys(part for parts in roles.features for part in parts)
     cells = {name: words[roles.where(name)] for name in used}
     without = _without_group(cells, missing, by_default, problems)
@@ -213,28 +220,13 @@ def _table(
         raise LabelsError(f"{path}: no row has a group, so none is left (--missing drop)")
     left = ~without if dropped else slice(None)
     groups, ids = grouped(path, cells, roles.features, left)
-    classes = tuple(
-        class_order(
-            {
-                word
-                for name in (roles.label, roles.dense, roles.sparse)
-                for word in words[name].names
-            }
-        )
-    )
-    number = {name: i for i, name in enumerate(classes)}
-
-    def classes_of(name: str) -> Integers:
-        column = words[name]
-        return np.array([number[word] for word in column.names], np.int64)[column.codes][left]
-
     table = AnswerTable(
         ids=tuple(np.array(content.ids, object)[left].tolist() if dropped else content.ids),
         split=split[left],
         classes=classes,
-        label=classes_of(roles.label),
-        dense=classes_of(roles.dense),
-        sparse=classes_of(roles.sparse),
+        label=said["label"][left],
+        dense=said["dense"][left],
+        sparse=said["sparse"][left],
         grouping=Grouping(tuple(crossed(parts) for parts in roles.features), groups),
         groups=ids,
         probabilities={
@@ -256,6 +248,56 @@ def _table(
     if strange:
         raise LabelsError(strange)
     return table
+
+
+def _classes(
+    roles: _Roles, words: Mapping[str, Column], problems: Problems
+) -> tuple[tuple[str, ...], dict[str, Integers]]:
+    """Names of all classes, and the number of that of each row by role: label, dense, sparse."""
+    columns = {"label": roles.label, "dense": roles.dense, "sparse": roles.sparse}
+    for role, name in columns.items():
+        what = "label" if role == "label" else "answer"
+        problems.note(_is(words[name], ""), f"the {what} is empty (column '{name}')")
+    _check_spellings(list(columns.values()), words, problems)
+    classes = tuple(class_order({word for name in columns.values() for word in words[name].names}))
+    number = {name: i for i, name in enumerate(classes)}
+    return classes, {
+        role: np.array([number[word] for word in words[name].names], np.int64)[words[name].codes]
+        for role, name in columns.items()
+    }
+
+
+def _check_spellings(
+    columns: Sequence[str], words: Mapping[str, Column], problems: Problems
+) -> None:
+    """Note classes that are the same number, or the same text, written in another way.
+
+    ``1.0`` is another word than ``1``, so that an answer is wrong which the model got right.
+    """
+    meant: dict[str | Decimal, tuple[str, str]] = {}
+    for name in columns:
+        column = words[name]
+        count = np.bincount(column.codes, minlength=len(column.names))
+        other: dict[int, str] = {}
+        for code in np.argsort(-count, kind="stable").tolist():  # the commonest is what is meant
+            word = column.names[code]
+            if count[code] and word:
+                first, where = meant.setdefault(_spelled(word), (word, name))
+                if first != word:
+                    other[code] = (
+                        f"{word!a} (column '{name}') and {first!a} (column '{where}') "
+                        "would be two classes; write the same class in the same way"
+                    )
+        if other:
+            problems.note(
+                np.isin(column.codes, list(other)),
+                lambda row, codes=column.codes, other=other: other[int(codes[row])],  # type: ignore[misc]
+            )
+
+
+def _spelled(word: str) -> str | Decimal:
+    """What is equal for different spellings of a class."""
+    return Decimal(word) if NUMBER.fullmatch(word) else normalize("NFC", word)
 
 
 def _split_numbers(column: Column, problems: Problems) -> Integers:
@@ -358,11 +400,54 @@ def _check_ids(ids: Sequence[str], problems: Problems) -> None:
     )
 
 
-def _check_probabilities(name: str, content: Content, problems: Problems) -> None:
-    values = content.numbers[name]
+def _check_probabilities(
+    roles: _Roles, content: Content, said: Mapping[str, Integers], problems: Problems
+) -> None:
+    usable: dict[str, Flags] = {}
+    for role, name in roles.probabilities.items():
+        values = content.numbers[name]
+        usable[role] = (values >= 0) & (values <= 1) & ~content.unreadable[name]
+        problems.note(
+            ~usable[role] & ~content.unreadable[name],
+            lambda row, values=values, name=name: (  # type: ignore[misc]
+                f"{values[row]:g} is no probability from 0 to 1 (column '{name}')"
+            ),
+        )
+    for model in MODELS:
+        both = [f"{model}_p", f"{model}_p_label"]
+        if all(role in usable for role in both):
+            _check_agreement(
+                [roles.probabilities[role] for role in both],
+                content,
+                usable[both[0]] & usable[both[1]],
+                said[model] == said["label"],
+                problems,
+            )
+
+
+def _check_agreement(
+    names: Sequence[str], content: Content, usable: Flags, right: Flags, problems: Problems
+) -> None:
+    """Note probabilities of the answer and of the label that no model gives.
+
+    Where the answer is the label both are one number. Where it is not, they are those of two
+    classes, of which the answer is the likelier one.
+    """
+    p, p_label = (content.numbers[name] for name in names)
+
+    def text(why: str) -> Callable[[int], str]:
+        return lambda row: f"{names[0]} is {p[row]:g} and {names[1]} {p_label[row]:g}, {why}"
+
     problems.note(
-        ~((values >= 0) & (values <= 1)) & ~content.unreadable[name],
-        lambda row: f"{values[row]:g} is no probability from 0 to 1 (column '{name}')",
+        usable & right & (np.abs(p - p_label) > ROUNDED), text("but the answer is the label")
+    )
+    problems.note(
+        usable & ~right & (p_label > p + ROUNDED),
+        text("but an answer is the likeliest class; leave out both columns if a threshold decides"),
+    )
+    problems.note(
+        usable & ~right & (p + p_label > 1 + ROUNDED),
+        text("of two classes, and together more than 1"),
     )
 
 

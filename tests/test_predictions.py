@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shutil
+import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,8 @@ from typing import Any
 import numpy as np
 import pyarrow
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pyarrow import parquet
 from toys import ceag, done, write_images
 
@@ -231,6 +234,103 @@ def test_answers_that_are_no_labels_are_legal_but_not_all_of_them(tmp_path: Path
         f"{tmp_path / 'p.csv'}: no answer in column 'sparse' is a label of column 'label' anywhere "
         "(first: '1', where the label is 'cat'); are they names of the same classes?"
     ]
+
+
+NUMBERED = """\
+id,label,split,race,dense,sparse
+a,1,test,x,1,1
+b,1,test,x,1,2
+c,2,test,y,2,3
+"""
+
+
+@pytest.mark.parametrize("spelling", ["1.0", "01", "+1", "1.", "1.00"])
+def test_another_spelling_of_a_class_is_no_other_class(tmp_path: Path, spelling: str) -> None:
+    """One answer matches, so that the others would be taken for mistakes."""
+    text = NUMBERED.replace("b,1,test,x,1,2", f"b,1,test,x,{spelling},2")
+    assert refused(tmp_path, text) == [
+        f"row 3: '{spelling}' (column 'dense') and '1' (column 'label') would be two classes; "
+        "write the same class in the same way"
+    ]
+
+
+def test_other_spellings_are_found_in_every_column(tmp_path: Path) -> None:
+    """Among the labels the commonest is meant. 3 is no label, and all the same one class."""
+    text = NUMBERED + "d,1.0,test,y,3.0,2\ne,3e0,test,y,3_0,cat\n"
+    assert [problem.split(" would")[0] for problem in refused(tmp_path, text)] == [
+        "row 4: '3' (column 'sparse') and '3.0' (column 'dense')",
+        "row 5: '1.0' (column 'label') and '1' (column 'label')",
+    ]
+
+
+def test_a_class_in_two_forms_of_unicode_is_one(tmp_path: Path) -> None:
+    text = PREDS.replace("test,x,f,cat", "test,x,f,caf\u00e9").replace("dog\n", "cafe\u0301\n")
+    problems = refused(tmp_path, text)
+    assert problems[0].startswith(
+        "row 3: 'cafe\\u0301' (column 'sparse') and 'caf\\xe9' (column 'dense') would be two"
+    )
+
+
+# Columns of probabilities that no model gives. Row 3 is a mistake, the others are right.
+AGREEING = """\
+id,label,split,race,dense,sparse,dense_p,dense_p_label,sparse_p,sparse_p_label
+a,cat,test,x,cat,cat,0.5,0.5,0.75,0.75
+b,cat,test,x,dog,dog,0.5,0.5,0.6,0.25
+c,dog,test,y,dog,dog,0.67,0.66,1,1
+"""
+
+
+def test_probabilities_may_differ_by_their_rounding(tmp_path: Path) -> None:
+    assert len(read(tmp_path, AGREEING)) == 3
+    rounded = AGREEING.replace("0.5,0.5,0.6,0.25", "0.51,0.5,0.5,0.51")
+    assert len(read(tmp_path, rounded)) == 3
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "message"),
+    [
+        (
+            "0.75,0.75",
+            "0.75,0.5",
+            "row 2: sparse_p is 0.75 and sparse_p_label 0.5, but the answer is the label",
+        ),
+        (
+            "0.6,0.25",
+            "0.25,0.6",
+            "row 3: sparse_p is 0.25 and sparse_p_label 0.6, but an answer is the likeliest class; "
+            "leave out both columns if a threshold decides",
+        ),
+        (
+            "0.6,0.25",
+            "0.8,0.4",
+            "row 3: sparse_p is 0.8 and sparse_p_label 0.4, of two classes, and together more "
+            "than 1",
+        ),
+        ("0.6,0.25", "0.6,nan", "row 3: nan is no probability from 0 to 1 (column "),
+    ],
+)
+def test_probabilities_that_contradict_each_other_are_refused(
+    tmp_path: Path, right: str, wrong: str, message: str
+) -> None:
+    (problem,) = refused(tmp_path, AGREEING.replace(right, wrong))
+    assert problem.startswith(message)
+
+
+@given(
+    st.lists(st.lists(st.floats(-9, 9), min_size=3, max_size=3), min_size=1, max_size=5),
+    st.integers(2, 6),
+)
+def test_probabilities_of_a_model_are_taken(logits: list[list[float]], digits: int) -> None:
+    """Those of any softmax, rounded to two digits or more."""
+    rows = ["z,0,test,x,0,0,1,1"]  # a model is right at least once
+    for i, row in enumerate(logits):
+        shares = np.exp(row) / np.exp(row).sum()
+        answer = int(np.argmax(row))
+        p, p_label = (round(float(x), digits) for x in (shares[answer], shares[i % 3]))
+        rows.append(f"{i},{i % 3},test,x,{answer},{i % 3},{p},{p_label}")
+    header = "id,label,split,race,dense,sparse,dense_p,dense_p_label"
+    with tempfile.TemporaryDirectory() as folder:
+        assert len(read(Path(folder), "\n".join([header, *rows]), groups_by="race")) == len(rows)
 
 
 # What is refused
