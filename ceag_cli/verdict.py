@@ -95,6 +95,11 @@ def overall(
     return PASS, 0, reasons
 
 
+def _alike(split: SplitResult) -> bool:
+    """Whether nothing is known to differ between the models' answers."""
+    return split.n > 0 and not (split.lost or split.gained or split.lateral)
+
+
 def _name(group: GroupResult, gated: set[str]) -> str:
     name = f"{group.feature}={group.value}"
     return f"{name} ({group.split})" if len(gated) > 1 else name
@@ -119,6 +124,14 @@ def warnings_of(
     found = []
     if identical:
         found.append("both models are the same file, so every psi is 0 and nothing is compared")
+    elif alike := [split for split in splits if split.gated and _alike(split)]:
+        # Mostly one model under two names; the bounds are right all the same if it is not.
+        same = all(split.lateral is not None for split in alike)
+        found.append(
+            f"{_listed([split.split for split in alike])}: both models "
+            f"{'give the same answer to every image' if same else 'are right on the same images'}, "
+            "so there is no difference to judge; make sure that these are two models"
+        )
     found += look_alikes(dict.fromkeys((group.feature, group.value) for group in groups))
     for split in splits:
         if split.gated and policy.gate == "point" and (split.noise_floor or 0) > policy.eps:

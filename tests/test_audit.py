@@ -698,6 +698,26 @@ def test_the_same_file_twice() -> None:
     assert "the same file" in result.warnings[0]
 
 
+@pytest.mark.parametrize("gate", ["evidence", "strict", "point"])
+def test_two_models_that_answer_alike_are_warned_of(gate: str) -> None:
+    """1000 images without a difference show that psi is small, if there are two models."""
+    samples = images(0, both=400, neither=100) + images(1, both=500)
+    pair = paired(samples)
+    unlike = torch.zeros(1000, dtype=torch.bool)
+    unlike[450] = True
+    for changed, said in (
+        (torch.zeros_like(unlike), "test: both models give the same answer to every image, so"),
+        (None, "test: both models are right on the same images, so there is no"),
+        (unlike, None),  # both wrong, each in its own way
+    ):
+        result = full_audit(
+            [dataclasses.replace(pair, changed=changed)], AB, Policy(gate=gate, eps=0.03)
+        )
+        assert (result.verdict, result.exit_code) == ("PASS", 0)
+        warnings = [text for text in result.warnings if "both models" in text]
+        assert [text.startswith(str(said)) for text in warnings] == [True] * (said is not None)
+
+
 def test_one_image_is_no_evidence() -> None:
     samples = images(0, lost=1) + images(1, both=999)
     a, b = shown(samples).groups

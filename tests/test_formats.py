@@ -470,10 +470,10 @@ def test_the_annotations() -> None:
 
 
 def test_a_pass_is_a_notice_and_an_open_audit_that_fails_the_job_an_error() -> None:
-    good = commands(render(audited("ab", (0, 0), (900, 900)), "github"))
+    good = commands(render(audited("ab", (1, 1), (900, 900)), "github"))
     assert [kind for kind, _, _ in good] == ["notice"]
     policy = Policy(eps=0.02, gate="strict")
-    open_ = commands(render(audited("abc", (0, 0, 0), (900, 900, 9), policy), "github"))
+    open_ = commands(render(audited("abc", (1, 1, 0), (900, 900, 9), policy), "github"))
     assert [kind for kind, _, _ in open_] == ["error", "warning", "warning"]
     assert open_[0][1]["title"] == "ceag audit: INCONCLUSIVE"
 

@@ -454,7 +454,7 @@ def test_a_group_that_the_data_lacks_is_named_with_the_nearest() -> None:
 
 def test_a_required_group_without_images_fails_the_audit() -> None:
     policy = Policy(eps=0.05, required=(("age", "Old"), ("race", "Black")))
-    result = judged(policy)
+    result = judged(policy, (1, 1))
     assert (result.verdict, result.exit_code) == ("INCONCLUSIVE", 3)
     assert result.reasons == ("required, but without images: age=Old",)
     assert verdict_of(result, ("age", "Old")) == "NO_DATA"
