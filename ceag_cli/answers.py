@@ -24,6 +24,7 @@ from ceag_cli.audit import Paired
 from ceag_cli.checkpoints import Checkpoint
 from ceag_cli.classes import class_index
 from ceag_cli.columns import FORMAT, NAMES, Anything, Column, read_npz, write_npz
+from ceag_cli.destinations import unwritable
 from ceag_cli.errors import LabelsError, OptionError, OutputError
 from ceag_cli.evaluation import Compute, Predictions, evaluate_together
 from ceag_cli.findings import Subject
@@ -238,6 +239,9 @@ def _from_models(options: AuditOptions, reporter: Reporter) -> Answered:
     models = {"dense": dense, "sparse": sparse}
     keys = {name: _key(model, data, options, compute) for name, model in models.items()}
     own, shared = folder_of(dense.path) / KEPT, folder / PREDICTIONS
+    problem = unwritable(shared)
+    if problem is not None:  # known before the models are run
+        raise OutputError(f"{shared}: {problem}; name another folder with -o")
     places = {"dense": (own, shared), "sparse": (shared,)}
     found: dict[str, _Said] = {}
     taken: dict[str, Path] = {}

@@ -10,6 +10,7 @@ from typing import Any
 
 from ceag_cli.annotations import workflow_commands
 from ceag_cli.checkpoints import write_text
+from ceag_cli.destinations import is_stream, unwritable, write_stream
 from ceag_cli.errors import OutputError
 from ceag_cli.junit import junit
 from ceag_cli.markdown import markdown
@@ -74,6 +75,21 @@ def render(audit: Audit, name: str) -> str:
     return FORMATS[name](audit)
 
 
+def refuse_file(folder: Path) -> None:
+    """Refuse a file where the folder of all reports is to be named.
+
+    Raises:
+        OutputError: With the option that means a file.
+    """
+    names = {".json": "json", ".html": "html", ".htm": "html", ".md": "markdown"}
+    names |= {".csv": "csv", ".xml": "junit", ".txt": "text"}
+    name = names.get(folder.suffix.lower())
+    if name is not None and not folder.is_dir():
+        raise OutputError(
+            f"-o {folder}: names the folder of the audit; for a file say --report {name}={folder}"
+        )
+
+
 def report_files(
     reports: Sequence[str], folder: Path | None = None, inputs: Sequence[Path] = ()
 ) -> dict[Path, str]:
@@ -95,9 +111,12 @@ def report_files(
     files: dict[Path, str] = {}
     problems = []
     for name, file in asked:
-        real = Path(os.path.realpath(Path(file).expanduser()))
-        problem = _unwritable(real)
-        if str(real) in read:
+        named = Path(file).expanduser()
+        real = named if is_stream(named) else Path(os.path.realpath(named))
+        problem = unwritable(real)
+        if file.endswith(("/", os.sep)):
+            problem = "names a folder; name a file in it"
+        elif str(real) in read:
             problem = "is read by this audit and is not written over"
         elif real.is_file() and real.suffix.lower() in NO_REPORTS:
             problem = "is there already and is no report; it is not written over"
@@ -111,18 +130,6 @@ def report_files(
     return files
 
 
-def _unwritable(file: Path) -> str | None:
-    """Why a file could not be written, as far as that can be seen without writing."""
-    if file.exists() and not file.is_file():
-        return "cannot be written: there is a folder or a device of this name"
-    folder = next(parent for parent in file.parents if parent.exists())
-    if not folder.is_dir():
-        return f"cannot be written: {folder} is not a folder"
-    if not os.access(folder, os.W_OK):
-        return f"cannot be written: {folder} may not be written to"
-    return None
-
-
 def write_reports(audit: Audit, files: Mapping[Path, str]) -> None:
     """Write every file; one that fails does not keep the others from being written.
 
@@ -132,7 +139,8 @@ def write_reports(audit: Audit, files: Mapping[Path, str]) -> None:
     problems: list[str] = []
     for file, name in files.items():
         try:
-            write_text(file, render(audit, name))
+            write = write_stream if is_stream(file) else write_text
+            write(file, render(audit, name))
         except OutputError as error:
             problems += error.problems
     if problems:

@@ -25,7 +25,7 @@ from ceag_cli.classes import class_index, class_order, ordered_names
 from ceag_cli.documents import audit_document
 from ceag_cli.errors import OptionError, OutputError
 from ceag_cli.evaluation import Compute, evaluate
-from ceag_cli.formats import report_files, write_reports
+from ceag_cli.formats import refuse_file, report_files, write_reports
 from ceag_cli.gallery import gallery
 from ceag_cli.images import Split
 from ceag_cli.inputs import (
@@ -339,7 +339,10 @@ def run_audit(options: AuditOptions, reporter: Reporter | None = None) -> Audit:
         CeagError: Something given cannot be used.
     """
     reporter = reporter or Quiet()
-    report_files(options.report)  # what cannot be written is known before any model is run
+    given = None if options.output is None else Path(options.output)
+    if given is not None:
+        refuse_file(given)
+    report_files(options.report, given)  # what cannot be written is known before any model is run
     answered = answers(options, reporter)
     table, subject, folder = answered.table, answered.subject, answered.folder
     files = report_files(options.report, folder, subject.files)

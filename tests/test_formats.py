@@ -5,8 +5,11 @@ import dataclasses
 import datetime
 import io
 import json
-import os
 import re
+import shlex
+import socket
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -670,16 +673,27 @@ def test_a_report_may_be_one_of_the_run_folder(tmp_path: Path) -> None:
     assert len(report_files([f"json={tmp_path}/audit.json"], tmp_path)) == 2
 
 
-def test_what_cannot_be_written_is_known_before(tmp_path: Path) -> None:
+def test_what_cannot_be_written_is_known_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     (tmp_path / "labels.csv").touch()
+    listening = socket.socket(socket.AF_UNIX)
+    monkeypatch.chdir(tmp_path)  # the path of a socket must be short
+    listening.bind("socket")
+    listening.close()
     reports = [
         f"json={tmp_path}/file/x.json",
         f"csv={tmp_path}/folder",
         f"csv={tmp_path}/labels.csv",
         f"csv={tmp_path}/audit.json",
-        f"junit={os.devnull}",
+        f"junit={tmp_path}/socket",
+        f"html={tmp_path}/new/",
+        "json=/proc/x.json",
+        "json=/proc/new/x.json",
+        f"csv={tmp_path}/{'x' * 245}.csv",
+        "csv=/dev/fd/987",
     ]
     with pytest.raises(OutputError) as error:
         report_files(reports, tmp_path, [tmp_path / "labels.csv"])
@@ -688,8 +702,17 @@ def test_what_cannot_be_written_is_known_before(tmp_path: Path) -> None:
         "folder: cannot be written: there is a folder or a device of this name",
         "labels.csv: is read by this audit and is not written over",
         "audit.json: cannot hold both json and csv",
-        f"{os.devnull}: cannot be written: there is a folder or a device of this name",
+        "socket: cannot be written: there is a folder or a device of this name",
+        "new/: names a folder; name a file in it",
+        "/proc/x.json: cannot be written: no file can be made in /proc (No such file or directory)",
+        "/proc/new/x.json: cannot be written: no file can be made in /proc (No such file or "
+        "directory)",
+        f"{'x' * 245}.csv: cannot be written: no file can be made in {tmp_path} (File name too "
+        "long)",
+        "/dev/fd/987: cannot be written: number 987 is not open for writing",
     ]
+    assert not (tmp_path / "new").exists()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
 @pytest.mark.parametrize("name", ["ceag.yaml", "pyproject.toml", "answers.npz", "0.png"])
@@ -791,6 +814,42 @@ def test_a_report_that_fails_late_leaves_the_verdict(
     assert "\nFAIL: " in result.stdout
     assert result.stderr.endswith("error: x.csv: cannot be written: No space left on device\n")
     assert Path("x.xml").is_file()
+
+
+def run_in_shell(command: str) -> str:
+    """The stdout of a line of bash in which ``audit`` audits the table."""
+    python = f"{shlex.quote(sys.executable)} -m ceag_cli"
+    audit = f"audit() {{ {python} audit --predictions answers.csv $@ 2> stderr.txt; }}"
+    result = subprocess.run(
+        ["bash", "-c", f"{audit}\n{command}"], capture_output=True, text=True, check=True
+    )
+    return result.stdout
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "audit --report csv=/dev/stdout --report html=/dev/null || true",
+        "audit --report csv=/dev/stdout > out.txt || true; cat out.txt",
+        "audit --report csv=/dev/stderr || true; grep -A9 ^split stderr.txt",
+        "audit --report csv=/dev/fd/3 3> out.txt || true; cat out.txt",
+        "audit --report csv=>(cat > out.txt) || true; sleep 1; cat out.txt",
+        "mkfifo pipe; cat pipe > out.txt & audit --report csv=pipe || true; wait; cat out.txt",
+    ],
+)
+def test_a_report_can_go_to_a_stream(here: Path, command: str) -> None:
+    assert ceag("--report", "csv=file.csv").exit_code == 1
+    assert Path("file.csv").read_text() in run_in_shell(command)
+
+
+def test_a_folder_of_reports_is_no_file(here: Path) -> None:
+    result = ceag("-o", "audit.html")
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "error: -o audit.html: names the folder of the audit; for a file say --report "
+        "html=audit.html\n"
+    )
+    assert "no file can be made in /proc" in ceag("-o", "/proc/new").stderr
 
 
 def test_the_schema_is_printed() -> None:

@@ -72,6 +72,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
             "lineage",
             "packing",
             "tensorfiles",
+            "destinations",
             "checkpoints",
             "runs",
             "evaluation",

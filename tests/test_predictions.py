@@ -970,6 +970,21 @@ def test_models_may_lie_where_nothing_can_be_written(
     assert evaluated == [["dense", "sparse"]]
 
 
+def test_nothing_is_evaluated_for_a_folder_that_cannot_be_written(
+    here: Path, evaluated: list[list[str]]
+) -> None:
+    shutil.rmtree("model.pruned.run")
+    Path("model.pruned.run").write_text("in the way of the folder")
+    result = ceag(*AUDIT)
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1] == (
+        "error: model.pruned.run/predictions.npz: cannot be written: model.pruned.run is "
+        "not a folder; name another folder with -o"
+    )
+    assert ceag(*AUDIT, "-o", "/proc/new").exit_code == 2
+    assert evaluated == []
+
+
 @pytest.mark.parametrize("groups_by", ["group", "label", "group*label"])
 def test_the_file_gives_the_verdict_that_the_models_give(here: Path, groups_by: str) -> None:
     """One machine evaluates, another one judges, without models, images or CSV."""
