@@ -16,7 +16,7 @@ import traceback
 import typing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,7 +27,7 @@ from typer.core import TyperCommand, TyperGroup
 from ceag_cli.errors import CeagError
 from ceag_cli.options import COMMANDS, EMPTY, AuditOptions, Command, flag, parse, value_type
 from ceag_cli.progress import Update
-from ceag_cli.recipe import resolve
+from ceag_cli.recipe import named_as_given, resolve
 
 UsageError: type[Exception] = typing.cast(Any, typer.BadParameter.__base__)
 """Of click, or of the copy that newer versions of Typer have in its place."""
@@ -240,7 +240,9 @@ def _command(name: str, examples: str) -> Callable[[Callable[..., None]], Callab
             with exit_codes(name):
                 # A flag that may be repeated and is not there arrives as an empty list.
                 known = {name: value for name, value in given.items() if value != []}
-                run(resolve(options_class, known, config))
+                options = resolve(options_class, known, config)
+                with named_as_given(options):
+                    run(options)
 
         config_info = typer.Option(
             "--config", "-c", help="YAML recipe with any of these options.", show_default=False
@@ -508,7 +510,12 @@ def _groups(
         }
         _check_format(output_format)
         names = {"groups": "FILE", "plan_churn": "--churn"}
-        _show_plan(resolve(AuditOptions, given, config, names=names))
+        options = resolve(AuditOptions, given, config, names=names)
+        if file is not None:  # in place of the answers that the policy may name
+            origins, options = options.origins, replace(options, predictions=None)
+            options.come_from(origins)
+        with named_as_given(options):
+            _show_plan(options)
 
 
 @_registered("check")

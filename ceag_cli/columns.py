@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from ceag_cli.arrays import Flags, Integers, Numbers
 from ceag_cli.errors import LabelsError, OptionError, OutputError
+from ceag_cli.kinds import refuse_separator
 from ceag_cli.labels import (
     AT_ONCE,
     SHOWN_PROBLEMS,
@@ -76,6 +77,8 @@ class Source(Protocol):
     """A file with columns."""
 
     path: Path
+    place: str
+    """Where the names of the columns are, for messages."""
     header: list[str]
     sha256: str
     about: dict[str, Any] | None
@@ -178,10 +181,11 @@ class _Csv:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.place = f"{path} row 1"
         self.content = read_bytes(path)
         self.sha256 = hashlib.sha256(self.content).hexdigest()
-        decoded(path, self.content)
         self.delimiter = "\t" if path.suffix == ".tsv" else ","
+        refuse_separator(path, decoded(path, self.content), self.delimiter)
         raise_together(path, stray_quotes(self.content, self.delimiter))
         try:
             self.header = [name.strip() for name in next(self._reader())]
@@ -296,6 +300,7 @@ class _Npz:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.place = f"{path} (each array is a column)"
         with path.open("rb") as file:
             self.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         self.arrays, self.about = read_npz(path)
@@ -388,7 +393,7 @@ class _Parquet:
             raise OptionError(
                 f"{path}: reading a .parquet needs pyarrow: pip install 'ceag[parquet]'"
             ) from None
-        self.path = path
+        self.path, self.place = path, str(path)
         self.arrow = pyarrow
         with path.open("rb") as file:
             self.sha256 = hashlib.file_digest(file, "sha256").hexdigest()

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ceag_cli.errors import LabelsError
 from ceag_cli.groups import Grouping, ambiguous, crossed
-from ceag_cli.kinds import kind_of
+from ceag_cli.kinds import kind_of, refuse_answers, refuse_separator, taken
 from ceag_cli.quotes import stray_quotes
 from ceag_cli.recipe import nearest
 
@@ -188,6 +188,7 @@ def read_labels(
     """
     content = read_bytes(path)
     text = decoded(path, content)
+    refuse_separator(path, text)
     raise_together(path, stray_quotes(content))
     reader = csv.reader(io.StringIO(text, newline=""))
     try:
@@ -243,7 +244,9 @@ def decoded(path: Path, content: bytes) -> str:
     except UnicodeDecodeError as error:
         kind = kind_of(path)
         if kind is not None:
-            raise LabelsError(f"{path}: {kind}; wanted is a CSV with one row per image") from None
+            raise LabelsError(
+                f"{path}: {kind}; wanted is a CSV with one row per image{taken(kind)}"
+            ) from None
         line = content[: error.start].count(b"\n") + 1
         raise LabelsError(
             f"{path} row {line}: byte {content[error.start]:#04x} is not UTF-8; "
@@ -303,27 +306,30 @@ class _Columns:
         cluster_id: str | None,
         control: Sequence[str],
     ) -> _Columns:
+        place = f"{path} row 1"
+        if groups_by is None or not any(name in header for name in PATH_COLUMNS):
+            refuse_answers(path, header)
         path_columns = [name for name in PATH_COLUMNS if name in header]
         unnamed = None
         if len(path_columns) != 1:
             unnamed = (
-                f"{path} row 1: needs exactly one of the columns {', '.join(PATH_COLUMNS)}; "
+                f"{place}: needs exactly one of the columns {', '.join(PATH_COLUMNS)}; "
                 f"found {', '.join(path_columns) or 'none'}"
             )
-        problems = header_problems(path, header, label_column, unnamed)
+        problems = header_problems(place, header, label_column, unnamed)
         if cluster_id is not None and cluster_id not in header:
-            problems.append(no_such_cluster(path, header, cluster_id))
-        problems += no_such_control(path, header, control)
+            problems.append(no_such_cluster(place, header, cluster_id))
+        problems += no_such_control(place, header, control)
         reserved = {*PATH_COLUMNS, "split", "label", label_column, cluster_id, *control}
         if groups_by is None:
             features = [[name] for name in header if name and name not in reserved]
             if not features:
                 problems.append(
-                    f"{path} row 1: no column is left to make groups of; name one with "
+                    f"{place}: no column is left to make groups of; name one with "
                     f"--groups-by ('--groups-by {label_column}' takes the class as the group)"
                 )
         else:
-            features, wrong = features_of(path, header, groups_by)
+            features, wrong = features_of(place, header, groups_by)
             problems += wrong + refuse_cluster(path, features, cluster_id)
         if problems:
             raise LabelsError(problems)
@@ -340,12 +346,12 @@ class _Columns:
 
 
 def header_problems(
-    path: Path, header: Sequence[str], label_column: str, unnamed: str | None
+    place: str, header: Sequence[str], label_column: str, unnamed: str | None
 ) -> list[str]:
     """What is wrong with the columns that every table has to have.
 
     Args:
-        path: The file, for the messages.
+        place: Where the header is, for the messages.
         header: Its columns.
         label_column: The column with the target class.
         unnamed: The problem with the column that names the image, if there is one.
@@ -353,34 +359,34 @@ def header_problems(
     problems = []
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
-        problems.append(f"{path} row 1: column given twice: {', '.join(twice)}")
+        problems.append(f"{place}: column given twice: {', '.join(twice)}")
     if unnamed is not None:
         problems.append(unnamed)
     if "split" not in header:
         problems.append(
-            f"{path} row 1: needs a column 'split' with {', '.join(SPLITS)} in its rows"
+            f"{place}: needs a column 'split' with {', '.join(SPLITS)} in its rows"
             f"{nearest('split', header)}"
         )
     if label_column not in header:
         problems.append(
-            f"{path} row 1: there is no label column '{label_column}'; name one with "
+            f"{place}: there is no label column '{label_column}'; name one with "
             f"--label-column (columns: {', '.join(header)})"
         )
     return problems
 
 
-def no_such_cluster(path: Path, header: Sequence[str], cluster_id: str) -> str:
+def no_such_cluster(place: str, header: Sequence[str], cluster_id: str) -> str:
     """What is wrong when ``--cluster-id`` names no column."""
     return (
-        f"{path} row 1: --cluster-id names '{cluster_id}', which is not a column"
+        f"{place}: --cluster-id names '{cluster_id}', which is not a column"
         f"{nearest(cluster_id, list(header))} (columns: {', '.join(header)})"
     )
 
 
-def no_such_control(path: Path, header: Sequence[str], control: Sequence[str]) -> list[str]:
+def no_such_control(place: str, header: Sequence[str], control: Sequence[str]) -> list[str]:
     """What is wrong with ``--control``."""
     return [
-        f"{path} row 1: --control names '{name}', which is not a column"
+        f"{place}: --control names '{name}', which is not a column"
         f"{nearest(name, list(header))} (columns: {', '.join(header)})"
         for name in control
         if name not in header
@@ -388,12 +394,12 @@ def no_such_control(path: Path, header: Sequence[str], control: Sequence[str]) -
 
 
 def features_of(
-    path: Path, header: Sequence[str], groups_by: str
+    place: str, header: Sequence[str], groups_by: str
 ) -> tuple[list[list[str]], list[str]]:
     """The columns of each feature that ``--groups-by`` names, and what is wrong with them."""
     features = [[part.strip() for part in item.split("*")] for item in groups_by.split(",")]
     problems = [
-        f"{path} row 1: --groups-by names '{name}', which is not a column"
+        f"{place}: --groups-by names '{name}', which is not a column"
         f"{nearest(name, list(header))} (columns: {', '.join(header)})"
         for parts in features
         for name in parts

@@ -167,7 +167,7 @@ def read_answers(
     missing = missing or kept.get("missing") or "error"
     cluster_id = cluster_id or kept.get("cluster_id")
     roles = _Roles.find(
-        path, source.header, label_column or "label", groups_by, cluster_id, control
+        path, source.place, source.header, label_column or "label", groups_by, cluster_id, control
     )
     problems = Problems(source)
     content = source.read(roles.words, roles.numbers, roles.id, problems)
@@ -499,6 +499,7 @@ class _Roles:
     def find(
         cls,
         path: Path,
+        place: str,
         header: list[str],
         label_column: str,
         groups_by: str | None,
@@ -510,10 +511,10 @@ class _Roles:
         unnamed = None
         if not identity:
             unnamed = (
-                f"{path} row 1: needs a column 'id' that names each image"
+                f"{place}: needs a column 'id' that names each image"
                 f"{nearest('id', header)} ({columns})"
             )
-        problems = header_problems(path, header, label_column, unnamed)
+        problems = header_problems(place, header, label_column, unnamed)
         found: dict[str, str] = {}
         for name in (*MODELS, *PROBABILITIES):
             other = name
@@ -521,20 +522,20 @@ class _Roles:
                 other = other.replace(model, alias)
             present = [spelling for spelling in (name, other) if spelling in header]
             if len(present) > 1:
-                problems.append(f"{path} row 1: columns '{name}' and '{other}' mean the same")
+                problems.append(f"{place}: columns '{name}' and '{other}' mean the same")
             elif present:
                 found[name] = present[0]
             elif name in MODELS:
                 problems.append(
-                    f"{path} row 1: needs a column '{name}' (or '{other}') with the answers of "
+                    f"{place}: needs a column '{name}' (or '{other}') with the answers of "
                     f"that model{nearest(name, header)} ({columns})"
                 )
         own = [name.removeprefix(OWN) for name in header]
         if cluster_id is not None and cluster_id not in own:
-            problems.append(no_such_cluster(path, own, cluster_id))
-        problems += no_such_control(path, own, control)
+            problems.append(no_such_cluster(place, own, cluster_id))
+        problems += no_such_control(place, own, control)
         if groups_by is not None:
-            features, wrong = features_of(path, own, groups_by)
+            features, wrong = features_of(place, own, groups_by)
             problems += wrong
             problems += refuse_cluster(path, features, cluster_id)
         else:
@@ -543,7 +544,7 @@ class _Roles:
             features = [[name] for name in header if name and name not in reserved]
             if not features and not problems:
                 problems.append(
-                    f"{path} row 1: no column is left to make groups of; name one with "
+                    f"{place}: no column is left to make groups of; name one with "
                     f"--groups-by ('--groups-by {label_column}' takes the class as the group)"
                 )
         if problems:

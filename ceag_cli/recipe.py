@@ -9,8 +9,10 @@ name, and all errors of a file are reported together.
 from __future__ import annotations
 
 import json
+import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -18,7 +20,7 @@ from typing import Any, TypeVar
 import yaml
 
 from ceag_cli.clauses import Override, Waiver
-from ceag_cli.errors import OptionError
+from ceag_cli.errors import CeagError, OptionError
 from ceag_cli.errors import nearest as nearest
 from ceag_cli.options import COMMANDS, EMPTY, Command, flag, parse
 
@@ -243,6 +245,24 @@ def resolve(
     options = command(**values)
     options.come_from(origins)
     return options
+
+
+@contextmanager
+def named_as_given(options: Command) -> Iterator[None]:
+    """Let errors call options that a file gives by their keys there, and not by their flags.
+
+    Raises:
+        CeagError: What was raised.
+    """
+    try:
+        yield
+    except CeagError as error:
+        for name, origin in options.origins.items():
+            if not origin.startswith("--"):
+                as_flag = re.compile(rf"(?<![\w-]){flag(name)}(?![\w-])")
+                told = f"{name} (in {origin})".replace("\\", r"\\")
+                error.problems = [as_flag.sub(told, problem) for problem in error.problems]
+        raise
 
 
 def checked(

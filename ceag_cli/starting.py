@@ -13,16 +13,25 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
+from ceag_cli.answers import refuse_seen
 from ceag_cli.checkpoints import write_text
 from ceag_cli.clauses import Group
 from ceag_cli.errors import CeagError, LabelsError, LineageError, OptionError, OutputError, first
+from ceag_cli.kinds import has_answers
 from ceag_cli.labels import MISSING, PATH_COLUMNS
 from ceag_cli.lineage import newest
 from ceag_cli.options import COMMANDS, AuditOptions
 from ceag_cli.planning import Sizes, read_sizes, sizes_of_answers
 from ceag_cli.policy import DEFAULT_EPS, policy_of
 from ceag_cli.progress import Reporter
-from ceag_cli.recipe import PROJECT_FILE, PYPROJECT, read_project, read_yaml, resolve
+from ceag_cli.recipe import (
+    PROJECT_FILE,
+    PYPROJECT,
+    named_as_given,
+    read_project,
+    read_yaml,
+    resolve,
+)
 
 SHOWN_KEYS = (
     "gate",
@@ -52,20 +61,35 @@ class Found:
     """Some groups of the CSV, the smallest of the test split first."""
     problems: tuple[str, ...] = ()
     """What is wrong with the CSV."""
+    answers: tuple[Path, ...] = ()
+    """Tables that look like the answers of two models."""
+
+    @property
+    def table(self) -> Path | None:
+        """The one that is named: the groups CSV, or without any the table of answers."""
+        tables = self.csvs or self.answers
+        return tables[0] if len(tables) == 1 else None
 
 
 def look_around(folder: Path) -> Found:
     """Look for groups CSVs and models in a folder."""
-    csvs = tuple(path for path in sorted(folder.glob("*.csv")) if _looks_like_labels(path))
+    headers = {path: _header(path) for path in sorted(folder.glob("*.csv"))}
+    tables = {path: header for path, header in headers.items() if "split" in header}
+    answers = tuple(path for path, header in tables.items() if has_answers(header))
+    csvs = tuple(
+        path
+        for path, header in tables.items()
+        if path not in answers and any(name in header for name in PATH_COLUMNS)
+    )
     try:
         model: Path | None = newest(("mitigated", "pruned"), folder, "init")[0]
     except LineageError:
         model = None
     groups: tuple[Group, ...] = ()
     problems: tuple[str, ...] = ()
-    if len(csvs) == 1:
+    if len(csvs) == 1 or (not csvs and len(answers) == 1):
         try:
-            sizes = read_sizes(csvs[0])
+            sizes = read_sizes(csvs[0]) if csvs else sizes_of_answers(answers[0], AuditOptions())
         except LabelsError as error:
             problems = tuple(error.problems)
         else:
@@ -75,16 +99,15 @@ def look_around(folder: Path) -> Found:
                 order.sort(key=lambda g: (n[g] == 0, n[g]))
             names = (sizes.grouping.names[g] for g in order)
             groups = tuple(name for name in names if MISSING not in name[1].split("*"))
-    return Found(csvs, model, groups, problems)
+    return Found(csvs, model, groups, problems, answers)
 
 
-def _looks_like_labels(path: Path) -> bool:
+def _header(path: Path) -> list[str]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            header = [name.strip() for name in next(csv.reader(file), [])]
+            return [name.strip() for name in next(csv.reader(file), [])]
     except (OSError, UnicodeDecodeError, csv.Error):
-        return False
-    return "split" in header and any(name in header for name in PATH_COLUMNS)
+        return []
 
 
 def write_policy(
@@ -110,16 +133,18 @@ def write_policy(
     found = look_around(folder)
     for problem in first(found.problems):
         reporter.warn(problem)
-    if len(found.csvs) > 1:
-        names = ", ".join(path.name for path in found.csvs)
-        reporter.warn(f"several tables could be the groups CSV ({names}); name one in {path}")
+    tables, what = (found.csvs, "groups CSV") if found.csvs else (found.answers, "answers")
+    if len(tables) > 1:
+        names = ", ".join(table.name for table in tables)
+        reporter.warn(f"several tables could be the {what} ({names}); name one in {path}")
     write_text(path, "\n".join(policy_text(found, eps)) + "\n")
     try:
         read_project("audit", folder)
     except OptionError as error:  # for example pyproject.toml names another CSV
         for problem in error.problems:
             reporter.warn(problem)
-    named = "".join(f", with {csv.name}" for csv in found.csvs if len(found.csvs) == 1)
+    table = found.table
+    named = "" if table is None else f", with {table.name}"
     return [f"wrote {path}{named}, eps {eps:g}; 'ceag groups' shows which groups can be decided"]
 
 
@@ -138,11 +163,12 @@ def policy_text(found: Found, eps: float = DEFAULT_EPS) -> list[str]:
         "",
         "audit:",
     ]
-    if len(found.csvs) == 1:
-        text.append(f"  groups: {_quoted(found.csvs[0].name)}")
-    elif found.csvs:
+    tables, key = (found.csvs, "groups") if found.csvs else (found.answers, "predictions")
+    if found.table is not None:
+        text.append(f"  {key}: {_quoted(found.table.name)}")
+    elif tables:
         text.append("  # Name one of them:")
-        text += [f"  # groups: {_quoted(path.name)}" for path in found.csvs]
+        text += [f"  # {key}: {_quoted(path.name)}" for path in tables]
     else:
         text.append("  # groups: labels.csv    # else the CSV that the model names")
     if found.model is not None:
@@ -231,7 +257,8 @@ def check(folder: Path, groups: str | None, config: str | None, reporter: Report
     if not problems:
         try:
             options = resolve(AuditOptions, {"groups": groups}, config, folder=folder)
-            said += _check_groups(options, folder, reporter)
+            with named_as_given(options):
+                said += _check_groups(options, folder, reporter)
         except CeagError as error:
             problems += error.problems
     if problems:
@@ -248,6 +275,7 @@ def _recipe_of(path: Path) -> str | None:
 
 
 def _check_groups(options: AuditOptions, folder: Path, reporter: Reporter) -> list[str]:
+    refuse_seen(options.gate_splits, None)
     policy, today = policy_of(options), date.today()
     tables: list[Sizes] = []
     if options.groups is not None:

@@ -7,6 +7,7 @@ import re
 from datetime import date, timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from toys import ceag, done, write_csv
@@ -301,3 +302,113 @@ def test_a_policy_for_groups_that_are_not_there_exits_with_2() -> None:
         "error: ceag.yaml: overrides, entry 1: there is no feature 'rase'; did you mean 'race'? "
         "(features: race)\n"
     )
+
+
+def a_table_of_answers(identity: str) -> None:
+    rows = [
+        (f"{split}{i}", "cat", split, "Black" if i else "White", "cat", "cat")
+        for split in ("train", "test")
+        for i in range(3)
+    ]
+    write_csv(Path("answers.csv"), rows, (identity, "label", "split", "race", "dense", "sparse"))
+
+
+# Tables that are no groups CSV
+
+
+@pytest.mark.parametrize("identity", ["id", "path"])
+def test_a_table_of_answers_is_found_and_named(identity: str) -> None:
+    a_table_of_answers(identity)
+    assert done("init").stdout.startswith("wrote ceag.yaml, with answers.csv, eps 0.02;")
+    assert resolve(AuditOptions, {}) == AuditOptions(predictions="answers.csv", eps=0.02)
+    assert "{feature: race, value: White, eps: 0.01}" in Path("ceag.yaml").read_text()
+    assert done("check").stdout.splitlines()[-1] == (
+        "answers.csv: 3 train, 3 test images, 2 groups"
+    )
+    assert done("groups").stdout.startswith("answers.csv: 3 train, 3 test images\n")
+    # A file that is named comes before the policy's.
+    labels()
+    assert done("groups", "labels.csv").stdout.startswith("labels.csv: 3 train, 3 test images\n")
+
+
+@pytest.mark.parametrize("command", ["groups", "check"])
+@pytest.mark.parametrize("identity", ["id", "path"])
+def test_a_table_of_answers_is_no_groups_csv(command: str, identity: str) -> None:
+    a_table_of_answers(identity)
+    result = ceag(command, "answers.csv")
+    assert result.exit_code == 2
+    taken = (
+        "; a table of answers is given with --predictions: 'ceag audit --plan --predictions FILE' "
+        "shows its groups, and 'ceag check' reads the one that ceag.yaml names (predictions)\n"
+    )
+    assert result.stderr == (
+        "error: answers.csv: holds the answers of two models (columns dense and sparse), no "
+        f"groups CSV{taken}"
+    )
+    np.savez("answers.npz", id=np.arange(3))
+    assert ceag(command, "answers.npz").stderr == (
+        "error: answers.npz: is a NumPy archive (.npz); wanted is a CSV with one row per image"
+        f"{taken}"
+    )
+    done("audit", "--plan", "--predictions", "answers.csv")
+
+
+@pytest.mark.parametrize("command", [("groups",), ("check",), ("audit", "--predictions")])
+@pytest.mark.parametrize(
+    ("separator", "seems", "more"),
+    [
+        (";", "semicolons", ""),
+        (
+            "\t",
+            "tabs",
+            " (a table of answers that is called .tsv has tabs, all others have commas)",
+        ),
+        ("|", "'|'", ""),
+    ],
+)
+def test_other_separators_are_named(
+    command: tuple[str, ...], separator: str, seems: str, more: str
+) -> None:
+    labels()
+    lines = Path("labels.csv").read_text().splitlines()
+    for quote in ("", '"'):
+        joined = f"{quote}{separator}{quote}"
+        rows = [f"{quote}{joined.join(line.split(','))}{quote}\n" for line in lines]
+        Path("labels.csv").write_text("".join(rows))
+        result = ceag(*command, "labels.csv")
+        assert result.exit_code == 2
+        assert result.stderr == (
+            f"error: labels.csv row 1: seems to be separated by {seems}; save it with commas"
+            f"{more}\n"
+        )
+
+
+def test_an_archive_has_arrays_and_no_rows() -> None:
+    names = ("id", "label", "dense", "sparse", "race")
+    np.savez("a.npz", **{name: np.arange(3) for name in names})  # type: ignore[arg-type]
+    assert ceag("audit", "--predictions", "a.npz").stderr == (
+        "error: a.npz (each array is a column): needs a column 'split' with train, val, test in "
+        "its rows\n"
+    )
+
+
+# What a file says is called as it is there
+
+
+def test_errors_name_the_key_of_the_file_that_an_option_comes_from() -> None:
+    labels()
+    Path("ceag.yaml").write_text("audit: {groups: labels.csv, groups_by: rce}\n")
+    problem = (
+        "labels.csv row 1: groups_by (in ceag.yaml) names 'rce', which is not a column; did you "
+        "mean 'race'? (columns: path, label, split, race, gender)\n"
+    )
+    assert ceag("groups").stderr == f"error: {problem}"
+    assert ceag("check").stderr == f"error: {problem}"
+    by_flag = ceag("groups", "--groups-by", "rce").stderr
+    assert by_flag.startswith("error: labels.csv row 1: --groups-by names 'rce'")
+    Path("ceag.yaml").write_text("audit: {gate_splits: [train]}\n")
+    for command in (("check",), ("groups", "labels.csv"), ("audit", "--plan")):
+        assert ceag(*command).stderr == (
+            "error: gate_splits (in ceag.yaml) train: the models were trained on it, so it is "
+            "described only and no verdict can rest on it; name another split\n"
+        )
