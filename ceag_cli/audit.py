@@ -57,6 +57,7 @@ from ceag_cli.findings import (
     SplitResult,
 )
 from ceag_cli.groups import Grouping
+from ceag_cli.heterogeneity import between_group_variance
 from ceag_cli.intervals import Counts, clopper_pearson, exact, holm, quantile_of, tango
 from ceag_cli.judging import Answers, Questions, answers, same_images
 from ceag_cli.policy import Group, Policy, Waiver
@@ -424,6 +425,7 @@ def _split_result(
         worst_accuracy_dense=min(accuracies, default=None),
         worst_accuracy_sparse=min(sparse_accuracies, default=None),
         noise_floor=chance.noise_floor if chance else None,
+        between_group_variance=_variance(split, grouping),
         omnibus_p=chance.omnibus_p if chance else None,
         coverage=coverage,
     )
@@ -434,6 +436,19 @@ def _chance(split: _Counted, policy: Policy, seed: int) -> Chance | None:
     if policy.against == "rest":
         scale = np.where(split.decidable, split.total / np.maximum(split.total - split.n, 1), 0.0)
     return by_chance(split.ids, len(split.n), split.lost, split.gained, seed, scale)
+
+
+def _variance(split: _Counted, grouping: Grouping) -> float | None:
+    """Between the groups of a feature beyond sampling noise, the mean over features."""
+    if split.pair.clusters is not None:  # images that belong together have more noise than counted
+        return None
+    features = grouping.feature_of.numpy()
+    own = [features == f for f in range(len(grouping.features))]
+    found = [
+        float(between_group_variance(split.n[of], split.n_lost[of], split.n_gained[of]))
+        for of in own
+    ]
+    return None if np.isnan(found).any() else float(np.mean(found))
 
 
 def _pairwise(split: _Counted, psi: dict[int, float], grouping: Grouping) -> float | None:

@@ -922,3 +922,26 @@ def test_verdicts_contradict_neither_the_values_nor_the_bounds(
         elif group.verdict == "INCONCLUSIVE":
             assert group.reason in ("high", "low", "too_small")
             assert (group.reason == "high") == (group.excess_gap > eps)
+
+
+# How unequal the groups are
+
+
+def test_the_variance_between_groups_is_in_every_split() -> None:
+    # Two groups of four: all of a are lost, none of b, so psi is 0.5 and -0.5 without noise.
+    samples = images(0, lost=4) + images(1, both=4)
+    pairs = [paired(samples, "train"), paired(samples, "test")]
+    result = full_audit(pairs, AB, EVIDENCE)
+    assert [split.between_group_variance for split in result.splits] == [0.25, 0.25]
+    grouping = Grouping(("letter", "digit"), (("a", "b"), ("1", "2")))
+    both = [(dense, sparse, (*ids, 2 + i % 2)) for i, (dense, sparse, ids) in enumerate(samples)]
+    # By digit two of four are lost in both: psi 0, and 2 * (1/4 * 1/3 / 4) is noise; the mean.
+    found = shown(both, grouping, features=2).splits[0].between_group_variance
+    assert found == pytest.approx((0.25 - 1 / 24) / 2)
+
+
+def test_of_single_images_or_of_clusters_no_variance_is_known() -> None:
+    one_each = images(0, lost=1) + images(1, both=1)
+    assert shown(one_each).splits[0].between_group_variance is None
+    result = full_audit([clustered(GOLDEN)], MANY, EVIDENCE)
+    assert result.splits[0].between_group_variance is None

@@ -29,6 +29,8 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
             "multipliers",
             "intervals",
             "chance",
+            "heterogeneity",
+            "comparing",
             "clusters",
             "judging",
             "means",

@@ -397,6 +397,8 @@ def test_the_audit_document() -> None:
     (split,) = document["splits"]
     assert 0 < split.pop("noise_floor") < 0.05
     assert 0 < split.pop("omnibus_p") < 0.05
+    # psi is 0.05 and -0.05; of a's 100 images, 10 lost, s^2 is 9 / 99.
+    assert split.pop("between_group_variance") == pytest.approx(0.0025 - 1 / 4400)
     assert document["splits"] == [
         {
             "split": "test",
