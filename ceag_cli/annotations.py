@@ -80,7 +80,7 @@ def workflow_commands(audit: Audit) -> str:
 def _line(group: GroupResult, result: AuditResult, with_split: bool) -> str:
     what = quantity(result.policy).removeprefix("the ")
     gap = points(result.gated_gap(group), group.eps)
-    reason = why(group, result.policy)
+    reason = why(group, result)
     return (
         f"{_name(group, with_split)}: {what} {gap} points ({interval(group)}), eps "
         f"{tolerance(group.eps)}, {group.n} images{f'; {reason}' if reason else ''}"

@@ -61,7 +61,7 @@ from ceag_cli.heterogeneity import between_group_variance
 from ceag_cli.intervals import Counts, clopper_pearson, exact, holm, quantile_of, tango
 from ceag_cli.judging import Answers, Questions, answers, same_images
 from ceag_cli.policy import Group, Policy, Waiver
-from ceag_cli.verdict import overall, warnings_of
+from ceag_cli.verdict import corrected, overall, warnings_of
 
 
 @dataclass(frozen=True)
@@ -182,9 +182,11 @@ def audit(
         summaries.append(_split_result(split, grouping, of_split, policy, seed))
     checks = _checks([split for split in splits if split.gated], grouping, policy)
     verdict, code, reasons = overall(policy, summaries, groups, checks, waivers)
+    family_size = judged.answers.family_size if judged.answers is not None else 0
+    reasons += corrected(groups, checks, family_size)
     return AuditResult(
         policy=policy,
-        family_size=judged.answers.family_size if judged.answers is not None else 0,
+        family_size=family_size,
         verdict=verdict,
         exit_code=code,
         reasons=tuple(reasons),

@@ -38,7 +38,8 @@ class Cell:
     p: float
     """Exact McNemar p of "as many come as go"."""
     q: float
-    """Corrected for all cells that images moved into or out of (Benjamini and Hochberg)."""
+    """Corrected for all cells of mistakes that images moved into or out of (Benjamini and
+    Hochberg)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,7 @@ class ClassShift:
     p: float | None
     """Exact McNemar p of "as many are lost as gained"; ``None`` where none was."""
     q: float | None
+    """Corrected for all classes of which an image was lost or gained."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ class Confusion:
 
     classes: int
     tested: int
-    """Cells that images moved into or out of: the tests that q is corrected for."""
+    """Cells off the diagonal that images moved into or out of: the tests that their q is corrected
+    for."""
     cells: tuple[Cell, ...]
     """Off the diagonal, those first into or out of which most images moved."""
     by_class: tuple[ClassShift, ...]
@@ -110,12 +113,17 @@ def confusion(
     moved_in = np.bincount(where[: len(come)], minlength=len(keys))
     moved_out = np.bincount(where[len(come) :], minlength=len(keys))
     p = mcnemar(moved_in, moved_out)
-    q = benjamini_hochberg(p)
     row, column = np.divmod(keys, max(number, 1))
+    # What goes into a cell comes out of another one of its row: the mistakes are a family of their
+    # own, and so are the classes, which are listed apart.
+    mistakes = row != column
+    q = np.empty(len(p))
+    for family in (mistakes, ~mistakes):
+        q[family] = benjamini_hochberg(p[family])
 
     n = np.bincount(label, minlength=number)
     moved = moved_in - moved_out
-    off = np.flatnonzero((row != column) & (moved != 0))
+    off = np.flatnonzero(mistakes & (moved != 0))
     shown = off[np.lexsort((keys[off], p[off], -np.abs(moved[off])))][:MOST_CELLS]
     before = _counts(keys[shown], label * number + dense)
     cells = [
@@ -134,7 +142,7 @@ def confusion(
     ]
     few = number <= MOST_CLASSES
     variation = np.bincount(row, np.abs(moved), number) / 2
-    diagonal = {int(row[i]): i for i in np.flatnonzero(row == column).tolist()}
+    diagonal = {int(row[i]): i for i in np.flatnonzero(~mistakes).tolist()}
     right = [np.bincount(label[said == label], minlength=number) for said in (dense, sparse)]
     said = [np.bincount(answers, minlength=number) for answers in (dense, sparse)]
     recall = divided(right[0], n), divided(right[1], n)
@@ -166,7 +174,7 @@ def confusion(
         )
     return Confusion(
         classes=number,
-        tested=len(keys),
+        tested=int(mistakes.sum()),
         cells=tuple(cells),
         by_class=tuple(by_class),
         dense=_matrix(label, dense, number) if few else None,

@@ -64,6 +64,12 @@ class GroupResult:
     every group by as many times; that is where the group would else outgrow all others."""
     required: bool
 
+    @property
+    def beyond_by_itself(self) -> bool:
+        """Whether it would be FAIL, were there no other groups to correct for."""
+        lower = self.lower if self.verdict == INCONCLUSIVE else None
+        return lower is not None and lower > self.eps
+
 
 @dataclass(frozen=True)
 class SplitResult:

@@ -285,7 +285,7 @@ def psi_bounds(
     d, others = (counts.lost - counts.gained) / counts.n, counts.rest
     psi = counts.weight(against) * (d - (others[0] - others[1]) / others[2])
     lower = psi_lower(counts, z, interval, against)
-    upper = -psi_lower(counts.swapped(), z, interval, against)
+    upper = 0.0 - psi_lower(counts.swapped(), z, interval, against)  # no -0.0
     return psi, lower, upper
 
 

@@ -92,7 +92,7 @@ def _add_group(suite: Element, group: GroupResult, result: AuditResult) -> None:
         value = getattr(group, name)
         if value is not None:
             SubElement(properties, "property", name=name, value=str(value))
-    reason = why(group, policy)
+    reason = why(group, result)
     message = f"{group.verdict}{f': {reason}' if reason else ''}"
     must = result.exit_code and (policy.gate == "strict" or group.required)
     lacking = (INCONCLUSIVE, NO_DATA, *([REFERENCE] if group.required else []))

@@ -108,7 +108,7 @@ def _columns(
         if judged:
             cells.append(interval(group))
             cells += [tolerance(group.eps)] * own_eps
-            cells += [group.verdict, escaped(why(group, policy))]
+            cells += [group.verdict, escaped(why(group, result))]
         return cells
 
     return columns, row

@@ -85,7 +85,7 @@ def basis(result: AuditResult) -> str:
 
 def percent(fraction: float | None) -> str:
     """``0.1234`` → ``12.3``; nothing known → ``–``."""
-    return "–" if fraction is None else f"{100 * fraction:.1f}"
+    return "–" if fraction is None else f"{100 * fraction:z.1f}"
 
 
 def points(gap: float | None, eps: float | None = None) -> str:
@@ -95,12 +95,12 @@ def points(gap: float | None, eps: float | None = None) -> str:
     """
     if gap is None:
         return "–"
-    text = f"{100 * gap:+.1f}"
+    text = f"{100 * gap:+z.1f}"  # z: no -0.0
     if eps is None:
         return text
     limit = 100 * Decimal(repr(eps))
     for digits in range(1, 17):
-        text = f"{100 * gap:+.{digits}f}"
+        text = f"{100 * gap:+z.{digits}f}"
         shown = Decimal(text)
         if (shown > limit, shown < limit) == (gap > eps, gap < eps):
             break
@@ -133,7 +133,7 @@ def counted_line(groups: Iterable[GroupResult]) -> str:
     return ", ".join(f"{count} {verdict}" for verdict, count in counted(groups))
 
 
-def why(group: GroupResult, policy: Policy) -> str:
+def why(group: GroupResult, result: AuditResult) -> str:
     """Why a group has its verdict and what would decide it; empty where that says itself."""
     if group.verdict == WAIVED:
         return printable(group.reason or "")
@@ -141,7 +141,12 @@ def why(group: GroupResult, policy: Policy) -> str:
         return "both models are the same file"
     if group.verdict != INCONCLUSIVE:
         return "required" if group.required and group.verdict in (NO_DATA, REFERENCE) else ""
-    reason = WHY.get(group.reason or "", "").format(quantity=quantity(policy))
+    reason = WHY.get(group.reason or "", "").format(quantity=quantity(result.policy))
+    if group.beyond_by_itself:
+        reason = (
+            f"{quantity(result.policy)} is shown to be above eps by itself, but not after "
+            f"correcting for {result.family_size} groups"
+        )
     if group.n_needed is None:
         need = "no number of images like these would decide it"
     else:
@@ -164,6 +169,8 @@ def meaning(result: AuditResult) -> str:
         words += ", or is accepted for now"
     elif result.verdict == INCONCLUSIVE and INCONCLUSIVE not in verdicts:
         words = f"{' and '.join(beside)} is not decided" if beside else "not enough is decided"
+    if result.verdict == INCONCLUSIVE and result.exit_code and result.gate == "strict":
+        words += "; the gate strict lets pass only what is shown to satisfy"
     return words.replace("psi", quantity(result.policy))
 
 

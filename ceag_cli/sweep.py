@@ -420,7 +420,7 @@ def _cells(rows: Sequence[Row]) -> list[str]:
 
 
 def _spread(fractions: Sequence[float]) -> str:
-    mean = f"{100 * statistics.mean(fractions):.1f}"
+    mean = f"{100 * statistics.mean(fractions):z.1f}"
     if len(fractions) == 1:
         return mean
     return f"{mean} ± {100 * statistics.stdev(fractions):.1f}"

@@ -325,7 +325,7 @@ class Training:
         words = f"loss {stats.overall_loss:.3f} acc {stats.overall_accuracy:.1%}"
         if self.dense is not None:
             psi = max_excess_gap(excess_gap(self.dense, stats))
-            words += f" max psi {100 * psi:+.1f}"
+            words += f" max psi {100 * psi:+z.1f}"
         extra = self.objective.status()
         if "max_multiplier" in extra:
             words += f" max λ {extra['max_multiplier']:.2f}"

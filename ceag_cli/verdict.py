@@ -30,7 +30,6 @@ def overall(
 ) -> tuple[str, int, list[str]]:
     """The verdict on everything, the exit code, and why."""
     gated = {split.split for split in splits if split.gated}
-    every = [g for g in groups if g.split in gated and g.required and g.verdict == REFERENCE]
     counted = [g for g in groups if g.split in gated and g.verdict != REFERENCE]
 
     def some(verdict: str) -> list[GroupResult]:
@@ -46,27 +45,13 @@ def overall(
 
     undecided = some(INCONCLUSIVE)
     pressing = [g for g in undecided if not excused(g)]
-    missing = [g for g in some(NO_DATA) if g.required]
-    required = [g for g in pressing if g.required]
-    broken = [_check_name(check) for check in checks if check.verdict == FAIL]
     unclear = [_check_name(check) for check in checks if check.verdict == INCONCLUSIVE]
-    decided = any(g.verdict in CONCLUSIVE for g in counted)
-    failing, reasons = [], []
-    what = "the gap against the rest" if policy.against == "rest" else "psi"
-    shown = "" if policy.gate == "point" else "shown to be "
-    if some(FAIL):
-        failing.append(f"{what} is {shown}above eps: {listed(some(FAIL))}")
-    if broken:
-        failing.append(f"{shown}beyond the bound: {_listed(broken)}")
-    if missing:
-        reasons.append(f"required, but without images: {listed(missing)}")
-    if required:
-        reasons.append(f"required, but not decided: {listed(required)}")
-    if every:  # its psi is 0 by definition, which nobody asks for
-        reasons.append(f"required, but of all images, so that nothing is asked: {listed(every)}")
+    failing = _failing(policy, some(FAIL), checks, gated)
+    every = [g for g in groups if g.split in gated and g.verdict == REFERENCE]
+    reasons = _lacking(some(NO_DATA), pressing, every, gated)
     if failing:
         return FAIL, 1, failing + reasons
-    if not decided:
+    if not any(g.verdict in CONCLUSIVE for g in counted):
         reasons.append("no group has a verdict, so nothing is shown")
         return (INCONCLUSIVE if undecided else NO_DATA), 3, reasons
     for split in splits:
@@ -93,6 +78,66 @@ def overall(
     if code or undecided or unclear:
         return INCONCLUSIVE, code, reasons
     return PASS, 0, reasons
+
+
+def _failing(
+    policy: Policy, groups: Sequence[GroupResult], checks: Sequence[Check], gated: set[str]
+) -> list[str]:
+    """What violates the policy."""
+    reasons = []
+    shown = "" if policy.gate == "point" else "shown to be "
+    if groups:
+        what = "the gap against the rest" if policy.against == "rest" else "psi"
+        names = _listed([_name(g, gated) for g in groups])
+        reasons.append(f"{what} is {shown}above eps: {names}")
+    broken = [_check_name(check) for check in checks if check.verdict == FAIL]
+    if broken:
+        reasons.append(f"{shown}beyond the bound: {_listed(broken)}")
+    return reasons
+
+
+def _lacking(
+    empty: Sequence[GroupResult],
+    undecided: Sequence[GroupResult],
+    every: Sequence[GroupResult],
+    gated: set[str],
+) -> list[str]:
+    """Which required groups are not shown to pass."""
+    reasons = []
+    for why, groups in (
+        ("without images", empty),
+        ("not decided", undecided),
+        # psi is 0 by definition, which is not what was asked.
+        ("of all images, so that nothing is asked", every),
+    ):
+        names = [_name(g, gated) for g in groups if g.required]
+        if names:
+            reasons.append(f"required, but {why}: {_listed(names)}")
+    return reasons
+
+
+def corrected(
+    groups: Sequence[GroupResult], checks: Sequence[Check], family_size: int
+) -> list[str]:
+    """What is beyond its limit by itself, and no FAIL since there are others.
+
+    Args:
+        groups: Of all splits.
+        checks: Bounds on something else than psi.
+        family_size: Number of questions about psi.
+    """
+    gated = {group.split for group in groups if group.verdict == INCONCLUSIVE}
+    beyond = [_name(group, gated) for group in groups if group.beyond_by_itself]
+    floors = [check for check in checks if check.name == "min_accuracy"]
+    below = [
+        _check_name(check)
+        for check in floors
+        if check.verdict == INCONCLUSIVE and check.upper < check.limit
+    ]
+    by_itself = "shown to be {} by itself, but not after correcting for {} groups: {}"
+    found = [by_itself.format("above eps", family_size, _listed(beyond))] if beyond else []
+    found += [by_itself.format("below its bound", len(floors), _listed(below))] if below else []
+    return found
 
 
 def _alike(split: SplitResult) -> bool:

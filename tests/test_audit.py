@@ -398,7 +398,10 @@ def test_four_groups() -> None:
     assert split.omnibus_p == pytest.approx(0.0175, abs=0.01)
     assert split.coverage == 1300 / 1365
     assert (result.verdict, result.exit_code) == ("INCONCLUSIVE", 0)
-    assert result.reasons == ("not decided: letter=c, letter=d",)
+    assert result.reasons == (
+        "not decided: letter=c, letter=d",
+        "shown to be above eps by itself, but not after correcting for 4 groups: letter=c",
+    )
     assert result.warnings == (
         "too few images to pass at this eps even if no answer had changed: letter=d",
     )
@@ -584,10 +587,12 @@ def test_of_many_groups_one_low_accuracy_is_not_shown_yet() -> None:
     names = Grouping(("letter",), (tuple(f"g{g}" for g in range(10)),))
     samples = images(0, both=14, neither=6)
     rest = [sample for g in range(1, 10) for sample in images(g, both=20)]
-    verdict = {
-        c.group: c.verdict for c in shown(samples + rest, names, Policy(min_accuracy=0.9)).checks
-    }
-    assert verdict["letter=g0"] == "INCONCLUSIVE"
+    result = shown(samples + rest, names, Policy(min_accuracy=0.9))
+    assert {c.group: c.verdict for c in result.checks}["letter=g0"] == "INCONCLUSIVE"
+    assert result.reasons[-1] == (
+        "shown to be below its bound by itself, but not after correcting for 10 groups: "
+        "--min-accuracy of letter=g0"
+    )
     two = images(0, both=14, neither=6) + images(1, both=20)
     assert shown(two, AB, Policy(min_accuracy=0.9)).checks[0].verdict == "FAIL"
 
@@ -684,7 +689,7 @@ def test_a_waiver_excuses_no_more_than_it_accepts() -> None:
     policy = Policy(gate="strict", waivers=(waiver,))
     result = shown(lost_of(24, 0), policy=policy, today=TODAY)
     assert (result.verdict, result.exit_code) == ("INCONCLUSIVE", 3)
-    assert result.reasons == ("not decided: letter=a",)
+    assert result.reasons[0] == "not decided: letter=a"
 
 
 def test_the_same_file_twice() -> None:

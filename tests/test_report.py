@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,10 +16,11 @@ from hypothesis import strategies as st
 from rich.console import Console
 from toys import SUBJECT, measured
 
-from ceag_cli.audit import Paired
+from ceag_cli.audit import Paired, audit
 from ceag_cli.documents import audit_document
 from ceag_cli.findings import AuditResult, GroupResult, SplitResult
 from ceag_cli.groups import Grouping
+from ceag_cli.policy import Policy
 from ceag_cli.report import (
     CAVEAT,
     MEANING,
@@ -28,6 +30,7 @@ from ceag_cli.report import (
     percent,
     points,
     split_line,
+    why,
 )
 from ceag_cli.results import DenseResult, MitigateResult, PruneResult
 from ceag_cli.stagereport import (
@@ -51,6 +54,11 @@ HOSTILE = [
 """Names that a terminal would act upon."""
 
 
+def audit_by_bounds(names: Sequence[str], lost: Sequence[int], n: int, **more: Any) -> AuditResult:
+    """As the bounds have it, not as measured."""
+    return audit([paired(names, lost, n)], grouping_of(names), Policy(eps=0.02, **more))
+
+
 def audited(
     names: Sequence[str],
     lost: Sequence[int],
@@ -59,11 +67,18 @@ def audited(
     split: str = "test",
 ) -> AuditResult:
     """Groups of ``n`` images each, all of them right in the dense model, ``lost`` in the sparse."""
+    return measured([paired(names, lost, n, split)], grouping_of(names), eps)
+
+
+def paired(names: Sequence[str], lost: Sequence[int], n: int, split: str = "test") -> Paired:
     ids = torch.arange(len(names)).repeat_interleave(n)
     rank = torch.arange(n).repeat(len(names))
     sparse = rank >= torch.tensor(lost).repeat_interleave(n)
-    pair = Paired(split, torch.ones_like(sparse), sparse, ids[:, None])
-    return measured([pair], Grouping(("letter",), (tuple(names),)), eps)
+    return Paired(split, torch.ones_like(sparse), sparse, ids[:, None])
+
+
+def grouping_of(names: Sequence[str]) -> Grouping:
+    return Grouping(("letter",), (tuple(names),))
 
 
 def rendered(result: AuditResult, split: str = "test", most: int | None = 25) -> list[str]:
@@ -87,6 +102,39 @@ def test_percent() -> None:
 def test_points() -> None:
     assert [points(x) for x in (0.0312, -0.0312, 0.0, 1.5)] == ["+3.1", "-3.1", "+0.0", "+150.0"]
     assert points(None) == points(None, 0.02) == "–"
+
+
+@given(st.floats(-1, 1) | st.sampled_from([-0.0, -0.0004, -1e-9, -1e-300]))
+def test_zero_has_no_minus(number: float) -> None:
+    shown = [percent(number), points(number), points(number, 0.02), points(number, 0.0)]
+    assert [text for text in shown if text.startswith("-") and float(text) == 0] == []
+    assert points(number, 0.0).startswith("-") == (number < 0) or abs(number) < 1e-17
+
+
+def test_holms_correction_is_said_to_be_why_a_group_is_not_decided() -> None:
+    """Of 80 images 6 are lost, and none of 1520 others: 20 times p is above .05."""
+    names, lost = [*"abcdefghijklmnopqrst"], [6, *[0] * 19]
+    result = audit_by_bounds(names, lost, 80)
+    group = result.groups[0]
+    assert (group.verdict, group.reason) == ("INCONCLUSIVE", "high")
+    assert why(group, result).startswith(
+        "psi is shown to be above eps by itself, but not after correcting for 20 groups; needs "
+    )
+    assert result.reasons[-1] == (
+        "shown to be above eps by itself, but not after correcting for 20 groups: letter=a"
+    )
+    worse = audit_by_bounds(names, [12, *[0] * 19], 80)
+    assert worse.reasons == ("psi is shown to be above eps: letter=a",)
+
+
+def test_the_headline_says_that_the_gate_is_strict() -> None:
+    open_ = audit_by_bounds(["a", "b"], [6, 0], 200, gate="strict")
+    assert (open_.verdict, open_.exit_code) == ("INCONCLUSIVE", 3)
+    assert audit_headline(open_).startswith(
+        "INCONCLUSIVE: neither psi <= eps for every group nor psi > eps for any is shown; the gate "
+        "strict lets pass only what is shown to satisfy (split test, "
+    )
+    assert "strict" not in audit_headline(audit_by_bounds(["a", "b"], [6, 0], 200))
 
 
 @pytest.mark.parametrize(
@@ -221,7 +269,7 @@ def test_a_small_table() -> None:
     lines = rendered(audited(["a", "b"], [10, 4], n=100))
     assert [line.split() for line in lines] == [
         ["group", "n", "dense", "sparse", "psi", "bounds", "verdict"],
-        ["a", "100", "100.0", "90.0", "+3.0", "-0.0", "to", "+6.3", "FAIL"],
+        ["a", "100", "100.0", "90.0", "+3.0", "+0.0", "to", "+6.3", "FAIL"],
         ["b", "100", "100.0", "96.0", "-3.0", "-6.3", "to", "+0.0", "PASS"],
     ]
 

@@ -331,8 +331,8 @@ def test_confusion_by_hand() -> None:
     assert found.dense.tolist() == [[2, 0, 0], [1, 5, 0], [1, 0, 1]]
     assert found.sparse.tolist() == [[1, 1, 0], [0, 6, 0], [1, 1, 0]]
     assert found.rows(found.dense).tolist() == [[1, 0, 0], [1 / 6, 5 / 6, 0], [0.5, 0, 0.5]]
-    # cat as cat and dog, dog as cat and dog, owl as all three.
-    assert found.tested == 7
+    # cat as dog, dog as cat, owl as both; what is right is tested by class.
+    assert found.tested == 4
     assert [(c.label, c.predicted, c.dense, c.sparse, c.moved) for c in found.cells] == [
         ("cat", "dog", 0, 1, 1),
         ("dog", "cat", 1, 0, -1),
@@ -356,7 +356,7 @@ def test_images_that_go_both_ways_leave_a_cell_as_it_was() -> None:
     # Four cats become dogs, four dogs among the cats become cats again: the cell has not moved.
     found = confusion(ints(*[0] * 8), ints(*[0] * 4, *[1] * 4), ints(*[1] * 4, *[0] * 4), "cd")
     assert found.cells == ()
-    assert found.tested == 2
+    assert found.tested == 1
     assert found.by_class[0].p == 1.0
     assert found.by_class[0].total_variation == 0.0
 
@@ -365,9 +365,18 @@ def test_a_move_that_is_no_accident_is_told_from_one_that_may_be() -> None:
     label = [0] * 20 + [1] * 20
     sparse = [1] * 10 + [0] * 10 + [0] + [1] * 19
     first, second = confusion(ints(*label), ints(*label), ints(*sparse), "cd").cells
-    # Ten to none: 2 / 2^10, among the two of four cells that have it: times 4 / 2.
+    # Ten to none: 2 / 2^10, the smaller one of two cells: times 2.
     assert (first.label, first.p, first.q) == ("c", 2 / 1024, 4 / 1024)
     assert (second.label, second.p, second.q) == ("d", 1.0, 1.0)
+
+
+def test_the_cells_of_mistakes_are_corrected_for_no_others() -> None:
+    """Eight of c become d, e, f, g, two each: p is .5 of four cells, and 2 / 2^8 of one class."""
+    label, sparse = [0] * 9, [0, 1, 1, 2, 2, 3, 3, 4, 4]
+    found = confusion(ints(*label), ints(*label), ints(*sparse), "cdefg")
+    assert (found.tested, [cell.q for cell in found.cells]) == (4, [0.5] * 4)
+    assert (found.by_class[0].p, found.by_class[0].q) == (2 / 256, 2 / 256)
+    assert [c.q for c in found.by_class[1:]] == [None] * 4
 
 
 def test_an_answer_that_is_no_label_and_classes_without_names() -> None:
@@ -907,7 +916,7 @@ def test_the_lines_by_hand() -> None:
     assert lines[1] == "worst accuracy 50.0 % dense (letter=a), 50.0 % sparse (letter=a)"
     assert lines[2] == (
         "most moved: cat as dog: 0 to 1, q 1; dog as cat: 1 to 0, q 1; owl as dog: 0 to 1, q 1 "
-        "(q: corrected for 7 cells)"
+        "(q: corrected for 4 cells)"
     )
     assert len(lines) == 3
 
