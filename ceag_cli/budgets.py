@@ -174,3 +174,15 @@ def _check_cap(most: Mapping[str, int], target: int, sparsity: float, cap: float
             f"no tensor may lose more than {cap:g} of its weights, so all together cannot lose "
             f"{sparsity:g}; ask for less sparsity or a larger --max-layer-sparsity"
         )
+
+
+def by_scope(scope: str, cap: float | None = None) -> Budget:
+    """The budget of a scope by name: ``layer``, ``global`` or ``erk``.
+
+    Args:
+        scope: Its name.
+        cap: Largest fraction removed of any tensor; of no effect with ``layer``.
+    """
+    if scope == "layer":
+        return uniform
+    return partial({"global": pooled, "erk": erk}[scope], cap=cap or 1.0)

@@ -13,9 +13,9 @@ from ceag_cli.ceag import ConstrainedExcessAccuracyGap
 from ceag_cli.errors import OptionError
 from ceag_cli.groups import Grouping, GroupStats
 from ceag_cli.multipliers import SPEED, Multipliers, bound_by_size, step_by_size
-from ceag_cli.options import CONSTRAINED, MitigateOptions, flag, given
+from ceag_cli.options import CONSTRAINED, MitigateOptions, flag, given, no_effect
 from ceag_cli.replay import LONGEST, GroupReplay
-from ceag_cli.training import Objective
+from ceag_cli.training import Objective, without_effect
 
 SPEED_OF_EQUALIZED_LOSS = 1.0
 """Its violations are of loss, in nats, and without a tolerance."""
@@ -68,17 +68,23 @@ def check_options(options: MitigateOptions) -> list[str]:
     ]
     rule = rule_of_keeping(options)
     plain_ascent = options.method in CONSTRAINED and options.dual_opt == "ascent"
-    without_effect: dict[str, tuple[bool, tuple[str, ...]]] = {
+    constrained = options.method in CONSTRAINED
+    idle: dict[str, tuple[bool, tuple[str, ...]]] = {
         "without --dual-opt nupi": (plain_ascent, ("dual_kp", "dual_nu")),
+        "with --dual-lr": (constrained and options.dual_lr is not None, ("dual_speed",)),
+        "with --buffer 0": (
+            constrained and options.buffer == 0,
+            ("min_count", "full_buffers", "macro_overall"),
+        ),
+        "with --min-count": (
+            constrained and options.buffer != 0 and options.min_count is not None,
+            ("full_buffers",),
+        ),
         "without --keep val": (rule is None or rule[1] != "val", ("val_share",)),
         "without --sparsity": (options.sparsity is None, ("prune_epochs",)),
+        "with --weight-decay 0": (options.weight_decay == 0, ("decay_on",)),
     }
-    return found + [
-        f"{flag(name)} has no effect {where}"
-        for where, (applies, names) in without_effect.items()
-        if applies
-        for name in given(options, names)
-    ]
+    return found + no_effect(options, idle) + without_effect(options)
 
 
 def prune_epochs(options: MitigateOptions) -> int:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ceag_cli.audit import Paired, audit
+from ceag_cli.budgets import by_scope
 from ceag_cli.checkpoints import Checkpoint
 from ceag_cli.errors import OptionError
 from ceag_cli.evaluation import (
@@ -29,7 +30,7 @@ from ceag_cli.fairgrape import prune_fairly
 from ceag_cli.findings import FAIL, SplitResult
 from ceag_cli.groups import GroupStats, set_aside
 from ceag_cli.images import Split
-from ceag_cli.inputs import Data
+from ceag_cli.inputs import Data, Rule
 from ceag_cli.iterates import Keeper, Measured
 from ceag_cli.masks import Masks
 from ceag_cli.methods import (
@@ -77,6 +78,8 @@ class Mitigation:
     data: Data
     compute: Compute
     reporter: Reporter
+    rule: Rule | None = None
+    """By which the source is pruned, where the options name a sparsity."""
 
     def fine_tune(self, masks: Masks | None, run: Run, state: dict[str, Any] | None) -> Mitigated:
         """Fine-tune by the method asked for.
@@ -192,9 +195,11 @@ class Mitigation:
         options, model = self.options, self.source.model
         if options.sparsity is None:
             return None
-        names, last = prunable_parameters(model), prune_epochs(options)
+        rule = self.rule or Rule(tuple(prunable_parameters(model)))
+        names, last = rule.names, prune_epochs(options)
         if options.method != "fairgrape":
-            return GradualPruning.of(model, names, options.sparsity, last)
+            budget = by_scope(rule.scope, rule.cap)
+            return GradualPruning.of(model, names, options.sparsity, last, budget)
         groups = self.data.labels.grouping.num_groups
 
         def fairly(model: nn.Module, sparsity: float, *, on_the_way: bool = False) -> Masks:

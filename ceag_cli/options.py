@@ -900,6 +900,21 @@ def given(options: Command, names: Iterable[str]) -> list[str]:
     return found
 
 
+def no_effect(options: Command, idle: Mapping[str, tuple[bool, Iterable[str]]]) -> list[str]:
+    """Warnings of options that were given and change nothing.
+
+    Args:
+        options: Of the command.
+        idle: By the words that follow "has no effect", whether they apply, and to which options.
+    """
+    return [
+        f"{flag(name)} has no effect {where}"
+        for where, (applies, names) in idle.items()
+        if applies
+        for name in given(options, names)
+    ]
+
+
 def called(options: type[RunOptions], name: str) -> str:
     """What an option is called on the command line: its flag, or ``FILE``."""
     return "FILE" if options.__dataclass_fields__[name].metadata["positional"] else flag(name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from ceag_cli import scores
 from ceag_cli.batchnorm import norms_of, recalibrate
-from ceag_cli.budgets import Budget, erk, pooled, uniform
+from ceag_cli.budgets import by_scope
 from ceag_cli.checkpoints import Checkpoint
 from ceag_cli.errors import OptionError
 from ceag_cli.evaluation import Compute, sampled_batches
@@ -25,8 +24,7 @@ from ceag_cli.options import (
     DataOptions,
     PruneOptions,
     TrainingOptions,
-    flag,
-    given,
+    no_effect,
 )
 from ceag_cli.packing import pack
 from ceag_cli.patterns import Pattern
@@ -36,7 +34,7 @@ from ceag_cli.pruning import GradualPruning, IterativePruning, prune, prune_patt
 from ceag_cli.results import PruneResult, TensorResult
 from ceag_cli.runs import Run
 from ceag_cli.schedules import rounds_of_a_fifth
-from ceag_cli.training import Training
+from ceag_cli.training import Training, without_effect
 
 IN_ROUNDS = ("iterative", "rewind")
 """The schedules with rounds of training."""
@@ -79,7 +77,7 @@ def check_options(options: PruneOptions) -> list[str]:
             f"--schedule {schedule} prunes while the model is fine-tuned; say for how long with "
             "--epochs"
         )
-    without_effect = {
+    idle = {
         "--max-layer-sparsity has no effect with --scope layer": cap and options.scope == "layer",
         f"--score-batches has no effect with --criterion {options.criterion}": (
             options.score_batches and options.criterion not in NEED_DATA
@@ -100,14 +98,15 @@ def check_options(options: PruneOptions) -> list[str]:
             options.pack and options.dry_run
         ),
     }
-    found = [text for text, applies in without_effect.items() if applies]
-    if not options.epochs:
-        training = given(options, TrainingOptions.__dataclass_fields__)
-        found += [f"{flag(name)} has no effect without --epochs" for name in training]
-    if not needs_images(options) and options.groups is None:
-        names = (*DataOptions.__dataclass_fields__, "batch_size", "amp")
-        found += [f"{flag(name)} has no effect without --groups" for name in given(options, names)]
-    return found
+    found = [text for text, applies in idle.items() if applies]
+    if options.epochs:
+        return found + without_effect(options)
+    no_images = not needs_images(options) and options.groups is None
+    without: dict[str, tuple[bool, tuple[str, ...]]] = {
+        "without --epochs": (True, tuple(TrainingOptions.__dataclass_fields__)),
+        "without --groups": (no_images, (*DataOptions.__dataclass_fields__, "batch_size", "amp")),
+    }
+    return found + no_effect(options, without)
 
 
 def needs_images(options: PruneOptions) -> bool:
@@ -224,7 +223,7 @@ class OptionsPruner:
         pattern = pattern_of(self.options)
         if pattern is not None:
             return prune_pattern(model, self.names, pattern, score)
-        budget = _budget(self.options)
+        budget = by_scope(self.options.scope, self.options.max_layer_sparsity)
         return prune(model, self.names, sparsity, score, budget, on_the_way=on_the_way)
 
     def _score(self, model: nn.Module) -> scores.Score:
@@ -330,14 +329,6 @@ class OptionsPruner:
         return sampled_batches(
             self.train, preprocessing, self.compute, seed, count, self.reporter, title
         )
-
-
-def _budget(options: PruneOptions) -> Budget:
-    if options.scope == "layer":
-        return uniform
-    return partial(
-        {"global": pooled, "erk": erk}[options.scope], cap=options.max_layer_sparsity or 1.0
-    )
 
 
 def warn_of_empty(masks: Masks, reporter: Reporter) -> None:

@@ -185,12 +185,19 @@ class GradualPruning:
     """Fraction removed before."""
 
     @classmethod
-    def of(cls, model: nn.Module, names: Iterable[str], final: float, end: int) -> GradualPruning:
-        """From where a model is now to a sparsity, by magnitude in every tensor."""
+    def of(
+        cls,
+        model: nn.Module,
+        names: Iterable[str],
+        final: float,
+        end: int,
+        budget: Budget = uniform,
+    ) -> GradualPruning:
+        """From where a model is now to a sparsity, by magnitude."""
         names = tuple(names)
 
         def by_magnitude(model: nn.Module, sparsity: float, *, on_the_way: bool = False) -> Masks:
-            return magnitude_uniform(model, names, sparsity, on_the_way=on_the_way)
+            return prune(model, names, sparsity, magnitude, budget, on_the_way=on_the_way)
 
         return cls(by_magnitude, final, end, Masks.from_zeros(model, names).sparsity)
 

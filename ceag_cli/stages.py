@@ -30,6 +30,7 @@ from ceag_cli.gallery import gallery
 from ceag_cli.images import Split
 from ceag_cli.inputs import (
     Data,
+    Rule,
     check_further,
     check_targets,
     choose,
@@ -40,6 +41,7 @@ from ceag_cli.inputs import (
     open_checkpoint,
     open_data,
     parents_of,
+    rule_of,
 )
 from ceag_cli.labels import SPLITS
 from ceag_cli.lineage import (
@@ -66,10 +68,13 @@ from ceag_cli.models import (
 from ceag_cli.options import (
     AuditOptions,
     Command,
+    DataOptions,
     DenseOptions,
     MitigateOptions,
     PruneOptions,
     RunOptions,
+    TrainingOptions,
+    no_effect,
 )
 from ceag_cli.policy import policy_of
 from ceag_cli.progress import Quiet, Reporter
@@ -90,7 +95,7 @@ from ceag_cli.results import Audit, DenseResult, MitigateResult, PruneResult
 from ceag_cli.runs import Run
 from ceag_cli.shifts import answers_of, shifts
 from ceag_cli.shifts import document as shift_document
-from ceag_cli.training import Training
+from ceag_cli.training import Training, without_effect
 
 
 def dense(options: DenseOptions, reporter: Reporter | None = None) -> DenseResult:
@@ -105,7 +110,8 @@ def dense(options: DenseOptions, reporter: Reporter | None = None) -> DenseResul
         AlreadyFinished: ``resume``, and the output is there.
     """
     reporter = reporter or Quiet()
-    _check_dense(options)
+    for warning in check_dense(options):
+        reporter.warn(warning)
     output = place(options.output, Path("model.safetensors"))
     compute = _compute(options)
     given = None
@@ -280,11 +286,12 @@ def mitigate(options: MitigateOptions, reporter: Reporter | None = None) -> Miti
             f"{path}: is pruned already, and --method fairgrape chooses the weights to prune "
             "itself; give the dense model"
         )
-    masks = None
+    masks, rule = None, None
     if options.sparsity is None:
         masks = masks_of(source)
     else:
-        check_further(source, options.sparsity, reporter)
+        rule = rule_of(source, options.sparsity, reporter)
+        check_further(source, options.sparsity, reporter, rule.names, rule.scope)
     reference = source
     from_dense = source.lineage is None or "dense" not in source.lineage.parents
     if options.sparsity is None or options.dense is not None or not from_dense:
@@ -296,7 +303,7 @@ def mitigate(options: MitigateOptions, reporter: Reporter | None = None) -> Miti
     run = Run(output, as_recipe(options), _inputs(data, input=source, dense=reference))
     state = _open_run(run, options, reporter)
 
-    mitigation = Mitigation(options, source, reference, data, _compute(options), reporter)
+    mitigation = Mitigation(options, source, reference, data, _compute(options), reporter, rule)
     found = mitigation.fine_tune(masks, run, state)
     lineage = Lineage(
         stage="mitigated",
@@ -305,7 +312,7 @@ def mitigate(options: MitigateOptions, reporter: Reporter | None = None) -> Miti
         recipe=as_recipe(options),
         parents=parents_of(source, output, reference),
         groups=data.reference(output),
-        sparsity=_record_of_mitigated(options, source, found.masks),
+        sparsity=_record_of_mitigated(options, source, found.masks, rule),
         eps=options.eps,
     )
     save(output, source.model, source.config, lineage, writes_config(options.output))
@@ -410,7 +417,15 @@ def _splits(
     return {name: data.split(name, preprocessing, options.workers, reporter) for name in names}
 
 
-def _check_dense(options: DenseOptions) -> None:
+def check_dense(options: DenseOptions) -> list[str]:
+    """Refuse options of ``ceag dense`` that are missing or contradict each other.
+
+    Returns:
+        What has no effect, as warnings.
+
+    Raises:
+        OptionError: With the options and the remedy.
+    """
     if options.checkpoint is None and options.model is None:
         raise OptionError("ceag dense needs --model, a timm model, or --checkpoint, a file")
     if options.checkpoint is None and options.epochs == 0 and not options.pretrained:
@@ -429,6 +444,15 @@ def _check_dense(options: DenseOptions) -> None:
         )
     if options.checkpoint is not None and options.pretrained:
         raise OptionError("--checkpoint and --pretrained both name weights to start from")
+    idle: dict[str, tuple[bool, tuple[str, ...]]] = {
+        "without --checkpoint": (options.checkpoint is None, ("use_ema",)),
+        "with --epochs 0": (options.epochs == 0, tuple(TrainingOptions.__dataclass_fields__)),
+        "without --groups": (
+            options.groups is None,
+            (*DataOptions.__dataclass_fields__, "batch_size", "amp"),
+        ),
+    }
+    return no_effect(options, idle) + (without_effect(options) if options.epochs else [])
 
 
 def _classes(
@@ -501,16 +525,16 @@ def _as_it_is(options: DenseOptions) -> DenseOptions:
 
 
 def _record_of_mitigated(
-    options: MitigateOptions, source: Checkpoint, masks: Masks
+    options: MitigateOptions, source: Checkpoint, masks: Masks, rule: Rule | None
 ) -> SparsityRecord:
     """How a model was pruned that is mitigated now: as its file says, unless it is done here."""
     record = source.lineage.sparsity if source.lineage else None
-    if options.sparsity is None:
+    if rule is None or options.sparsity is None:
         if record is None:  # pruned by another tool
             return _record(masks.sparsity, masks, "unknown")
         return _record(record.target, masks, record.criterion, record.scope, record.pattern)
     criterion = "fairgrape" if options.method == "fairgrape" else "magnitude"
-    return _record(options.sparsity, masks, criterion)
+    return _record(options.sparsity, masks, criterion, rule.scope)
 
 
 def _record(

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
-from timm.optim._optim_factory import create_optimizer_v2
+from timm.optim._optim_factory import create_optimizer_v2, get_optimizer_info
 from timm.scheduler.scheduler_factory import create_scheduler_v2
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
@@ -30,7 +30,13 @@ from ceag_cli.images import Split, flipped
 from ceag_cli.iterates import Keeper
 from ceag_cli.masks import Masks
 from ceag_cli.models import Preprocessing
-from ceag_cli.options import TrainingOptions
+from ceag_cli.options import (
+    DenseOptions,
+    MitigateOptions,
+    PruneOptions,
+    TrainingOptions,
+    no_effect,
+)
 from ceag_cli.progress import Reporter, Update
 from ceag_cli.prunable import classifier_names
 from ceag_cli.runs import Run
@@ -356,6 +362,23 @@ class Training:
             self.averaged.module.load_state_dict(state["averaged"])
         if state["masks"] is not None:
             self.masks = Masks(self.model, state["masks"])
+
+
+def without_effect(options: DenseOptions | PruneOptions | MitigateOptions) -> list[str]:
+    """Options of training that change nothing beside the others, as warnings."""
+    try:
+        has_momentum = get_optimizer_info(options.opt).has_momentum
+    except ValueError:  # refused when the optimiser is made
+        has_momentum = True
+    idle: dict[str, tuple[bool, tuple[str, ...]]] = {
+        "without --model-ema": (not options.model_ema, ("model_ema_decay",)),
+        f"with --sched {options.sched}": (
+            options.sched != "multistep",
+            ("decay_milestones", "decay_rate"),
+        ),
+        f"with --opt {options.opt}": (not has_momentum, ("momentum",)),
+    }
+    return no_effect(options, idle)
 
 
 def _paper_milestones(epochs: int) -> tuple[int, ...]:

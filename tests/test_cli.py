@@ -1615,6 +1615,69 @@ def test_pruning_further_inside_mitigation_is_said(here: Path) -> None:
     assert "already" not in done(*MITIGATE, *dense, "--prune-epochs", "0").stderr
 
 
+def test_pruning_further_inside_mitigation_goes_by_the_rule_of_before(here: Path) -> None:
+    """The tensors and the scope that ceag prune was asked for are still what is pruned."""
+    further = ("--sparsity", "0.8", "--prune-epochs", "0", *FAST)
+    done(
+        "prune",
+        "model.safetensors",
+        "--sparsity",
+        "0.5",
+        "--include",
+        "layer1",
+        "-o",
+        "p.safetensors",
+    )
+    before = lineage_of("p.safetensors").sparsity
+    assert before is not None
+    result = done(*MITIGATE, "p.safetensors", *further, "-o", "x.safetensors")
+    assert "p.safetensors: is pruned further in the 2 tensors that it is pruned in" in result.stderr
+    after = lineage_of("x.safetensors").sparsity
+    assert after is not None
+    assert set(after.tensors) == set(before.tensors)
+    assert len(after.tensors) == 2
+    assert all(zeros == math.ceil(0.8 * size) for zeros, size in after.tensors.values())
+
+    done(
+        "prune",
+        "model.safetensors",
+        "--sparsity",
+        "0.5",
+        "--scope",
+        "global",
+        "-o",
+        "g.safetensors",
+    )
+    done(*MITIGATE, "g.safetensors", *further, "-o", "y.safetensors")
+    after = lineage_of("y.safetensors").sparsity
+    assert after is not None
+    assert after.scope == "global"
+    shares = {round(zeros / size, 3) for zeros, size in after.tensors.values()}
+    assert len(shares) > 1
+    sizes = sum(size for _, size in after.tensors.values())
+    assert sum(zeros for zeros, _ in after.tensors.values()) == math.ceil(Fraction("0.8") * sizes)
+    less = ("--sparsity", "0.25", "--prune-epochs", "0", "-o", "z.safetensors")
+    assert errors(*MITIGATE, "g.safetensors", *less)[0] == ("g.safetensors: is 50.00% zero already")
+
+
+def test_what_does_not_go_on_inside_mitigation_is_warned_of(here: Path) -> None:
+    further = ("--sparsity", "0.8", "--prune-epochs", "0", *FAST, "-o", "x.safetensors")
+    done("prune", "model.safetensors", "--pattern", "2:4", "-o", "p.safetensors")
+    assert (
+        "warning: p.safetensors: is pruned by --pattern 2:4; --sparsity 0.8 goes on from there by "
+        "magnitude alone"
+    ) in done(*MITIGATE, "p.safetensors", *further).stderr.splitlines()
+    state = safetensors.torch.load_file("model.pruned.safetensors")
+    torch.save(state, "bare.pth")
+    shape = ("--model", "test_resnet", "--img-size", "16", "--dense", "model.safetensors")
+    data = ("--groups", "labels.csv", "--class-map", "names.txt", "--overwrite")
+    Path("names.txt").write_text("blue\ngreen\nred\n")
+    assert (
+        "warning: bare.pth: does not say by what rule it is pruned; --sparsity 0.8 is reached in "
+        "each of the 14 tensors that may be pruned"
+    ) in done(*MITIGATE, "bare.pth", *shape, *data, *further).stderr.splitlines()
+
+
 def test_pruning_less_inside_mitigation_is_refused_before_training(here: Path) -> None:
     found = errors(
         *(*MITIGATE, "model.pruned.safetensors", "--sparsity", "0.25", "--prune-epochs", "0"),

@@ -229,6 +229,36 @@ def test_options_without_effect_are_named(
         ({"prune_epochs": 3}, ["--prune-epochs has no effect without --sparsity"]),
         ({"prune_epochs": 3, "sparsity": 0.9}, []),
         ({"paper": True}, []),
+        ({"dual_lr": 0.1, "dual_speed": 3}, ["--dual-speed has no effect with --dual-lr"]),
+        ({"paper": True, "dual_speed": 3}, ["--dual-speed has no effect with --dual-lr"]),
+        (
+            {"buffer": 0, "min_count": 3, "full_buffers": True, "macro_overall": True},
+            [
+                "--min-count has no effect with --buffer 0",
+                "--full-buffers has no effect with --buffer 0",
+                "--macro-overall has no effect with --buffer 0",
+            ],
+        ),
+        (
+            {"buffer": 9, "min_count": 3, "full_buffers": True},
+            ["--full-buffers has no effect with --min-count"],
+        ),
+        (
+            {"weight_decay": 0, "decay_on": "classifier"},
+            ["--decay-on has no effect with --weight-decay 0"],
+        ),
+        ({"model_ema_decay": 0.9}, ["--model-ema-decay has no effect without --model-ema"]),
+        ({"model_ema_decay": 0.9, "model_ema": True}, []),
+        ({"paper": True, "decay_milestones": (3,)}, []),
+        (
+            {"decay_milestones": (3,), "decay_rate": 0.5},
+            [
+                "--decay-milestones has no effect with --sched cosine",
+                "--decay-rate has no effect with --sched cosine",
+            ],
+        ),
+        ({"opt": "adamw", "momentum": 0.8}, ["--momentum has no effect with --opt adamw"]),
+        ({"opt": "rmsprop", "momentum": 0.8}, []),
         ({"paper": True, "prune_epochs": 3}, ["--prune-epochs has no effect without --sparsity"]),
     ],
 )

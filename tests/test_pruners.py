@@ -34,6 +34,10 @@ WITH_DATA = {"sparsity": 0.9, "groups": "labels.csv"}
         ),
         (WITH_DATA | {"batch_size": 8, "data_dir": "images"}, []),
         (
+            WITH_DATA | {"epochs": 5, "model_ema_decay": 0.9},
+            ["--model-ema-decay has no effect without --model-ema"],
+        ),
+        (
             {"pack": True, "dry_run": True},
             ["--pack has no effect with --dry-run, which writes nothing"],
         ),
