@@ -407,11 +407,11 @@ def _sweep(
     Example: ceag sweep recipes/benchmarks/cifar100-hidden.yaml --jobs 2
     """
     with exit_codes("sweep"):
-        from ceag_cli import sweep
+        from ceag_cli import sweep, sweepreport
 
         _check_format(output_format)
         found = sweep.sweep(recipe, output, jobs=jobs, overwrite=overwrite, reporter=Terminal())
-        _show(sweep.table(found), sweep.as_document(found), output_format == "json")
+        _show(sweepreport.lines(found), sweepreport.as_document(found), output_format == "json")
 
 
 @_registered("info")

@@ -99,8 +99,8 @@ class SplitResult:
     """Largest psi (gap against the rest, if that is gated) to be expected if there were no
     disparity at all; not known with clusters."""
     between_group_variance: float | None
-    """Variance of psi between groups beyond sampling noise, weighted by size, the mean over features;
-    may be negative; not known with clusters."""
+    """Variance of psi between groups beyond sampling noise, weighted by size, the mean over the
+    features; may be negative; not known with clusters."""
     omnibus_p: float | None
     """Of "there is no disparity at all"; not known with clusters."""
     coverage: float | None

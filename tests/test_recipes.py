@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import ceag_cli
+from ceag_cli.experiment import Plan
 from ceag_cli.options import COMMANDS
 from ceag_cli.recipe import read_recipe, read_yaml, resolve
-from ceag_cli.sweep import Plan
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
