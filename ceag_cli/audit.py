@@ -483,7 +483,7 @@ def _drop(split: _Counted, limit: float, policy: Policy) -> Check:
     if split.clusters is not None:
         everybody = np.zeros((split.total, 1), np.int64)
         change = split.lost.astype(float) - split.gained
-        by = float(mean_effects(change, everybody, split.clusters, 1)[0])
+        by = float(mean_effects(change, everybody, split.clusters, 1, policy.alpha)[0])
     counts = (lost / by, gained / by, split.total / by)
     low, high = (
         exact(*counts, policy.alpha)
@@ -516,7 +516,7 @@ def _floors(
         by = np.ones(len(split.n))
         if split.clusters is not None:
             answers_ = split.pair.sparse.numpy().astype(float)
-            by = mean_effects(answers_, split.ids, split.clusters, len(split.n))
+            by = mean_effects(answers_, split.ids, split.clusters, len(split.n), policy.alpha)
         rows += [(split, g) for g in present.tolist()]
         n.append(split.n[present] / by[present])
         right.append(split.n_sparse[present] / by[present])

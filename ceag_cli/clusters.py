@@ -8,12 +8,14 @@ analysis of clustered binary data*).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import special
 
-from ceag_cli.arrays import Integers, Numbers
+from ceag_cli.arrays import Flags, Integers, Numbers
 
 FEWEST = 5
 """Of fewer clusters a variance is not taken."""
@@ -65,8 +67,16 @@ def psi_effects(change: Numbers, ids: Integers, clusters: Integers, number: int)
     return effect
 
 
-def mean_effects(values: Numbers, ids: Integers, clusters: Integers, number: int) -> Numbers:
-    """The same for the means of values by group."""
+def mean_effects(
+    values: Numbers, ids: Integers, clusters: Integers, number: int, alpha: float
+) -> Numbers:
+    """The same for the means of values by group.
+
+    A mean close to a border, as an accuracy is, gets a small variance where it is far off by
+    chance. So the variance is taken to be known by k clusters only: the effect is multiplied by
+    ``(t_{k-1} / t_{n-1})^2``, Student's quantiles at alpha (Korn and Graubard 1998, *Confidence
+    intervals for proportions with small expected number of positive counts*).
+    """
     effect = np.ones(number)
     for of_feature in ids.T:
         n = np.bincount(of_feature, minlength=number)
@@ -77,8 +87,44 @@ def mean_effects(values: Numbers, ids: Integers, clusters: Integers, number: int
         own = np.bincount(of_feature, inside**2, number)
         by_cluster = np.bincount(group, sums**2, number) * k / np.maximum(k - 1, 1)
         found = _known(by_cluster, own * n / np.maximum(n - 1, 1), own, n, k)
+        some = (own > 1e-12) & (k >= FEWEST)
+        t = [special.stdtrit(np.maximum(m, FEWEST) - 1, 1 - alpha) for m in (k, n)]
+        found = np.maximum(found, 1.0) * np.where(some, (t[0] / t[1]) ** 2, 1.0)
         effect = np.where(n > 0, np.maximum(found, effect), effect)
     return effect
+
+
+@dataclass(frozen=True)
+class Effects:
+    """The design effects of a split's groups; all 1 without clusters."""
+
+    ids: Integers
+    """Groups of each image, shape ``(N, F)``."""
+    number: int
+    """G, over all features."""
+    clusters: Integers | None
+    """Number of the cluster of each image, from 0 on."""
+    alpha: float
+    """Error of each bound."""
+
+    def of_mean(self, values: npt.NDArray[Any], among: Flags | None = None) -> Numbers:
+        """Of a mean by group (``mean_effects``), over the images that it is a mean of."""
+        if self.clusters is None:
+            return np.ones(self.number)
+        rows: Flags | slice = slice(None) if among is None else among
+        return mean_effects(
+            values[rows].astype(np.float64),
+            self.ids[rows],
+            self.clusters[rows],
+            self.number,
+            self.alpha,
+        )
+
+    def of_excess(self, values: npt.NDArray[Any]) -> Numbers:
+        """Of a mean by group less that of all images (``psi_effects``)."""
+        if self.clusters is None or not len(values):
+            return np.ones(self.number)
+        return psi_effects(values.astype(np.float64), self.ids, self.clusters, self.number)
 
 
 def _by_pair(

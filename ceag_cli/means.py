@@ -96,11 +96,19 @@ def wilson(count: npt.ArrayLike, n: npt.ArrayLike, z: npt.ArrayLike) -> Bounds:
     return lower, np.where(x >= n, 1.0, np.minimum(centre + half, 1.0))
 
 
-def share_bounds(count: Numbers, n: Numbers, alpha: float) -> list[Bounded | None]:
-    """A share with exact bounds (Clopper and Pearson); ``None`` for no images."""
+def share_bounds(count: Numbers, n: Numbers, alpha: float, effect: Numbers) -> list[Bounded | None]:
+    """A share with exact bounds (Clopper and Pearson); ``None`` for no images.
+
+    Args:
+        count: Images that count.
+        n: Images.
+        alpha: Error of each bound.
+        effect: By how much clusters make the images fewer than they look.
+    """
     known = n > 0
     lower, upper = np.full(len(n), np.nan), np.full(len(n), np.nan)
-    lower[known], upper[known] = clopper_pearson(count[known], n[known], alpha)
+    by = effect[known]
+    lower[known], upper[known] = clopper_pearson(count[known] / by, n[known] / by, alpha)
     return bounded(divided(count, n), lower, upper)
 
 
@@ -149,7 +157,12 @@ def excess_share(
 
 
 def mean_shift(
-    before: Numbers, after: Numbers, ids: Integers, number: int, alpha: float
+    before: Numbers,
+    after: Numbers,
+    ids: Integers,
+    number: int,
+    alpha: float,
+    effects: tuple[Numbers, Numbers] | None = None,
 ) -> tuple[tuple[Numbers, Numbers, Numbers], tuple[Numbers, Numbers, Numbers]]:
     """By how much the mean of a number per image shifts, by group, and the excess of that.
 
@@ -158,7 +171,8 @@ def mean_shift(
 
         (1 - pi)^2 (s_g^2 / n_g + s_r^2 / n_r)
 
-    with Satterthwaite's degrees of freedom, r being the rest of the images.
+    with Satterthwaite's degrees of freedom, r being the rest of the images. Both variances are
+    multiplied by the effect of clusters.
 
     Args:
         before: By image, of the dense model.
@@ -166,11 +180,13 @@ def mean_shift(
         ids: Groups of each image, shape ``(N, F)``.
         number: G, over all features.
         alpha: Error of each bound.
+        effects: By how much clusters make a group's images fewer than they look, for the shift and
+            for the excess; 1 without any.
 
     Returns:
-        Shift and excess, each with its bounds. Bounds are NaN for groups of fewer than ``FEWEST``
-        images and for those in which all images shift alike; those of the excess also where the
-        rest is such. Value, too, for groups without images.
+        Shift and excess, each with its bounds. Bounds are NaN for groups that count for fewer than
+        ``FEWEST`` images and for those in which all images shift alike; those of the excess also
+        where the rest is such. Value, too, for groups without images.
     """
     shift = after - before
     n, total = summed(ids, None, number), len(shift)
@@ -186,9 +202,11 @@ def mean_shift(
     other = divided(np.maximum(rest_square - rest_first * np.nan_to_num(rest_mean), 0.0), rest - 1)
 
     tiny = 1e-12 * (whole**2 + (float((centred**2).mean()) if total else 0.0)) + 1e-300
-    known = (n >= FEWEST) & (own > tiny)
+    by, by_excess = effects or (np.ones(number), np.ones(number))
+    known = (n >= FEWEST * np.maximum(by, by_excess)) & (own > tiny)
     half = np.full(number, np.nan)
-    half[known] = special.stdtrit(n[known] - 1, 1 - alpha) * np.sqrt(own[known] / n[known])
+    half[known] = special.stdtrit(n[known] - 1, 1 - alpha)
+    half[known] *= np.sqrt(own[known] * by[known] / n[known])
     shifts = (whole + mean, whole + mean - half, whole + mean + half)
 
     weight = np.where(n > 0, rest / max(total, 1), np.nan)
@@ -197,7 +215,8 @@ def mean_shift(
     a, b = own[both] / n[both], other[both] / rest[both]
     freedom = (a + b) ** 2 / (a**2 / (n[both] - 1) + b**2 / (rest[both] - 1))
     wide = np.full(number, np.nan)
-    wide[both] = weight[both] * special.stdtrit(freedom, 1 - alpha) * np.sqrt(a + b)
+    wide[both] = special.stdtrit(freedom, 1 - alpha) * np.sqrt((a + b) * by_excess[both])
+    wide[both] *= weight[both]
     wide[n == total] = 0.0  # everybody's excess is 0 by definition
     return shifts, (excess, excess - wide, excess + wide)
 

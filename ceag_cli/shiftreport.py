@@ -51,6 +51,11 @@ def shift_lines(found: Shifts) -> list[str]:
         lines.append(f"most moved: {moved} (q: corrected for {found.confusion.tested} cells)")
     for strata in (found.control, found.by_confidence):
         lines += [] if strata is None else strata_lines(strata)
+    if found.clustered:
+        lines.append(
+            "images that belong together count as fewer here; within strata and for q they are "
+            "taken as independent, so that these are too sure"
+        )
     return lines
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ceag_cli.arrays import Flags, Integers, Numbers
+from ceag_cli.clusters import Effects, numbered
 from ceag_cli.confusion import Confusion, confusion, total_variation
 from ceag_cli.groups import crossed
 from ceag_cli.means import (
@@ -67,6 +68,8 @@ class Answers:
     """Level of the control features of each image, shape ``(N,)``."""
     levels: Sequence[str] = ()
     """Names of these levels."""
+    clusters: Integers | None = None
+    """Number of the person or the like that each image is of, from 0 on, shape ``(N,)``."""
 
 
 def answers_of(table: AnswerTable, split: str, control: Sequence[str] = ()) -> Answers:
@@ -102,6 +105,7 @@ def answers_of(table: AnswerTable, split: str, control: Sequence[str] = ()) -> A
         control=crossed(control) if control else None,
         strata=None if strata is None else strata[:, 0],
         levels=levels,
+        clusters=None if part.clusters is None else numbered(part.clusters),
     )
 
 
@@ -172,6 +176,9 @@ class Shifts:
     interval: str
     min_images_for_means: int
     """Groups of fewer images have no bounds of means (``ScoreShift``)."""
+    clustered: bool
+    """Whether bounds are widened for images that belong together. Those within strata, and p and
+    q, never are."""
     overall: GroupShift
     worst_accuracy_dense: Worst | None
     worst_accuracy_sparse: Worst | None
@@ -200,14 +207,13 @@ def shifts(answers: Answers, alpha: float = 0.05, interval: str = "score") -> Sh
     lost, gained, changed = right[0] & ~right[1], right[1] & ~right[0], dense != sparse
     # Everybody is one group more, the last.
     ids = np.column_stack([answers.groups, np.full(total, number)])
-    scores = _scores(answers, right)
+    effects = Effects(ids, number + 1, answers.clusters, alpha)
     groups = _group_shifts(
-        ids,
+        effects,
         [*answers.names, (None, None)],
         (lost, gained, changed, *right),
         total_variation(ids, number + 1, dense, sparse),
-        [None if pair is None else _score(*pair, ids, number + 1, alpha) for pair in scores],
-        alpha,
+        [None if pair is None else _score(*pair, effects) for pair in _scores(answers, right)],
         interval,
     )
     arguments = (ids[:, :-1], answers.names, lost, gained, changed, alpha, interval)
@@ -223,6 +229,7 @@ def shifts(answers: Answers, alpha: float = 0.05, interval: str = "score") -> Sh
         alpha=alpha,
         interval=interval,
         min_images_for_means=FEWEST,
+        clustered=answers.clusters is not None,
         overall=overall,
         worst_accuracy_dense=_worst(by_group, "acc_dense", lambda share: -share.value),
         worst_accuracy_sparse=_worst(by_group, "acc_sparse", lambda share: -share.value),
@@ -251,12 +258,12 @@ def _scores(answers: Answers, right: tuple[Flags, Flags]) -> list[Pair | None]:
     return [over, losses, brier]
 
 
-def _score(
-    before: Numbers, after: Numbers, ids: Integers, number: int, alpha: float
-) -> list[ScoreShift | None]:
+def _score(before: Numbers, after: Numbers, effects: Effects) -> list[ScoreShift | None]:
+    ids, number = effects.ids, effects.number
     n = summed(ids, None, number)
     means = [divided(summed(ids, numbers, number), n).tolist() for numbers in (before, after)]
-    shift, excess = mean_shift(before, after, ids, number, alpha)
+    by = effects.of_mean(after - before), effects.of_excess(after - before)
+    shift, excess = mean_shift(before, after, ids, number, effects.alpha, by)
     return [
         None if a is None or b is None else ScoreShift(x, y, a, b)
         for x, y, a, b in zip(*means, bounded(*shift), bounded(*excess), strict=True)
@@ -264,18 +271,26 @@ def _score(
 
 
 def _group_shifts(
-    ids: Integers,
+    effects: Effects,
     names: Sequence[tuple[str, str] | tuple[None, None]],
     flags: tuple[Flags, ...],
     variation: Numbers,
     scores: Sequence[list[ScoreShift | None] | None],
-    alpha: float,
     interval: str,
 ) -> list[GroupShift]:
-    number = len(names)
+    ids, number, alpha = effects.ids, effects.number, effects.alpha
     n = summed(ids, None, number)
     lost, gained, changed, dense, sparse = (summed(ids, flag, number) for flag in flags)
-    excess = excess_share(changed, n, changed[-1], max(n[-1], 1), alpha, interval)
+    by = effects.of_excess(flags[2])
+    excess = excess_share(
+        changed / by, n / by, changed[-1] / by, max(n[-1], 1) / by, alpha, interval
+    )
+
+    def share(
+        of: Numbers, among: Numbers, flag: Flags, rows: Flags | None = None
+    ) -> list[Bounded | None]:
+        return share_bounds(of, among, alpha, effects.of_mean(flag, rows))
+
     nothing: list[ScoreShift | None] = [None] * number
     overconfidence, loss, brier = (nothing if column is None else column for column in scores)
     columns: dict[str, Sequence[Any]] = {
@@ -285,13 +300,13 @@ def _group_shifts(
         "lost": lost.astype(np.int64).tolist(),
         "gained": gained.astype(np.int64).tolist(),
         "lateral": (changed - lost - gained).astype(np.int64).tolist(),
-        "churn": share_bounds(changed, n, alpha),
+        "churn": share(changed, n, flags[2]),
         "excess_churn": bounded(*excess),
         "flips": known(divided(lost + gained, n)),
-        "negative_flips": share_bounds(lost, n, alpha),
-        "backward_compatibility": share_bounds(dense - lost, dense, alpha),
-        "acc_dense": share_bounds(dense, n, alpha),
-        "acc_sparse": share_bounds(sparse, n, alpha),
+        "negative_flips": share(lost, n, flags[0]),
+        "backward_compatibility": share(dense - lost, dense, flags[4], flags[3]),
+        "acc_dense": share(dense, n, flags[3]),
+        "acc_sparse": share(sparse, n, flags[4]),
         "total_variation": known(variation),
         "overconfidence": overconfidence,
         "loss": loss,

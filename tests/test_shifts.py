@@ -843,6 +843,26 @@ id,label,split,dense,sparse,dense_p,sparse_p,dense_p_label,sparse_p_label,race,a
 """
 
 
+def test_images_that_belong_together_are_known_and_spoken_of(tmp_path: Path) -> None:
+    """Of the rows of test, 1 and 4 are of one person. No. 2 is of train."""
+    people = CSV.replace("age\n", "age,person\n").replace(",old\n", ",old,ann\n")
+    (tmp_path / "p.csv").write_text(people.replace(",y,\n", ",y,,bob\n"))
+    table = read_answers(tmp_path / "p.csv", cluster_id="person", control=["age"])
+    found = answers_of(table, "test")
+    assert found.clusters is not None
+    assert found.clusters.tolist() == [0, 1, 0]
+    whole = shifts(found)
+    assert whole.clustered
+    assert shift_lines(whole)[-1].startswith("images that belong together count as fewer here; ")
+    apart = shifts(replace(found, clusters=None))
+    assert not any("belong together" in line for line in shift_lines(apart))
+    assert apart.overall.churn is not None
+    assert whole.overall.churn is not None
+    assert whole.overall.churn.value == apart.overall.churn.value
+    assert whole.overall.churn.lower < apart.overall.churn.lower  # type: ignore[operator]
+    assert whole.overall.churn.upper > apart.overall.churn.upper  # type: ignore[operator]
+
+
 def test_answers_of_a_table_and_its_control_column(tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_text(CSV)
     table = read_answers(tmp_path / "p.csv", control=["age"])
@@ -997,6 +1017,7 @@ def mismatches(found: Any, schema: dict[str, Any], where: str = "") -> list[str]
         "array": list,
         "string": str,
         "integer": int,
+        "boolean": bool,
         "number": (int, float),
         "null": type(None),
     }
