@@ -8,7 +8,9 @@ analysis of clustered binary data*).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -27,7 +29,33 @@ def numbered(clusters: npt.NDArray[np.generic]) -> Integers:
     return found
 
 
-def psi_effects(change: Numbers, ids: Integers, clusters: Integers, number: int) -> Numbers:
+@dataclass(frozen=True)
+class Pairs:
+    """The pairs of a group of some feature and a cluster that have images."""
+
+    group: Integers
+    cluster: Integers
+    of_image: Integers
+    """Number of the pair of each image."""
+
+    @classmethod
+    def of(cls, group: Integers, cluster: Integers, number: int) -> Pairs:
+        """Find them; ``number`` is that of groups."""
+        key, where = np.unique(cluster * number + group, return_inverse=True)
+        return cls(key % number, key // number, where.reshape(-1))
+
+    def sums(self, values: npt.NDArray[Any]) -> Numbers:
+        """Of values by image."""
+        return np.bincount(self.of_image, values, len(self.group)).astype(np.float64)
+
+
+def psi_effects(
+    change: Numbers,
+    ids: Integers,
+    clusters: Integers,
+    number: int,
+    pairs: Sequence[Pairs] | None = None,
+) -> Numbers:
     """Design effects of psi, by group; at least 1.
 
     The variance of the mean of psi's influence function
@@ -42,21 +70,23 @@ def psi_effects(change: Numbers, ids: Integers, clusters: Integers, number: int)
         ids: Group ids of each image, shape ``(N, F)``.
         clusters: Number of the cluster of each image, from 0 on.
         number: G, over all features.
+        pairs: Of each feature, where they are known already.
     """
     total = len(change)
     deviation = change - change.mean()
     whole = np.bincount(clusters, deviation)
     effect = np.ones(number)
-    for of_feature in ids.T:
+    for f, of_feature in enumerate(ids.T):
+        pair = Pairs.of(of_feature, clusters, number) if pairs is None else pairs[f]
         n = np.bincount(of_feature, minlength=number)
         share = np.maximum(n, 1) / total
         mean = np.bincount(of_feature, change, number) / np.maximum(n, 1)
         inside = change - mean[of_feature]
-        group, cluster, sums = _by_pair(of_feature, clusters, inside, number)
-        k = np.bincount(group, minlength=number)
+        sums = pair.sums(inside)
+        k = np.bincount(pair.group, minlength=number)
         by_cluster = (
-            np.bincount(group, sums**2, number) / share**2 * k / np.maximum(k - 1, 1)
-            - 2 * np.bincount(group, sums * whole[cluster], number) / share
+            np.bincount(pair.group, sums**2, number) / share**2 * k / np.maximum(k - 1, 1)
+            - 2 * np.bincount(pair.group, sums * whole[pair.cluster], number) / share
             + (whole**2).sum()
         )
         own = np.bincount(of_feature, inside**2, number)
@@ -68,7 +98,13 @@ def psi_effects(change: Numbers, ids: Integers, clusters: Integers, number: int)
 
 
 def mean_effects(
-    values: Numbers, ids: Integers, clusters: Integers, number: int, alpha: float
+    values: Numbers,
+    ids: Integers,
+    clusters: Integers,
+    number: int,
+    alpha: float,
+    pairs: Sequence[Pairs] | None = None,
+    among: Flags | None = None,
 ) -> Numbers:
     """The same for the means of values by group.
 
@@ -76,16 +112,27 @@ def mean_effects(
     chance. So the variance is taken to be known by k clusters only: the effect is multiplied by
     ``(t_{k-1} / t_{n-1})^2``, Student's quantiles at alpha (Korn and Graubard 1998, *Confidence
     intervals for proportions with small expected number of positive counts*).
+
+    Args:
+        values: By image.
+        ids: As for ``psi_effects``, as the next two are.
+        clusters: Likewise.
+        number: Likewise.
+        alpha: Error of a bound.
+        pairs: Of each feature, where they are known already.
+        among: The images that the means are over, all by default.
     """
     effect = np.ones(number)
-    for of_feature in ids.T:
-        n = np.bincount(of_feature, minlength=number)
-        mean = np.bincount(of_feature, values, number) / np.maximum(n, 1)
-        inside = values - mean[of_feature]
-        group, _, sums = _by_pair(of_feature, clusters, inside, number)
-        k = np.bincount(group, minlength=number)
+    counted = np.ones(len(values)) if among is None else among.astype(np.float64)
+    for f, of_feature in enumerate(ids.T):
+        pair = Pairs.of(of_feature, clusters, number) if pairs is None else pairs[f]
+        n = np.bincount(of_feature, counted, number)
+        mean = np.bincount(of_feature, values * counted, number) / np.maximum(n, 1)
+        inside = (values - mean[of_feature]) * counted
+        sums = pair.sums(inside)
+        k = np.bincount(pair.group[pair.sums(counted) > 0], minlength=number)
         own = np.bincount(of_feature, inside**2, number)
-        by_cluster = np.bincount(group, sums**2, number) * k / np.maximum(k - 1, 1)
+        by_cluster = np.bincount(pair.group, sums**2, number) * k / np.maximum(k - 1, 1)
         found = _known(by_cluster, own * n / np.maximum(n - 1, 1), own, n, k)
         some = (own > 1e-12) & (k >= FEWEST)
         t = [special.stdtrit(np.maximum(m, FEWEST) - 1, 1 - alpha) for m in (k, n)]
@@ -111,29 +158,28 @@ class Effects:
         """Of a mean by group (``mean_effects``), over the images that it is a mean of."""
         if self.clusters is None:
             return np.ones(self.number)
-        rows: Flags | slice = slice(None) if among is None else among
         return mean_effects(
-            values[rows].astype(np.float64),
-            self.ids[rows],
-            self.clusters[rows],
+            values.astype(np.float64),
+            self.ids,
+            self.clusters,
             self.number,
             self.alpha,
+            self._pairs,
+            among,
         )
 
     def of_excess(self, values: npt.NDArray[Any]) -> Numbers:
         """Of a mean by group less that of all images (``psi_effects``)."""
         if self.clusters is None or not len(values):
             return np.ones(self.number)
-        return psi_effects(values.astype(np.float64), self.ids, self.clusters, self.number)
+        change = values.astype(np.float64)
+        return psi_effects(change, self.ids, self.clusters, self.number, self._pairs)
 
-
-def _by_pair(
-    group: Integers, cluster: Integers, values: Numbers, number: int
-) -> tuple[Integers, Integers, Numbers]:
-    """Group, cluster and sum of values for every pair of both that occurs."""
-    key, where = np.unique(cluster * number + group, return_inverse=True)
-    sums = np.bincount(where.reshape(-1), values).astype(np.float64)
-    return key % number, key // number, sums
+    @cached_property
+    def _pairs(self) -> list[Pairs]:
+        """Sorting all images by both takes longer than everything else."""
+        assert self.clusters is not None
+        return [Pairs.of(of_feature, self.clusters, self.number) for of_feature in self.ids.T]
 
 
 def _known(

@@ -224,3 +224,13 @@ def test_the_bounds_of_means_know_it_too() -> None:
     # Images that count for fewer than a hundred have no bounds.
     half = mean_shift(np.zeros(len(ids)), after, ids[:, None], groups, 0.05, (by[0] * 2, by[1]))
     assert np.isnan(half[0][1]).all()
+
+
+@given(st.integers(0, 1000))
+def test_a_mean_over_some_images_takes_no_account_of_the_others(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    values, ids = generator.normal(size=60), generator.integers(0, 2, (60, 1))
+    clusters, among = generator.integers(0, 9, 60), generator.random(60) < 0.6
+    alone = mean_effects(values[among], ids[among], clusters[among], 2, 0.05)
+    assert Effects(ids, 2, clusters, 0.05).of_mean(values, among) == pytest.approx(alone)
+    assert Effects(ids, 2, None, 0.05).of_mean(values, among).tolist() == [1, 1]
