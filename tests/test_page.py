@@ -411,6 +411,18 @@ def test_waivers_and_reasons_are_shown() -> None:
     assert reader.all("tr", "WAIVED")
 
 
+def test_the_legend_says_where_other_groups_are_why_one_is_not_decided() -> None:
+    """Six of 80 lost, beside 1520 of which none is: not after correcting for 20 groups."""
+    ids = torch.arange(20).repeat_interleave(80)
+    sparse = torch.arange(1600) >= 6
+    pair = Paired("test", torch.ones_like(sparse), sparse, ids[:, None])
+    grouping = Grouping(("letter",), (tuple("abcdefghijklmnopqrst"),))
+    text = " | ".join(read(page(audit([pair], grouping, Policy()), SUBJECT, "1")).text)
+    assert "not shown to be, or only by itself and not after correcting for 20 groups. " in text
+    text = " | ".join(read(page(audit([pair], grouping, Policy(eps=0.06)), SUBJECT, "1")).text)
+    assert "High: psi is above eps, but not shown to be. " in text
+
+
 def test_lost_images_are_shown_by_group() -> None:
     dot = "data:image/png;base64,iVBORw0KGgo="
     flips = [
