@@ -10,6 +10,7 @@ Exit codes: 0 satisfied or done, 1 violation shown, 2 bad usage, configuration o
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 import time
 import traceback
@@ -24,7 +25,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from ceag_cli.errors import CeagError
+from ceag_cli.errors import CeagError, OutputError
 from ceag_cli.options import COMMANDS, EMPTY, AuditOptions, Command, flag, parse, value_type
 from ceag_cli.progress import Update
 from ceag_cli.recipe import named_as_given, resolve
@@ -274,14 +275,31 @@ def _check_format(name: str, what: str = "") -> None:
         raise CeagError(f"--format: '{name}' is not one of text, json{what}")
 
 
+def _print(text: str) -> None:
+    """Write a result to stdout.
+
+    Raises:
+        OutputError: It cannot be written, so that what a gate rests on would be lost.
+    """
+    if sys.stdout is None:  # closed by who called: nobody wants it
+        return
+    try:
+        typer.echo(text, nl=False)
+        sys.stdout.flush()
+    except OSError as error:
+        # What is left in the buffer must not be tried once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):  # as of head(1), which has seen enough
+            raise OutputError(f"stdout: cannot be written: {error.strerror or error}") from None
+
+
 def _show(lines: list[str], document: Any, as_json: bool) -> None:
     if as_json:
         from ceag_cli.formats import as_json as encoded
 
-        typer.echo(encoded(document))
+        _print(f"{encoded(document)}\n")
     else:
-        for line in lines:
-            typer.echo(line)
+        _print("".join(f"{line}\n" for line in lines))
 
 
 def _show_stage(name: str, options: Command, stage: Callable[..., Any]) -> Any:
@@ -346,7 +364,7 @@ def _audit(options: Command) -> None:
 
 
 def _print_audit(audit: Any, name: str) -> None:
-    if name == "text" and sys.stdout.isatty():
+    if name == "text" and sys.stdout is not None and sys.stdout.isatty():
         from rich.console import Console
 
         from ceag_cli.plaintext import print_audit
@@ -355,7 +373,7 @@ def _print_audit(audit: Any, name: str) -> None:
     else:
         from ceag_cli.formats import render
 
-        typer.echo(render(audit, name), nl=False)
+        _print(render(audit, name))
 
 
 @_registered("schema")
@@ -366,7 +384,7 @@ def _schema() -> None:
     """
     with exit_codes():
         path = Path(__file__).with_name("audit.schema.json")
-        typer.echo(path.read_text(encoding="utf-8"), nl=False)
+        _print(path.read_text(encoding="utf-8"))
 
 
 @_command("export", "Example: ceag export model.pruned.safetensors")
@@ -572,9 +590,9 @@ _Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output
 def _show_archived(found: Any) -> None:
     from ceag_cli.stagereport import megabytes
 
-    typer.echo(
+    _print(
         f"wrote {found.output}: {megabytes(found.bytes)} "
-        f"({found.source}: {megabytes(found.bytes_before)})"
+        f"({found.source}: {megabytes(found.bytes_before)})\n"
     )
 
 

@@ -6,6 +6,7 @@ number (``/dev/stdout``, ``/dev/fd/3``, which is also what ``>(command)`` of a s
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -62,8 +63,10 @@ def _unwritable_stream(path: Path) -> str | None:
     try:
         if number is not None:
             os.write(number, b"")
-    except OSError:
-        return f"cannot be written: number {number} is not open for writing"
+    except OSError as error:
+        closed = error.errno == errno.EBADF
+        why = f"number {number} is not open for writing" if closed else error.strerror
+        return f"cannot be written: {why}"
     if number is None and not os.access(path, os.W_OK):  # opening a pipe waits for its reader
         return "cannot be written: Permission denied"
     return None
@@ -77,8 +80,9 @@ def write_stream(path: Path, text: str) -> None:
     """
     number = stream_number(str(path))
     try:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for printed in (sys.stdout, sys.stderr):
+            if printed is not None:
+                printed.flush()
         target = os.dup(number) if number is not None else os.open(path, os.O_WRONLY)
         with open(target, "w", encoding="utf-8", newline="") as stream:
             stream.write(text)

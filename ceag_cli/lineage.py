@@ -314,6 +314,7 @@ def newest(stages: tuple[str, ...], folder: Path, command: str) -> tuple[Path, s
             raise LineageError(f"ceag {command}: {names} are equally new; name one of them")
         return candidates[0], stage
     wanted = " or ".join(stages)
+    answers = ", or answers of two models with --predictions" if command == "audit" else ""
     raise LineageError(
-        f"ceag {command}: there is no {wanted} model in the current folder; name the file"
+        f"ceag {command}: there is no {wanted} model in the current folder; name the file{answers}"
     )

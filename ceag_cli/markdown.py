@@ -47,7 +47,7 @@ def markdown(audit: Audit) -> str:
         lines += _summary(result, split)
         for found in audit.more:
             if found.split == split.split:
-                lines += ["", *(f"- {escaped(line)}" for line in shift_lines(found))]
+                lines += ["", *(f"- {escaped(line.strip())}" for line in shift_lines(found))]
     text = "\n".join(lines) + "\n"
     for split in splits:
         text += _folded(result, split, MOST_BYTES - len(text.encode()))

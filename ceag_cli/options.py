@@ -33,6 +33,9 @@ AUDIT_FORMATS = ("text", "json", "markdown", "github", "junit", "csv", "html")
 EMPTY = "is empty, as an unset variable makes it; give a value, or leave it out"
 """What is wrong with a text without letters. Taken for "not given" it would change what is done."""
 
+POINTS = "a fraction: 0.02 is 2 points"
+PERCENT = "a fraction: 0.9 is 90 %"
+
 DATA, MODEL, TRAINING, METHOD, PRUNING, RUN, OUTPUT = (
     "Data",
     "Model and preprocessing",
@@ -62,6 +65,7 @@ def option(
     read: Callable[[Any], Any] | None = None,
     repeatable: bool = False,
     rule: Callable[[Any], str | None] | None = None,
+    unit: str = "",
 ) -> Any:
     """Declare an option.
 
@@ -83,6 +87,7 @@ def option(
             for such an option.
         repeatable: The values of a list are given by repeating the flag, not as ``a,b``.
         rule: Says what is wrong with a value, if anything.
+        unit: What a number means, for who takes it for another one.
     """
     metadata = {
         "help": help,
@@ -100,6 +105,7 @@ def option(
         "read": read,
         "repeatable": repeatable,
         "rule": rule,
+        "unit": unit,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -347,7 +353,7 @@ class PruneOptions(DataOptions, ArchitectureOptions, TrainingOptions, RunOptions
         positional=True,
     )
     sparsity: float | None = option(
-        None, "Fraction of the prunable weights to remove.", PRUNING, low=0, below=1
+        None, "Fraction of the prunable weights to remove.", PRUNING, low=0, below=1, unit=PERCENT
     )
     criterion: str = option(
         "magnitude",
@@ -481,6 +487,7 @@ class MitigateOptions(DataOptions, ArchitectureOptions, TrainingOptions, RunOpti
         0.02,
         "Largest excess accuracy gap allowed, a fraction: 0.02 is 2 points.",
         METHOD,
+        unit=POINTS,
         low=0,
         high=1,
     )
@@ -642,7 +649,7 @@ class MitigateOptions(DataOptions, ArchitectureOptions, TrainingOptions, RunOpti
         False, "Exit with 1 when the constraints do not hold on train at the end.", METHOD
     )
     sparsity: float | None = option(
-        None, "Prune a dense model to this sparsity first.", PRUNING, low=0, below=1
+        None, "Prune a dense model to this sparsity first.", PRUNING, low=0, below=1, unit=PERCENT
     )
     prune_epochs: int | None = option(
         None,
@@ -721,6 +728,7 @@ class AuditOptions(DataOptions, ArchitectureOptions, RunOptions):
         None,
         "Largest excess accuracy gap allowed, a fraction: 0.02 is 2 points.",
         METHOD,
+        unit=POINTS,
         low=0,
         high=1,
         shown="the model's, else 0.02",
@@ -763,6 +771,7 @@ class AuditOptions(DataOptions, ArchitectureOptions, RunOptions):
         None,
         "Largest loss of accuracy over all images, a fraction.",
         METHOD,
+        unit=POINTS,
         low=0,
         high=1,
         shown="no bound",
@@ -771,6 +780,7 @@ class AuditOptions(DataOptions, ArchitectureOptions, RunOptions):
         None,
         "Smallest accuracy of the sparse model in any group.",
         METHOD,
+        unit=PERCENT,
         low=0,
         high=1,
         shown="no bound",
@@ -780,6 +790,7 @@ class AuditOptions(DataOptions, ArchitectureOptions, RunOptions):
         "Share of the images that must lie in groups with a verdict, or the audit decides nothing "
         "(exit 3).",
         METHOD,
+        unit=PERCENT,
         low=0,
         high=1,
     )
@@ -992,7 +1003,8 @@ def _check(place: str, value: Any, field: dataclasses.Field[Any]) -> Any:
     for key, words, holds in rules:
         bound = limits[key]
         if bound is not None and not holds(bound):
-            raise OptionError(f"{place}: {value} must be {words.format(bound)}")
+            meant = f" ({limits['unit']})" if limits["unit"] and key in ("high", "below") else ""
+            raise OptionError(f"{place}: {value} must be {words.format(bound)}{meant}")
     if limits["choices"] and value not in limits["choices"]:
         raise OptionError(f"{place}: '{value}' is not one of {', '.join(limits['choices'])}")
     problem = limits["rule"](value) if limits["rule"] else None

@@ -29,7 +29,7 @@ from ceag_cli.groups import Grouping, look_alikes
 from ceag_cli.intervals import Counts, psi_bounds, quantile_of
 from ceag_cli.labels import MISSING, SPLITS, Labels, read_labels
 from ceag_cli.lineage import Lineage, newest, read_metadata, sha256_of, weights_in
-from ceag_cli.options import AuditOptions
+from ceag_cli.options import AuditOptions, flag, given
 from ceag_cli.policy import Policy, policy_of
 from ceag_cli.predictions import AnswerTable, read_as_asked
 from ceag_cli.progress import Quiet, Reporter
@@ -149,6 +149,9 @@ def plan_audit(options: AuditOptions, reporter: Reporter | None = None) -> Plan:
     """
     reporter = reporter or Quiet()
     refuse_seen(options.gate_splits, None)
+    for name in given(options, ("report", "output", "gallery", "reevaluate")):
+        if options.origins.get(name, "--").startswith("--"):  # a file says it for all audits
+            reporter.warn(f"{flag(name)} has no effect with --plan, which judges nothing")
     if options.predictions is not None:
         table = read_as_asked(Path(options.predictions), options)
         about = table.about or {}
@@ -198,7 +201,10 @@ def _sizes_of_csv(
             groups_by = groups_by or reference.groups_by
             missing = missing or reference.missing
     if csv is None:
-        raise OptionError("a plan needs --groups, a CSV with one row per image")
+        raise OptionError(
+            "no groups CSV is named, and no model here names one: say 'ceag groups FILE', 'ceag "
+            "audit --plan --groups FILE', or --predictions FILE for a table of answers"
+        )
     sizes = read_sizes(
         Path(csv),
         label_column or "label",

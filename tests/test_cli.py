@@ -264,7 +264,7 @@ def test_a_defect_exits_with_4_and_shows_where(
         ),
         (
             ("prune", "model.safetensors", "--sparsity", "1"),
-            "--sparsity: 1.0 must be less than 1",
+            "--sparsity: 1.0 must be less than 1 (a fraction: 0.9 is 90 %)",
         ),
         (
             ("prune", "gone.safetensors", "--sparsity", "0.5"),
@@ -802,7 +802,7 @@ def test_values_given_in_python_are_checked_too() -> None:
         PruneOptions(sparsity=1.5, criterion="size", batch_size="x")  # type: ignore[arg-type]
     assert caught.value.problems == [
         "--batch-size: 'x' is of the wrong type",
-        "--sparsity: 1.5 must be less than 1",
+        "--sparsity: 1.5 must be less than 1 (a fraction: 0.9 is 90 %)",
         "--criterion: 'size' is not one of magnitude, random, taylor, snip, fairgrape",
     ]
 
@@ -1030,7 +1030,8 @@ def test_two_equally_new_models_are_an_error_that_lists_both(here: Path) -> None
 
 def test_in_an_empty_folder_nothing_is_taken(images: Path) -> None:
     assert errors("audit") == [
-        "ceag audit: there is no mitigated or pruned model in the current folder; name the file"
+        "ceag audit: there is no mitigated or pruned model in the current folder; name the file, "
+        "or answers of two models with --predictions"
     ]
 
 
@@ -1777,6 +1778,10 @@ def test_an_empty_value_is_not_taken_for_none(
     ("arguments", "problem"),
     [
         (("audit", "--eps", "abc"), "--eps: 'abc' is not a number"),
+        (
+            ("audit", "--eps", "2"),
+            "--eps: 2.0 must be at most 1 (a fraction: 0.02 is 2 points)",
+        ),
         (("dense", "--epochs", "1.5"), "--epochs: '1.5' is not a whole number"),
         (("groups", "--churn", "x"), "--churn: 'x' is not a number"),
         (("groups", "--format", "yaml"), "--format: 'yaml' is not one of text, json"),

@@ -842,6 +842,25 @@ def test_a_report_can_go_to_a_stream(here: Path, command: str) -> None:
     assert Path("file.csv").read_text() in run_in_shell(command)
 
 
+@pytest.mark.parametrize(
+    ("command", "code", "words"),
+    [
+        ("audit --gate strict", 1, ""),
+        ("audit --format html | head -1 >/dev/null; exit ${PIPESTATUS[0]}", 1, ""),
+        ("audit >&-", 1, ""),
+        ("audit >/dev/full", 2, "error: stdout: cannot be written: No space left on device"),
+    ],
+)
+def test_a_stdout_that_takes_nothing_is_no_defect(
+    here: Path, command: str, code: int, words: str
+) -> None:
+    run_in_shell(f"(set +e; {command}); echo $? > code.txt")
+    assert Path("code.txt").read_text() == f"{code}\n"
+    stderr = Path("stderr.txt").read_text()
+    assert "Traceback" not in stderr
+    assert words in stderr
+
+
 def test_a_folder_of_reports_is_no_file(here: Path) -> None:
     result = ceag("-o", "audit.html")
     assert result.exit_code == 2

@@ -303,5 +303,6 @@ def test_without_any_the_message_names_what_was_looked_for(tmp_path: Path) -> No
     with pytest.raises(LineageError) as caught:
         newest(("mitigated", "pruned"), tmp_path, "audit")
     assert caught.value.problems == [
-        "ceag audit: there is no mitigated or pruned model in the current folder; name the file"
+        "ceag audit: there is no mitigated or pruned model in the current folder; name the file, "
+        "or answers of two models with --predictions"
     ]

@@ -186,7 +186,7 @@ def test_what_an_audit_would_refuse_is_refused(labels: Path) -> None:
         found(gate_splits=("train",))
     with pytest.raises(OptionError, match="did you mean 'Black'"):
         found(overrides=({"feature": "race", "value": "Blck", "eps": 0.1},))
-    with pytest.raises(OptionError, match="a plan needs --groups"):
+    with pytest.raises(OptionError, match="no groups CSV is named"):
         plan_audit(AuditOptions())
 
 
@@ -287,3 +287,10 @@ def test_groups_that_cannot_be_read_exit_with_2(labels: Path) -> None:
     assert result.exit_code == 2
     assert "--eps: -1.0 must be at least 0" in result.stderr
     assert ceag("groups", "labels.csv", "--format", "xml").exit_code == 2
+
+
+def test_a_plan_says_what_it_does_not_do(labels: Path) -> None:
+    result = done("audit", "--plan", "--groups", "labels.csv", "--report", "json=x.json", "-o", "y")
+    for name in ("--report", "--output"):
+        assert f"warning: {name} has no effect with --plan, which judges nothing" in result.stderr
+    assert not Path("x.json").exists()

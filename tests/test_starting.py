@@ -64,7 +64,7 @@ def test_no_model_sets_its_own_gate_once_there_is_a_policy() -> None:
     policy = policy_of(resolve(AuditOptions, {}), made_for)
     assert (policy.eps, policy.sources["eps"]) == (0.03, "ceag.yaml")
     assert ceag("init", "--overwrite", "--eps", "2").stderr == (
-        "error: --eps: 2.0 must be at most 1\n"
+        "error: --eps: 2.0 must be at most 1 (a fraction: 0.02 is 2 points)\n"
     )
 
 
