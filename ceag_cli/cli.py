@@ -78,7 +78,7 @@ class NoneEmpty(TyperCommand):
         """Read a command line."""
         with usage_errors(ctx):
             given, _, order = self.make_parser(ctx).parse_args(list(args))
-        for parameter in order:
+        for parameter in order if not ctx.resilient_parsing else ():  # else it is completed
             values = given.get(parameter.name)
             for value in values if isinstance(values, list) else [values]:
                 if isinstance(value, str) and not value.strip():
@@ -471,6 +471,13 @@ def _show_plan(options: Command) -> None:
     _show(planreport.lines(found), document, options.format == "json")
 
 
+def _without_answers(options: AuditOptions) -> AuditOptions:
+    """The options of an audit of a CSV in place of the answers that the policy may name."""
+    found = replace(options, predictions=None)
+    found.come_from(options.origins)
+    return found
+
+
 @_registered("groups")
 def _groups(
     file: Annotated[
@@ -529,9 +536,7 @@ def _groups(
         _check_format(output_format)
         names = {"groups": "FILE", "plan_churn": "--churn"}
         options = resolve(AuditOptions, given, config, names=names)
-        if file is not None:  # in place of the answers that the policy may name
-            origins, options = options.origins, replace(options, predictions=None)
-            options.come_from(origins)
+        options = options if file is None else _without_answers(options)
         with named_as_given(options):
             _show_plan(options)
 
