@@ -22,10 +22,13 @@ docs/choices.md says where the defaults differ from the paper and why.
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from ceag_cli.gaps import excess_gap, weighted_mean
+from ceag_cli.gaps import excess_gap, max_excess_gap, weighted_mean
 from ceag_cli.groups import BatchOutcome, Grouping, GroupStats
 from ceag_cli.multipliers import (
     MAX_SUM,
@@ -57,6 +60,11 @@ class ConstrainedExcessAccuracyGap:
         detach_overall: Leave the overall loss out of the proxy's gradient (an option of the
             paper's code): a violated group then pulls the weights towards itself without pushing
             them away from everybody else.
+        paired: Batches say whether the dense model is right on the very same inputs
+            (``BatchOutcome.dense_correct``), and the buffers hold the difference between the two
+            models. So psi can be measured on inputs that are made anew in every step, like the
+            mixed images of :mod:`ceag_cli.mixing`; of the dense statistics only the sizes of the
+            groups are used.
     """
 
     def __init__(
@@ -70,9 +78,11 @@ class ConstrainedExcessAccuracyGap:
         macro_overall: bool = False,
         batch_means: bool = False,
         detach_overall: bool = False,
+        paired: bool = False,
     ) -> None:
         self.features = len(grouping.features)
         self.feature_of = grouping.feature_of.to(dense.count.device)
+        self.paired = paired
         self.dense = dense
         self.eps = eps
         self.replay = replay
@@ -94,8 +104,12 @@ class ConstrainedExcessAccuracyGap:
         speed: float = SPEED,
         max_sum: float | None = MAX_SUM,
         max_upweight: float = MAX_UPWEIGHT,
+        paired: bool = False,
     ) -> ConstrainedExcessAccuracyGap:
         """The method with the defaults of ``ceag mitigate``, for a training loop of your own.
+
+        That command measures psi on mixed images, as ``paired`` does; without it psi is measured
+        on the training images as they are, as in the paper.
 
         Args:
             dense_correct: Whether the dense model is right on each training image, bool, shape
@@ -108,6 +122,9 @@ class ConstrainedExcessAccuracyGap:
             speed: See ``multipliers.step_by_size``.
             max_sum: Bound on the sum of the multipliers.
             max_upweight: See ``multipliers.bound_by_size``.
+            paired: Every call says where the dense model is right, on the same inputs as the
+                sparse one; ``dense_correct`` is then about the images as they are, and gives the
+                number of images alone.
 
         Raises:
             ValueError: Lengths differ, an id is negative or occurs in two features, or a number is
@@ -132,25 +149,33 @@ class ConstrainedExcessAccuracyGap:
             ),
             device=ids.device,
         )
-        return cls(grouping, dense, eps, GroupReplay.by_size(dense.count), multipliers)
+        replay = GroupReplay.by_size(dense.count)
+        return cls(grouping, dense, eps, replay, multipliers, paired=paired)
 
-    def __call__(self, correct: Tensor, groups: Tensor) -> Tensor:
+    def __call__(
+        self, correct: Tensor, groups: Tensor, dense_correct: Tensor | None = None
+    ) -> Tensor:
         """Weights of a batch from what is at hand in any training loop.
 
         Args:
             correct: Whether the sparse model is right on each sample, bool, shape ``(B,)``.
             groups: Group ids, as given to :meth:`against`.
+            dense_correct: Whether the dense model is right on the same inputs, bool, shape
+                ``(B,)``; with ``paired`` only.
 
         Returns:
             Shape ``(B,)``, torch's default dtype; multiply with the losses and sum.
 
         Raises:
-            ValueError: There are more or fewer outcomes than groups.
+            ValueError: There are more or fewer outcomes than groups, or the dense model's are
+                given or missing against ``paired``.
         """
+        if (dense_correct is not None) != self.paired:
+            raise ValueError("dense_correct goes with paired=True, and the other way round")
         if len(correct) != len(groups):
             raise ValueError(f"{len(correct)} outcomes, but the groups of {len(groups)} samples")
         no_losses = torch.empty(len(correct), device=correct.device)
-        return self.weights(BatchOutcome(no_losses, correct, _columns(groups)))
+        return self.weights(BatchOutcome(no_losses, correct, _columns(groups), dense_correct))
 
     def weights(self, batch: BatchOutcome) -> Tensor:
         """One step of the algorithm: dual first, then the weights for the primal step.
@@ -162,7 +187,7 @@ class ConstrainedExcessAccuracyGap:
         if self.replay is None:
             psi = self.excess_gap_of(batch)
         else:
-            self.replay.push(batch.correct, batch.groups)
+            self.replay.push(self._remembered(batch), batch.groups)
             psi = self.recent_excess_gap()
         self.violation = psi - self.eps
         self.multipliers.ascend_(self.violation)
@@ -178,24 +203,39 @@ class ConstrainedExcessAccuracyGap:
         """psi_g measured on the replay buffers, shape ``(G,)``; NaN where not yet known."""
         assert self.replay is not None
         recent = self.replay.mean()
-        if self.macro_overall:
+        gap = recent if self.paired else self.dense.accuracy - recent
+        if not self.macro_overall:
+            overall_gap = self._mean(gap, self.dense.prevalence)
+        elif self.paired:
+            overall_gap = self._mean(gap, torch.ones_like(gap))
+        else:
             sparse = self._mean(recent, torch.ones_like(recent))
             overall_gap = self.dense.overall_accuracy - sparse
-        else:
-            overall_gap = self._mean(self.dense.accuracy - recent, self.dense.prevalence)
-        return self.dense.accuracy - recent - overall_gap[self.feature_of]
+        return gap - overall_gap[self.feature_of]
+
+    def _remembered(self, batch: BatchOutcome) -> Tensor:
+        """What the buffers hold of each sample, shape ``(B,)``."""
+        if not self.paired:
+            return batch.correct
+        return _dense_correct(batch).long() - batch.correct.long()
 
     def excess_gap_of(self, batch: BatchOutcome) -> Tensor:
         """psi_g measured on one batch, shape ``(G,)``; NaN for groups that it lacks."""
-        return excess_gap(self.dense, GroupStats.of(batch, len(self.feature_of)))
+        number, dense = len(self.feature_of), self.dense
+        if self.paired:
+            dense = GroupStats.of(replace(batch, correct=_dense_correct(batch)), number)
+        return excess_gap(dense, GroupStats.of(batch, number))
 
     def _mean(self, values: Tensor, weights: Tensor) -> Tensor:
         return weighted_mean(values, weights, self.feature_of, self.features)
 
     def status(self) -> dict[str, float]:
-        """The largest multiplier, their sum, and how many cannot rise though they should."""
+        """The largest psi as the last dual step saw it, and what the multipliers are."""
         stuck = (self.violation > 0) & self.multipliers.at_bound
-        return self.multipliers.status() | {"stuck_multipliers": int(stuck.sum())}
+        found = self.multipliers.status() | {"stuck_multipliers": int(stuck.sum())}
+        largest = float(max_excess_gap(self.violation)) + self.eps
+        # Not known before the buffers hold enough.
+        return found if math.isnan(largest) else found | {"recent_max_excess_gap": largest}
 
     def state_dict(self) -> DualState:
         """Everything that outlives a step: buffers and multipliers."""
@@ -221,6 +261,12 @@ def load_dual_state(replay: GroupReplay | None, multipliers: Multipliers, state:
     if replay is not None:
         replay.load_state_dict(state["replay"])
     multipliers.load_state_dict(state["multipliers"])
+
+
+def _dense_correct(batch: BatchOutcome) -> Tensor:
+    if batch.dense_correct is None:
+        raise ValueError("paired: say with every batch where the dense model is right")
+    return batch.dense_correct
 
 
 def _columns(groups: Tensor) -> Tensor:

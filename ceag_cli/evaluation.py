@@ -14,6 +14,7 @@ from torch.nn import functional
 from ceag_cli.errors import EvaluationError
 from ceag_cli.groups import BatchOutcome, GroupStats
 from ceag_cli.images import Split, flipped, normalized
+from ceag_cli.mixing import mixed
 from ceag_cli.models import Preprocessing
 from ceag_cli.progress import Reporter
 
@@ -88,6 +89,36 @@ def evaluate(
     return evaluate_together({title: model}, split, preprocessing, compute, reporter, title)[title]
 
 
+def evaluate_mixed(
+    model: nn.Module,
+    split: Split,
+    preprocessing: Preprocessing,
+    compute: Compute,
+    share: float,
+    seed: int,
+    reporter: Reporter,
+    title: str,
+) -> Predictions:
+    """Run a model in evaluation mode over a split, each image mixed with another of its batch.
+
+    The partners are drawn by the seed, so all models see the same mixtures; see ``mixing``.
+
+    Raises:
+        EvaluationError: The model gives NaN or infinite outputs.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    batches = (
+        (rows, mixed(pixels.float(), share))
+        for rows, pixels in _in_random_order(split, compute.batch_size, generator)
+    )
+    was_training = model.training
+    compute.place(model.eval())
+    models = {title: model}
+    found = _predict(models, split, batches, preprocessing, compute, reporter, title)[title]
+    model.train(was_training)
+    return found
+
+
 def evaluate_together(
     models: Mapping[str, nn.Module],
     split: Split,
@@ -139,20 +170,29 @@ def evaluate_in_training_mode(
     """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(split), generator=generator)
-    size = compute.batch_size
-    # BatchNorm cannot normalise a single image, so a last one joins the batch before it.
-    whole = len(order) - size - 1 if len(order) > size and len(order) % size == 1 else len(order)
-
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        for part, most in ((order[:whole], size), (order[whole:], size + 1)):
-            for rows, pixels in split.images.batches(part, most) if len(part) else ():
-                yield rows, flipped(pixels, hflip, generator)
-
+    batches = (
+        (rows, flipped(pixels, hflip, generator))
+        for rows, pixels in _in_random_order(split, compute.batch_size, generator)
+    )
     in_training = copy.deepcopy(model).train()  # its BatchNorm may update what it likes
     compute.place(in_training)
     models = {title: in_training}
-    return _predict(models, split, batches(), preprocessing, compute, reporter, title)[title]
+    return _predict(models, split, batches, preprocessing, compute, reporter, title)[title]
+
+
+def _in_random_order(
+    split: Split, size: int, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows and pixels of all images, batch by batch.
+
+    A last image that is left over joins the batch before it: BatchNorm in training mode cannot
+    normalise it alone, and there is none that it could be mixed with.
+    """
+    order = torch.randperm(len(split), generator=generator)
+    whole = len(order) - size - 1 if len(order) > size and len(order) % size == 1 else len(order)
+    for part, most in ((order[:whole], size), (order[whole:], size + 1)):
+        if len(part):
+            yield from split.images.batches(part, most)
 
 
 def sampled_batches(

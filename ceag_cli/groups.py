@@ -60,6 +60,10 @@ class BatchOutcome:
     groups: Tensor
     """Group ids of each sample, int64, shape ``(B, F)``."""
 
+    dense_correct: Tensor | None = None
+    """Whether the dense model is right on the very inputs that ``correct`` is about, bool, shape
+    ``(B,)``; ``None`` where it was measured once, before training."""
+
 
 @dataclass(frozen=True)
 class GroupStats:

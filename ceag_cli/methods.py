@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ceag_cli.baselines import EqualizedLoss, GroupDRO, NaiveFineTuning, Reweighting
 from ceag_cli.ceag import ConstrainedExcessAccuracyGap
+from ceag_cli.distillation import SHARE as DISTILL_SHARE
 from ceag_cli.errors import OptionError
 from ceag_cli.groups import Grouping, GroupStats
 from ceag_cli.multipliers import SPEED, Multipliers, bound_by_size, step_by_size
@@ -82,6 +83,8 @@ def check_options(options: MitigateOptions) -> list[str]:
         ),
         "without --keep val": (rule is None or rule[1] != "val", ("val_share",)),
         "without --sparsity": (options.sparsity is None, ("prune_epochs",)),
+        "without --measure mixed": (options.measure != "mixed", ("mix_share",)),
+        "without --distill": (distill_share(options) == 0, ("temperature",)),
         "with --weight-decay 0": (options.weight_decay == 0, ("decay_on",)),
     }
     return found + no_effect(options, idle) + without_effect(options)
@@ -92,6 +95,18 @@ def prune_epochs(options: MitigateOptions) -> int:
     if options.prune_epochs is not None:
         return options.prune_epochs
     return min(PRUNE_EPOCHS, options.epochs // 2)
+
+
+def measured_where(options: MitigateOptions) -> str:
+    """Where the method sees accuracies; those without a constraint on them have no choice."""
+    return options.measure if options.method == "ceag" else "train"
+
+
+def distill_share(options: MitigateOptions) -> float:
+    """Share of the divergence from the dense model in the loss."""
+    if options.distill is not None:
+        return options.distill
+    return DISTILL_SHARE if options.method == "ceag" else 0.0
 
 
 def rule_of_keeping(options: MitigateOptions) -> tuple[str, str] | None:
@@ -153,6 +168,7 @@ def _ceag(options: MitigateOptions, grouping: Grouping, dense: GroupStats, steps
         macro_overall=options.macro_overall,
         batch_means=options.batch_means,
         detach_overall=options.detach_overall,
+        paired=options.measure == "mixed",
     )
 
 
@@ -238,7 +254,9 @@ def troubles(log: Sequence[Mapping[str, Any]], eps: float) -> list[str]:
         log: One entry per epoch, the last one new.
         eps: Largest psi_g allowed, as a fraction.
     """
-    psi = [float(line.get("max_excess_gap", 0.0)) for line in log]
+    psi = [
+        float(line.get("recent_max_excess_gap", line.get("max_excess_gap", 0.0))) for line in log
+    ]
     stuck = [int(line.get("stuck_multipliers", 0)) for line in log]
     sums = [float(line.get("sum_multipliers", 0.0)) for line in log]
     beyond = [count > 0 and gap > eps for count, gap in zip(stuck, psi, strict=True)]

@@ -7,6 +7,7 @@ are in ``ceag``, ``baselines`` and ``fairgrape``.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -24,23 +25,26 @@ from ceag_cli.evaluation import (
     Predictions,
     evaluate,
     evaluate_in_training_mode,
+    evaluate_mixed,
     sampled_batches,
 )
 from ceag_cli.fairgrape import prune_fairly
-from ceag_cli.findings import FAIL, SplitResult
+from ceag_cli.findings import FAIL, AuditResult, SplitResult
 from ceag_cli.groups import GroupStats, set_aside
 from ceag_cli.images import Split
 from ceag_cli.inputs import Data, Rule
 from ceag_cli.iterates import Keeper, Measured
 from ceag_cli.masks import Masks
 from ceag_cli.methods import (
+    distill_share,
     first_candidate,
+    measured_where,
     objective,
     prune_epochs,
     rule_of_keeping,
     troubles,
 )
-from ceag_cli.options import CONSTRAINED, MitigateOptions, given
+from ceag_cli.options import MitigateOptions, given
 from ceag_cli.policy import Policy
 from ceag_cli.progress import Reporter
 from ceag_cli.prunable import prunable_parameters
@@ -56,8 +60,10 @@ class Mitigated:
     masks: Masks
     train: SplitResult
     """Dense and sparse compared on the images that were trained on, in evaluation mode."""
+    mixed: SplitResult | None
+    """The same on these images mixed with others, where the constraints were measured there."""
     satisfied: bool
-    """Whether ``psi_g <= eps`` for every group there."""
+    """Whether ``psi_g <= eps`` for every group where the constraints were measured."""
     epochs: int
     """Epochs trained."""
     kept: Measured | None
@@ -96,10 +102,11 @@ class Mitigation:
         options, grouping = self.options, self.data.labels.grouping
         train, judged, in_words = self._images()
         # The dense model first: it may be the very model that training is about to change.
-        dense_says = self._evaluate(self.reference.model, train, "dense")
+        dense_model = self._dense_model()
+        dense_says = self._evaluate(dense_model, train, "dense")
         dense = self._stats(dense_says, train)
         measured = self._stats(self._as_measured(train, dense_says), train)
-        keeper = self._keeper(judged, dense if judged is train else None)
+        keeper = self._keeper(judged, train, dense_model)
         training = Training(
             model=self.source.model,
             split=train,
@@ -116,7 +123,11 @@ class Mitigation:
             schedule=self._schedule(train),
             dense=dense,
             keeper=keeper,
-            correct_in_eval_mode=options.measure == "eval" and options.method in CONSTRAINED,
+            measure={"matched": "train"}.get(self._where, self._where),
+            mix_share=options.mix_share,
+            dense_model=dense_model,
+            distill=distill_share(options),
+            temperature=options.temperature,
             decay_on=options.decay_on,
             watch=lambda log: troubles(log, options.eps),
         )
@@ -124,18 +135,41 @@ class Mitigation:
         training.fit(state)
         assert training.masks is not None
         sparse_says = self._evaluate(self.source.model, train, "sparse")
-        pair = Paired("train", dense_says.correct, sparse_says.correct, train.groups)
-        # What was trained on shows nothing about other images: the measured values are compared.
-        measured_only = Policy(eps=options.eps, gate="point")
-        found = audit([pair], grouping, measured_only, gated=("train",))
+        found = on_train = self._compared(dense_says, sparse_says, train)
+        if self._where == "mixed":
+            found = self._compared(
+                self._mixed(dense_model, train, "dense"),
+                self._mixed(self.source.model, train, "sparse"),
+                train,
+            )
         return Mitigated(
             masks=training.masks,
-            train=found.splits[0],
+            train=on_train.splits[0],
+            mixed=None if found is on_train else found.splits[0],
             satisfied=found.verdict != FAIL,
             epochs=training.epoch,
             kept=None if keeper is None else keeper.kept,
             judged_on=in_words,
         )
+
+    @property
+    def _where(self) -> str:
+        return measured_where(self.options)
+
+    def _dense_model(self) -> nn.Module:
+        """In evaluation mode; a copy if it is the very model that training is about to change."""
+        same = self.reference.model is self.source.model
+        model = copy.deepcopy(self.reference.model) if same else self.reference.model
+        return model.eval()
+
+    def _compared(self, dense: Predictions, sparse: Predictions, train: Split) -> AuditResult:
+        """Both models' answers on what was trained on.
+
+        That shows nothing about other images: the measured values are compared with eps.
+        """
+        pair = Paired("train", dense.correct, sparse.correct, train.groups)
+        policy = Policy(eps=self.options.eps, gate="point")
+        return audit([pair], self.data.labels.grouping, policy, gated=("train",))
 
     def _images(self) -> tuple[Split, Split | None, str | None]:
         """The images to train on, those that the iterate is chosen on, and these in words."""
@@ -164,8 +198,8 @@ class Mitigation:
         return train.only(~chosen, "train"), train.only(chosen, "val"), in_words
 
     def _as_measured(self, train: Split, dense_says: Predictions) -> Predictions:
-        """The dense model as the multipliers are to see it."""
-        if self.options.measure != "matched" or self.options.method not in CONSTRAINED:
+        """The dense model as the multipliers are to see it, where it is measured once."""
+        if self._where != "matched":
             return dense_says
         return evaluate_in_training_mode(
             self.reference.model,
@@ -178,17 +212,17 @@ class Mitigation:
             "dense on train, in training mode",
         )
 
-    def _keeper(self, judged: Split | None, dense: GroupStats | None) -> Keeper | None:
+    def _keeper(self, judged: Split | None, train: Split, dense_model: nn.Module) -> Keeper | None:
         rule = rule_of_keeping(self.options)
         if rule is None or judged is None:
             return None
-        if dense is None:
-            dense = self._stats(self._evaluate(self.reference.model, judged, "dense"), judged)
+        # What the constraints are measured on while training decides on train as well.
+        ask = self._mixed if judged is train and self._where == "mixed" else self._evaluate
 
-        def measure(model: nn.Module) -> GroupStats:
-            return self._stats(self._evaluate(model, judged, "iterate"), judged)
+        def measure(model: nn.Module, who: str = "iterate") -> GroupStats:
+            return self._stats(ask(model, judged, who), judged)
 
-        first = first_candidate(self.options)
+        dense, first = measure(dense_model, "dense"), first_candidate(self.options)
         return Keeper(rule[0], measure, dense, self.options.eps, first, self.options.patience)
 
     def _schedule(self, train: Split) -> Schedule | None:
@@ -238,6 +272,18 @@ class Mitigation:
         title = f"{who} on {split.name}"
         preprocessing = self.source.preprocessing
         return evaluate(model, split, preprocessing, self.compute, self.reporter, title)
+
+    def _mixed(self, model: nn.Module, split: Split, who: str) -> Predictions:
+        return evaluate_mixed(
+            model,
+            split,
+            self.source.preprocessing,
+            self.compute,
+            self.options.mix_share,
+            self.options.seed,
+            self.reporter,
+            f"{who} on {split.name}, mixed",
+        )
 
     def _stats(self, says: Predictions, split: Split) -> GroupStats:
         stats = says.stats(split.groups, self.data.labels.grouping.num_groups)

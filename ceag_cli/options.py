@@ -605,14 +605,39 @@ class MitigateOptions(DataOptions, ArchitectureOptions, TrainingOptions, RunOpti
         methods=CONSTRAINED,
     )
     measure: str = option(
-        "matched",
-        "Mode in which accuracies are measured for the multipliers: 'matched', dense and sparse "
-        "in training mode; 'train', the sparse one alone; 'eval', both in evaluation mode, which "
-        "costs another forward pass a step.",
+        "mixed",
+        "Where accuracies are measured for the multipliers: on train images mixed with others, "
+        "which stand for unseen ones, both models in evaluation mode ('mixed'); on train images "
+        "with both models in training mode ('matched'), the sparse one alone ('train'), or both in "
+        "evaluation mode ('eval').",
         METHOD,
-        choices=("matched", "train", "eval"),
+        choices=("mixed", "matched", "train", "eval"),
         paper="train",
-        methods=CONSTRAINED,
+        methods=("ceag",),
+    )
+    mix_share: float = option(
+        0.7,
+        "Share of the image itself in a mixed one.",
+        METHOD,
+        above=0.5,
+        high=1,
+        methods=("ceag",),
+    )
+    distill: float | None = option(
+        None,
+        "Share of the divergence from the dense model's answers in the loss; 0 learns from the "
+        "labels alone.",
+        METHOD,
+        low=0,
+        high=1,
+        shown="0.9 with ceag, else 0",
+        paper=0.0,
+    )
+    temperature: float = option(
+        4.0,
+        "Temperature of both models' answers in distillation.",
+        METHOD,
+        above=0,
     )
     max_multiplier_sum: float = option(
         0.9,

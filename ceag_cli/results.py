@@ -79,14 +79,16 @@ class PruneResult:
 
 @dataclass(frozen=True)
 class MitigateResult:
-    """What ``mitigate`` made, measured on train in evaluation mode."""
+    """What ``mitigate`` made, measured in evaluation mode."""
 
     output: Path
     method: str
     eps: float
     train: SplitResult
+    mixed: SplitResult | None
+    """The same images mixed with others, where the constraints were measured there."""
     satisfied: bool
-    """Whether ``psi_g <= eps`` for every group on train."""
+    """Whether ``psi_g <= eps`` for every group where the constraints were measured."""
     sparsity: float
     epochs: int
     """Epochs trained."""

@@ -112,24 +112,29 @@ def _kept_line(result: MitigateResult) -> list[str]:
 
 
 def mitigate_lines(result: MitigateResult) -> list[str]:
-    """What ``mitigate`` prints: whether the constraints hold on train, and by how much."""
-    split: SplitResult = result.train
-    worst = (
-        f"{points(split.max_excess_gap, result.eps)} points ({printable(split.worst_group or '')})"
-    )
+    """What ``mitigate`` prints: whether the constraints hold where they were measured."""
     lines = [
         f"wrote {result.output} ({result.method}, sparsity {result.sparsity:.2%})",
         *_kept_line(result),
-        f"train accuracy {percent(split.acc_dense)} % dense, {percent(split.acc_sparse)} % sparse",
+        _accuracies("train", result.train),
     ]
+    where, split = "train", result.train
+    if result.mixed is not None:
+        lines[-1] += f", largest psi {_worst(result.train, result.eps)}"
+        where, split = "mixed train images", result.mixed
+        lines.append(_accuracies("train images mixed with others, in place of unseen ones:", split))
+    worst, eps = _worst(split, result.eps), tolerance(result.eps)
     if result.satisfied:
-        lines.append(
-            f"The constraints hold on train: the largest psi is {worst}, eps is "
-            f"{tolerance(result.eps)}."
-        )
+        line = f"The constraints hold on {where}: the largest psi is {worst}, eps is {eps}."
     else:
-        lines.append(
-            f"NOT SATISFIED ON TRAIN: the largest psi is {worst}, more than eps "
-            f"{tolerance(result.eps)}."
-        )
-    return lines
+        line = f"NOT SATISFIED ON {where.upper()}: the largest psi is {worst}, more than eps {eps}."
+    return [*lines, line]
+
+
+def _accuracies(what: str, split: SplitResult) -> str:
+    dense, sparse = percent(split.acc_dense), percent(split.acc_sparse)
+    return f"{what} accuracy {dense} % dense, {sparse} % sparse"
+
+
+def _worst(split: SplitResult, eps: float) -> str:
+    return f"{points(split.max_excess_gap, eps)} points ({printable(split.worst_group or '')})"

@@ -322,6 +322,7 @@ def mitigate(options: MitigateOptions, reporter: Reporter | None = None) -> Miti
         method=options.method,
         eps=options.eps,
         train=found.train,
+        mixed=found.mixed,
         satisfied=found.satisfied,
         sparsity=found.masks.sparsity,
         epochs=found.epochs,

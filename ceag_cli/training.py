@@ -21,7 +21,9 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ceag_cli import distillation, mixing
 from ceag_cli.baselines import NaiveFineTuning
+from ceag_cli.distillation import distilled
 from ceag_cli.errors import OptionError, TrainingError
 from ceag_cli.evaluation import Compute
 from ceag_cli.gaps import excess_gap, max_excess_gap
@@ -29,6 +31,7 @@ from ceag_cli.groups import BatchOutcome, GroupStats
 from ceag_cli.images import Split, flipped
 from ceag_cli.iterates import Keeper
 from ceag_cli.masks import Masks
+from ceag_cli.mixing import mixed
 from ceag_cli.models import Preprocessing
 from ceag_cli.options import (
     DenseOptions,
@@ -94,8 +97,15 @@ class Training:
     """Statistics of the dense model on the split, for the max psi of the log."""
     keeper: Keeper | None = None
     """Chooses the iterate that the model ends with; without one it is the last."""
-    correct_in_eval_mode: bool = False
-    """Give the method each sample's correctness in evaluation mode, by another forward pass."""
+    measure: str = "train"
+    """Where the method sees each sample's correctness: as ``train`` went, on the same inputs in
+    ``eval`` mode, or on ``mixed`` ones in evaluation mode, beside the dense model's."""
+    mix_share: float = mixing.SHARE
+    dense_model: nn.Module | None = None
+    """In evaluation mode, on the device; needed to distil from and for ``mixed``."""
+    distill: float = 0.0
+    """Share of the divergence from the dense model in each sample's loss."""
+    temperature: float = distillation.TEMPERATURE
     decay_on: str = "all"
     """``all`` weights but biases and norms, or the ``classifier`` alone."""
     watch: Callable[[Sequence[dict[str, Any]]], list[str]] = lambda log: []
@@ -289,11 +299,30 @@ class Training:
         )
         outcome = BatchOutcome(losses.detach(), logits.argmax(dim=1) == targets, groups)
         measured = outcome
-        if self.correct_in_eval_mode and not isinstance(objective, NaiveFineTuning):
-            measured = replace(outcome, correct=self._says_in_eval_mode(inputs) == targets)
+        if not isinstance(objective, NaiveFineTuning):
+            measured = self._as_measured(outcome, inputs, targets)
         weights = objective.weights(measured).to(losses.dtype)
+        if self.distill:
+            dense_logits = self._dense_logits(inputs)
+            losses = distilled(losses, logits, dense_logits, self.distill, self.temperature)
         ((weights * losses).sum() / together).backward()  # type: ignore[no-untyped-call]
         return outcome
+
+    def _as_measured(self, outcome: BatchOutcome, inputs: Tensor, targets: Tensor) -> BatchOutcome:
+        """The batch as the method is to see it."""
+        if self.measure == "train":
+            return outcome
+        dense_correct = None
+        if self.measure == "mixed":
+            inputs = mixed(inputs, self.mix_share)
+            dense_correct = self._dense_logits(inputs).argmax(dim=1) == targets
+        correct = self._says_in_eval_mode(inputs) == targets
+        return replace(outcome, correct=correct, dense_correct=dense_correct)
+
+    @torch.no_grad()
+    def _dense_logits(self, inputs: Tensor) -> Tensor:
+        assert self.dense_model is not None
+        return self.compute.forward(self.dense_model, inputs)
 
     def _primal_step(self, in_cycle: int) -> None:
         """Step down the gradient and put the masks back on; the averages follow."""

@@ -67,6 +67,7 @@ def method(
     macro_overall: bool = False,
     batch_means: bool = True,
     detach_overall: bool = False,
+    paired: bool = False,
 ) -> ConstrainedExcessAccuracyGap:
     """The method with the paper's mean over the batch, unless told otherwise; 0 is no buffer."""
     return ConstrainedExcessAccuracyGap(
@@ -78,14 +79,20 @@ def method(
         macro_overall=macro_overall,
         batch_means=batch_means,
         detach_overall=detach_overall,
+        paired=paired,
     )
 
 
-def outcome(correct: Sequence[int | bool], groups: Sequence[Sequence[int]]) -> BatchOutcome:
+def outcome(
+    correct: Sequence[int | bool],
+    groups: Sequence[Sequence[int]],
+    dense: Sequence[int] | None = None,
+) -> BatchOutcome:
     return BatchOutcome(
         torch.zeros(len(correct), dtype=torch.float64),
         torch.tensor(correct, dtype=torch.bool),
         torch.tensor([list(of_sample) for of_sample in groups], dtype=torch.int64),
+        None if dense is None else torch.tensor(dense, dtype=torch.bool),
     )
 
 
@@ -681,7 +688,7 @@ def test_the_method_for_another_loop_has_the_defaults_of_the_command() -> None:
     assert method.replay.capacity.tolist() == [6, 2]
     assert method.replay.min_count.tolist() == [3, 1]
     assert method.dense.accuracy.tolist() == close([5 / 6, 1.0])
-    options = MitigateOptions(eps=0.05)
+    options = MitigateOptions(eps=0.05, measure="matched")
     same = objective(options, grouping("ab"), method.dense, 4)
     batch = outcome([1, 0, 1, 0], [[0], [0], [0], [1]])
     for _ in range(5):
@@ -690,6 +697,71 @@ def test_the_method_for_another_loop_has_the_defaults_of_the_command() -> None:
         assert found.tolist() == pytest.approx(expected.tolist())
         assert found.dtype == torch.float32
     assert method.status()["max_multiplier"] > 0
+
+
+def test_paired_buffers_hold_what_the_dense_model_alone_gets_right() -> None:
+    # Dense right and sparse wrong counts 1, the other way round -1. Group 0: 1, 1 of two; group 1:
+    # 0, -1 of two. Gaps 1 and -1/2, of equal size 1/4 overall: psi 3/4 and -3/4.
+    paired = ConstrainedExcessAccuracyGap.against(
+        torch.ones(4, dtype=torch.bool),
+        torch.tensor([0, 0, 1, 1]),
+        eps=0.25,
+        steps_per_epoch=5,
+        paired=True,
+    )
+    sparse = torch.tensor([False, False, True, True])
+    dense = torch.tensor([True, True, True, False])
+    paired(sparse, torch.tensor([0, 0, 1, 1]), dense)
+    assert paired.recent_excess_gap().tolist() == [0.75, -0.75]
+    # A step of 10 / 5 * 1/2 times 3/4 - 1/4.
+    assert paired.multipliers.values.tolist() == [0.5, 0.0]
+
+
+def test_paired_without_buffers_is_psi_of_the_batch() -> None:
+    one = method(grouping("ab"), [(4, 4), (4, 4)], capacity=0, paired=True)
+    batch = outcome([0, 0, 1, 1], [[0], [0], [1], [1]], dense=[1, 1, 1, 0])
+    assert one.excess_gap_of(batch).tolist() == [0.75, -0.75]
+
+
+@given(
+    st.lists(
+        st.lists(st.tuples(st.booleans(), st.integers(0, 2)), min_size=1, max_size=6), max_size=6
+    ),
+    st.booleans(),
+    st.sampled_from([0, 3]),
+)
+def test_paired_is_the_same_where_the_dense_model_is_always_right(
+    batches: list[list[tuple[bool, int]]], macro_overall: bool, capacity: int
+) -> None:
+    # The plain mean over buffers is of those that are known, so all have to be known at once.
+    batches = [[(True, 0), (True, 1), (True, 2)], *batches]
+    plain, paired = (
+        method(
+            grouping("abc"),
+            [(3, 3), (2, 2), (1, 1)],
+            capacity=capacity,
+            macro_overall=macro_overall,
+            paired=paired,
+        )
+        for paired in (False, True)
+    )
+    for batch in batches:
+        correct, ids = [right for right, _ in batch], [[group] for _, group in batch]
+        expected = plain.weights(outcome(correct, ids))
+        found = paired.weights(outcome(correct, ids, dense=[1] * len(batch)))
+        assert found.tolist() == close(expected.tolist())
+
+
+def test_what_the_dense_model_says_goes_with_paired_and_only_with_it() -> None:
+    flags, ids = torch.ones(2, dtype=torch.bool), torch.tensor([0, 1])
+    plain, paired = (
+        ConstrainedExcessAccuracyGap.against(flags, ids, eps=0.1, steps_per_epoch=1, paired=paired)
+        for paired in (False, True)
+    )
+    with pytest.raises(ValueError, match="paired=True"):
+        plain(flags, ids, flags)
+    with pytest.raises(ValueError, match="paired=True"):
+        paired(flags, ids)
 
 
 def test_the_status_counts_violated_groups_whose_multipliers_cannot_rise() -> None:
@@ -704,6 +776,7 @@ def test_the_status_counts_violated_groups_whose_multipliers_cannot_rise() -> No
         "max_multiplier": 0.5,
         "sum_multipliers": 0.5,
         "stuck_multipliers": 1,
+        "recent_max_excess_gap": 0.5,
     }
     for _ in range(2):  # all right again: still at most 0.5, but not violated
         method(torch.ones(4, dtype=torch.bool), groups)

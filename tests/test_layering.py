@@ -42,6 +42,8 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "method": (
         {
             "ceag",
+            "mixing",
+            "distillation",
             "baselines",
             "iterates",
             "scores",

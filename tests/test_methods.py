@@ -412,6 +412,7 @@ def test_a_step_reads_nothing_back_and_makes_as_many_calls_for_many_groups(
             torch.rand(32, generator=generator),
             torch.rand(32, generator=generator) < 0.5,
             torch.randint(groups, (32, 1), generator=generator),
+            torch.rand(32, generator=generator) < 0.9,
         )
         with ReadsBack() as watch:
             for _ in range(3):

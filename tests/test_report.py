@@ -537,13 +537,16 @@ def test_the_document_of_a_stage() -> None:
 # ---------------------------------------------------------------------------------------------
 
 
-def mitigated(result: AuditResult, satisfied: bool) -> MitigateResult:
+def mitigated(
+    result: AuditResult, satisfied: bool, mixed: SplitResult | None = None
+) -> MitigateResult:
     return MitigateResult(
         output=Path("model.mitigated.safetensors"),
         method="ceag",
         sparsity=0.9,
         eps=result.eps,
         train=result.splits[0],
+        mixed=mixed,
         satisfied=satisfied,
         epochs=30,
         kept=None,
@@ -557,6 +560,19 @@ def test_mitigate_says_loudly_when_the_constraints_do_not_hold() -> None:
     assert lines[1] == "train accuracy 100.0 % dense, 95.0 % sparse"
     assert lines[2].startswith("NOT SATISFIED ON TRAIN: the largest psi is +5.0 points (letter=a)")
     assert len(lines) == 3
+
+
+def test_mitigate_names_the_mixed_images_where_the_constraints_were_measured_on_them() -> None:
+    on_train, mixed = audited("ab", [10, 0]), audited("ab", [0, 20])
+    lines = mitigate_lines(mitigated(on_train, satisfied=False, mixed=mixed.splits[0]))
+    assert lines[1:3] == [
+        "train accuracy 100.0 % dense, 95.0 % sparse, largest psi +5.0 points (letter=a)",
+        "train images mixed with others, in place of unseen ones: accuracy 100.0 % dense, "
+        "90.0 % sparse",
+    ]
+    assert lines[3].startswith(
+        "NOT SATISFIED ON MIXED TRAIN IMAGES: the largest psi is +10.0 points (letter=b)"
+    )
 
 
 @pytest.mark.parametrize("satisfied", [True, False])

@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import json
 from itertools import pairwise
@@ -405,15 +406,59 @@ def test_correctness_is_measured_in_the_mode_asked_for(tmp_path: Path, in_eval_m
             return super().weights(batch)
 
     watching = Targets()
-    one = training(
-        tmp_path, Moody(), epochs=1, objective=watching, correct_in_eval_mode=in_eval_mode
-    )
+    measure = "eval" if in_eval_mode else "train"
+    one = training(tmp_path, Moody(), epochs=1, objective=watching, measure=measure)
     one.fit(None)
     assert one.model.training
     for is_class_1, correct in seen:
         assert bool(is_class_1.any())
         assert torch.equal(is_class_1, correct) == (not in_eval_mode)
         assert int(correct.sum()) > 0
+
+
+class Mean(nn.Module):
+    """Class 1 for images brighter than a threshold, else class 0; remembers what it saw."""
+
+    def __init__(self, threshold: float) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.threshold = threshold
+        self.seen: list[tuple[bool, Tensor]] = []
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.seen.append((self.training, inputs))
+        bright = self.scale * (inputs.mean(dim=(1, 2, 3)) - self.threshold)
+        return torch.stack([-bright, bright, torch.full_like(bright, -99.0)], dim=1)
+
+
+def test_both_models_are_measured_on_the_same_mixed_images(tmp_path: Path) -> None:
+    sparse, dense, watching = Mean(0.0), Mean(0.1).eval(), Watching()
+    given = {"measure": "mixed", "mix_share": 0.6, "dense_model": dense}
+    training(tmp_path, sparse, epochs=1, objective=watching, lr=1e-9, **given).fit(None)
+    assert len(watching.seen) == len(dense.seen) == 3
+    # Training mode for the step, evaluation mode for the measurement, and so on.
+    assert [mode for mode, _ in sparse.seen] == [True, False] * 3
+    for step, batch in enumerate(watching.seen):
+        inputs, on_mixed = sparse.seen[2 * step][1], sparse.seen[2 * step + 1][1]
+        expected = 0.6 * inputs + 0.4 * inputs.roll(1, 0)
+        assert torch.allclose(on_mixed, expected, atol=1e-6)
+        assert torch.equal(on_mixed, dense.seen[step][1])
+        assert batch.dense_correct is not None
+        disagree = (on_mixed.mean(dim=(1, 2, 3)) > 0) != (on_mixed.mean(dim=(1, 2, 3)) > 0.1)
+        in_question = disagree & (batch.loss < 9)  # not of class 2, on which both are wrong
+        assert torch.equal(batch.correct != batch.dense_correct, in_question)
+
+
+def test_distillation_alone_moves_nothing_of_a_model_that_agrees(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(768, 3))
+    before = {name: tensor.clone() for name, tensor in model.named_parameters()}
+    twin = copy.deepcopy(model).eval()
+    plain = PLAIN_DESCENT | {"dense_model": twin, "temperature": 2.0}
+    training(tmp_path / "1", model, epochs=1, distill=1.0, **plain).fit(None)
+    for name, tensor in model.named_parameters():
+        assert torch.allclose(before[name], tensor, atol=1e-7)
+    training(tmp_path / "2", model, epochs=1, distill=0.9, **plain).fit(None)
+    assert not torch.allclose(before["1.weight"], model.get_parameter("1.weight"), atol=1e-7)
 
 
 def test_evaluation_in_training_mode_answers_as_in_training() -> None:
