@@ -8,7 +8,7 @@ pruned once per sparsity. What is said beyond the audits comes from the answers 
     OUT/seed-0/model.safetensors
     OUT/seed-0/sparsity-0.9/model.pruned.safetensors
     OUT/seed-0/sparsity-0.9/ceag.safetensors   with ceag.run/audit.json and predictions.npz
-    OUT/results.csv, OUT/table.md              and with `compare`: OUT/comparisons.csv and .md
+    OUT/results.csv, table.md, results.svg     and with `compare`: OUT/comparisons.csv and .md
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ from ceag_cli.lineage import sha256_of
 from ceag_cli.options import AuditOptions, DenseOptions, MitigateOptions, PruneOptions
 from ceag_cli.progress import Quiet, Reporter
 from ceag_cli.runs import AlreadyFinished, folder_of
+from ceag_cli.scatter import as_svg
 from ceag_cli.stages import dense, mitigate, prune, run_audit
 from ceag_cli.sweepreport import (
     Row,
@@ -144,6 +145,7 @@ def _write(found: Sweep) -> None:
         write_text(found.folder / "comparisons.csv", comparisons_as_csv(found.comparisons))
         text = "\n".join(comparison_table(found)) + "\n"
         write_text(found.folder / "comparisons.md", text)
+    write_text(found.folder / "results.svg", as_svg(found))
 
 
 @dataclass(frozen=True)

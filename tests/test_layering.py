@@ -122,10 +122,11 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
             "experiment",
             "heldout",
             "sweepreport",
+            "scatter",
             "sweep",
             "tensors",
         },
-        {"rich", "jinja2", "onnx", "onnxruntime", "onnxscript"},
+        {"rich", "jinja2", "matplotlib", "onnx", "onnxruntime", "onnxscript"},
     ),
     "shell": ({"cli", "__main__"}, {"typer"}),
 }

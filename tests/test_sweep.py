@@ -97,7 +97,7 @@ def test_every_run_has_its_files(prepared: Path) -> None:
         for method in ("naive", "ceag"):
             assert f"seed-{seed}/sparsity-0.5/{method}.safetensors" in found
             assert f"seed-{seed}/sparsity-0.5/{method}.run/audit.json" in found
-    assert {"results.csv", "table.md"} <= found
+    assert {"results.csv", "table.md", "results.svg"} <= found
 
 
 def test_the_rows_are_what_the_audits_say(prepared: Path) -> None:
