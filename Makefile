@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install test lint families demo demo-seeds bench bench-audit bench-speed bench-methods bench-choices clean
+.PHONY: install test lint families demo demo-seeds bench bench-audit bench-speed bench-methods bench-choices bench-unseen bench-comparisons clean
 
 install: .venv/installed
 
@@ -54,6 +54,15 @@ bench-methods: install
 bench-choices: install
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash recipes/benchmarks/methods.sh demo/methods \
 		choices-hidden choices-race choices-small-groups choices-dropout
+
+# Settings are chosen by the tuning-* recipes, and unseen-* is run once they are.
+bench-unseen: install
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash recipes/benchmarks/methods.sh demo/methods \
+		tuning-classes tuning-hidden tuning-race unseen-classes unseen-hidden unseen-race
+
+# Half an hour.
+bench-comparisons: install
+	OMP_NUM_THREADS=1 $(BIN)/python recipes/benchmarks/comparisons.py
 
 clean:
 	rm -rf demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

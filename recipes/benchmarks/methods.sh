@@ -18,6 +18,13 @@ subset() {
 subset cifar100 label 100    # 100 of 500 images a class
 subset fairface64 race 1/3 # 10,000 images, the races as frequent as they are
 
+held_out() {
+    [ -e "$1/unseen.csv" ] ||
+        python "$here/subset.py" --held-out "$data/$1/labels.csv" "$1" "$2" "$3"
+}
+held_out cifar100 label 100+200 # the same 100; of a class 200 images to tune by, 300 to test on
+held_out fairface64 race 1/3    # the same 10,000; 10,000 to tune by, 15,000 to test on
+
 for recipe in "${@:-cifar100-classes cifar100-hidden fairface-race}"; do
     for name in $recipe; do
         printf '\n%s\n\n' "$name"
