@@ -418,7 +418,7 @@ def _sweep(
     ] = False,
     output_format: Annotated[str, typer.Option("--format", help="text or json.")] = "text",
 ) -> None:
-    """Run methods x sparsities x seeds from one recipe and print one table.
+    """Run methods x sparsities x seeds from one recipe, print tables and compare methods.
 
     What is done already is not done again, so the same line continues a sweep that was stopped.
 
