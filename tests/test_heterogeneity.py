@@ -75,6 +75,7 @@ def test_groups_of_one_image_leave_with_it() -> None:
     assert with_it == between_group_variance([4, 4], [4, 0], [0, 0])
 
 
+@settings(deadline=None)
 @given(groups_of_images)
 def test_integers_suffice(groups: list[list[int]]) -> None:
     expected = slow(groups)
@@ -82,6 +83,7 @@ def test_integers_suffice(groups: list[list[int]]) -> None:
     assert np.isnan(found) if expected is None else abs(found - float(expected)) < 1e-12
 
 
+@settings(deadline=None)
 @given(groups_of_images, st.randoms())
 def test_order_of_groups_and_exchange_of_models_do_not_matter(groups: Changes, random) -> None:  # type: ignore[no-untyped-def]
     n, lost, gained = counts(groups)
@@ -152,6 +154,7 @@ def test_excess_gaps_and_their_positive_mean() -> None:
 # Halves
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(0, 4), min_size=1, max_size=30),
     st.integers(0, 5),
@@ -204,7 +207,7 @@ def slow_harm(net: list[int], ids: list[int], splits: int, seed: int) -> float:
     return total / (2 * splits)
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(st.data(), st.integers(1, 25), st.integers(1, 40))
 def test_split_half_harm_is_a_difference_of_gaps_or_not_known(
     data: st.DataObject, groups: int, images: int
