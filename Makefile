@@ -60,7 +60,7 @@ bench-unseen: install
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash recipes/benchmarks/methods.sh demo/methods \
 		tuning-classes tuning-hidden tuning-race unseen-classes unseen-hidden unseen-race
 
-# Half an hour.
+# A quarter of an hour.
 bench-comparisons: install
 	OMP_NUM_THREADS=1 $(BIN)/python recipes/benchmarks/comparisons.py
 
