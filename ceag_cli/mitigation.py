@@ -178,7 +178,8 @@ class Mitigation:
         if rule is None:
             return train, None, None
         if rule[1] == "train":
-            return train, train, "train"
+            where = "mixed train images" if self._where == "mixed" else "train"
+            return train, train, where
         if "val" in self.data.labels.splits:
             if given(self.options, ("val_share",)):
                 self.reporter.warn("--val-share has no effect: the CSV has val rows")

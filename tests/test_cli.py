@@ -1042,16 +1042,22 @@ def test_an_infeasible_mitigation_is_loud_and_exits_with_1_only_when_strict(here
     red_alone_is_lost()
     command = (*MITIGATE, "--lr", "1e-8", "--groups-by", "label")
     result = done(*command, "-o", "a.safetensors")
-    assert "NOT SATISFIED ON TRAIN: " in result.stdout
+    assert "NOT SATISFIED ON MIXED TRAIN IMAGES: " in result.stdout
     strict = ceag(*command, "-o", "b.safetensors", "--strict")
     assert strict.exit_code == 1
-    assert "NOT SATISFIED ON TRAIN: " in strict.stdout
+    assert "NOT SATISFIED ON MIXED TRAIN IMAGES: " in strict.stdout
     assert Path("b.safetensors").is_file()
+    on_train = done(*command, "--measure", "matched", "-o", "c.safetensors")
+    assert "NOT SATISFIED ON TRAIN: " in on_train.stdout
 
 
 def test_a_satisfied_mitigation_exits_with_0_when_strict(here: Path) -> None:
     result = done(*MITIGATE, "--eps", "1", "--strict", "-o", "a.safetensors")
-    assert "The constraints hold on train" in result.stdout
+    assert "The constraints hold on mixed train images" in result.stdout
+    assert "chosen on mixed train images" in result.stdout
+    with_labels = done(*MITIGATE, "--eps", "1", "--measure", "eval", "-o", "b.safetensors")
+    assert "The constraints hold on train: " in with_labels.stdout
+    assert "chosen on train: " in with_labels.stdout
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "fairgrape"])
@@ -1154,7 +1160,7 @@ def test_constraints_that_cannot_be_met_look_infeasible(here: Path) -> None:
     result = done(
         *("mitigate", "--epochs", "4", "--lr", "1e-9", "--sched", "constant", *FAST),
         *("--groups-by", "label", "--eps", "0", "--dual-speed", "500", "--buffer", "4"),
-        *("-o", "x.safetensors", "--groups", "labels.csv"),
+        *("--measure", "matched", "-o", "x.safetensors", "--groups", "labels.csv"),
     )
     warnings = [line for line in result.stderr.splitlines() if "look infeasible" in line]
     assert len(warnings) == 1
