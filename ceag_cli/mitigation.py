@@ -123,7 +123,8 @@ class Mitigation:
             schedule=self._schedule(train),
             dense=dense,
             keeper=keeper,
-            measure={"matched": "train"}.get(self._where, self._where),
+            # What 'matched' adds to 'train' is in how the dense model was measured above.
+            measure="train" if self._where == "matched" else self._where,
             mix_share=options.mix_share,
             dense_model=dense_model,
             distill=distill_share(options),
@@ -135,18 +136,13 @@ class Mitigation:
         training.fit(state)
         assert training.masks is not None
         sparse_says = self._evaluate(self.source.model, train, "sparse")
-        found = on_train = self._compared(dense_says, sparse_says, train)
-        if self._where == "mixed":
-            found = self._compared(
-                self._mixed(dense_model, train, "dense"),
-                self._mixed(self.source.model, train, "sparse"),
-                train,
-            )
+        on_train = self._compared(dense_says, sparse_says, train)
+        on_mixed = self._compared_on_mixed(dense_model, train) if self._where == "mixed" else None
         return Mitigated(
             masks=training.masks,
             train=on_train.splits[0],
-            mixed=None if found is on_train else found.splits[0],
-            satisfied=found.verdict != FAIL,
+            mixed=None if on_mixed is None else on_mixed.splits[0],
+            satisfied=(on_mixed or on_train).verdict != FAIL,
             epochs=training.epoch,
             kept=None if keeper is None else keeper.kept,
             judged_on=in_words,
@@ -170,6 +166,11 @@ class Mitigation:
         pair = Paired("train", dense.correct, sparse.correct, train.groups)
         policy = Policy(eps=self.options.eps, gate="point")
         return audit([pair], self.data.labels.grouping, policy, gated=("train",))
+
+    def _compared_on_mixed(self, dense_model: nn.Module, train: Split) -> AuditResult:
+        models = (dense_model, "dense"), (self.source.model, "sparse")
+        dense, sparse = (self._mixed(model, train, who) for model, who in models)
+        return self._compared(dense, sparse, train)
 
     def _images(self) -> tuple[Split, Split | None, str | None]:
         """The images to train on, those that the iterate is chosen on, and these in words."""

@@ -1168,7 +1168,7 @@ def test_constraints_that_cannot_be_met_look_infeasible(here: Path) -> None:
 
 def test_the_result_says_which_iterate_was_kept(here: Path) -> None:
     result = done(*MITIGATE, "--eps", "1", "-o", "x.safetensors")
-    assert "kept the iterate after epoch 1 of 1, chosen on train: accuracy " in result.stdout
+    assert "kept the iterate after epoch 1 of 1, chosen on mixed train images: " in result.stdout
     result = done(*MITIGATE, "--eps", "1", "--keep", "last", "-o", "y.safetensors")
     assert "kept" not in result.stdout
 
