@@ -13,8 +13,10 @@ from ceag_cli.errors import OptionError
 from ceag_cli.groups import BatchOutcome, Grouping, GroupStats
 from ceag_cli.methods import (
     check_options,
+    distill_share,
     dual_step,
     first_candidate,
+    measured_where,
     objective,
     prune_epochs,
     rule_of_keeping,
@@ -211,6 +213,26 @@ def test_options_without_effect_are_named(
 
 
 @pytest.mark.parametrize(
+    ("options", "where", "share"),
+    [
+        ({}, "mixed", 0.9),
+        ({"paper": True}, "train", 0.0),
+        ({"measure": "matched", "distill": 0.25}, "matched", 0.25),
+        ({"method": "naive"}, "train", 0.0),
+        ({"method": "naive", "distill": 0.9}, "train", 0.9),
+        ({"method": "group-dro"}, "train", 0.0),
+    ],
+    ids=str,
+)
+def test_ceag_alone_measures_on_mixed_images_and_distils_by_default(
+    options: dict[str, Any], where: str, share: float
+) -> None:
+    found = MitigateOptions(**options)
+    assert measured_where(found) == where
+    assert distill_share(found) == share
+
+
+@pytest.mark.parametrize(
     ("options", "warnings"),
     [
         ({"dual_kp": 1.0}, ["--dual-kp has no effect without --dual-opt nupi"]),
@@ -223,6 +245,26 @@ def test_options_without_effect_are_named(
         ),
         ({"dual_kp": 1.0, "dual_nu": 0.5, "dual_opt": "nupi"}, []),
         ({"method": "naive", "dual_nu": 0.5}, ["--dual-nu has no effect with --method naive"]),
+        ({"mix_share": 0.8}, []),
+        (
+            {"mix_share": 0.8, "measure": "eval"},
+            ["--mix-share has no effect without --measure mixed"],
+        ),
+        ({"method": "naive", "mix_share": 0.8}, ["--mix-share has no effect with --method naive"]),
+        (
+            {"method": "equalized-loss", "measure": "eval"},
+            ["--measure has no effect with --method equalized-loss"],
+        ),
+        ({"temperature": 2.0}, []),
+        (
+            {"temperature": 2.0, "distill": 0.0},
+            ["--temperature has no effect without --distill"],
+        ),
+        (
+            {"method": "naive", "temperature": 2.0},
+            ["--temperature has no effect without --distill"],
+        ),
+        ({"method": "naive", "temperature": 2.0, "distill": 0.5}, []),
         ({"val_share": 0.2}, ["--val-share has no effect without --keep val"]),
         ({"val_share": 0.2, "keep": "last"}, ["--val-share has no effect without --keep val"]),
         ({"val_share": 0.2, "keep": "val"}, []),
