@@ -36,6 +36,8 @@ demo-seeds: install
 bench: install
 	$(BIN)/python recipes/benchmarks/steps.py
 	$(BIN)/python recipes/benchmarks/pruning.py
+	OMP_NUM_THREADS=1 $(BIN)/python recipes/benchmarks/audit.py speed
+	$(BIN)/python recipes/benchmarks/predictions.py
 
 bench-audit: install
 	OMP_NUM_THREADS=1 $(BIN)/python recipes/benchmarks/audit.py
