@@ -35,6 +35,7 @@ audit model.mitigated.safetensors
 cat <<'TEXT'
 
 Both models started from the same zeros and were fine-tuned equally long. Naive fine-tuning lets the
-digit that is rare in training (8) pay for the sparsity; CEAG holds every digit and every stroke to
-the tolerance on train. Reports: demo/naive.run/audit.html and demo/model.mitigated.run/audit.html
+digit that is rare in training (8) pay for the sparsity. CEAG lets it pay less than half of that;
+whether that is within the tolerance takes a few more images of the digit than there are, and the
+audit says how many. Reports: demo/naive.run/audit.html and demo/model.mitigated.run/audit.html
 TEXT
