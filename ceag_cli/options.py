@@ -494,8 +494,8 @@ class MitigateOptions(DataOptions, ArchitectureOptions, TrainingOptions, RunOpti
     method: str = option("ceag", "Fine-tuning method.", METHOD, choices=METHODS)
     keep: str | None = option(
         None,
-        "The iterate that is written: the last; the last whose constraints hold on train, looked "
-        "for in the last third of the epochs; or the best on val.",
+        "The iterate that is written: the last; the last whose constraints hold on train (as "
+        "--measure says), looked for in the last third of the epochs; or the best on val.",
         METHOD,
         choices=("last", "train", "val"),
         shown="train with ceag, val with naive-es, else last",
@@ -671,7 +671,9 @@ class MitigateOptions(DataOptions, ArchitectureOptions, TrainingOptions, RunOpti
         METHOD,
     )
     strict: bool = option(
-        False, "Exit with 1 when the constraints do not hold on train at the end.", METHOD
+        False,
+        "Exit with 1 when the constraints do not hold at the end where they were measured.",
+        METHOD,
     )
     sparsity: float | None = option(
         None, "Prune a dense model to this sparsity first.", PRUNING, low=0, below=1, unit=PERCENT

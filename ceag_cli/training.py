@@ -23,7 +23,6 @@ from torch.nn import functional
 
 from ceag_cli import distillation, mixing
 from ceag_cli.baselines import NaiveFineTuning
-from ceag_cli.distillation import distilled
 from ceag_cli.errors import OptionError, TrainingError
 from ceag_cli.evaluation import Compute
 from ceag_cli.gaps import excess_gap, max_excess_gap
@@ -31,7 +30,6 @@ from ceag_cli.groups import BatchOutcome, GroupStats
 from ceag_cli.images import Split, flipped
 from ceag_cli.iterates import Keeper
 from ceag_cli.masks import Masks
-from ceag_cli.mixing import mixed
 from ceag_cli.models import Preprocessing
 from ceag_cli.options import (
     DenseOptions,
@@ -304,7 +302,9 @@ class Training:
         weights = objective.weights(measured).to(losses.dtype)
         if self.distill:
             dense_logits = self._dense_logits(inputs)
-            losses = distilled(losses, logits, dense_logits, self.distill, self.temperature)
+            losses = distillation.distilled(
+                losses, logits, dense_logits, self.distill, self.temperature
+            )
         ((weights * losses).sum() / together).backward()  # type: ignore[no-untyped-call]
         return outcome
 
@@ -314,7 +314,7 @@ class Training:
             return outcome
         dense_correct = None
         if self.measure == "mixed":
-            inputs = mixed(inputs, self.mix_share)
+            inputs = mixing.mixed(inputs, self.mix_share)
             dense_correct = self._dense_logits(inputs).argmax(dim=1) == targets
         correct = self._says_in_eval_mode(inputs) == targets
         return replace(outcome, correct=correct, dense_correct=dense_correct)

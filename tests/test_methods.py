@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ceag_cli import distillation, mixing
 from ceag_cli.baselines import EqualizedLoss, GroupDRO, NaiveFineTuning, Reweighting
 from ceag_cli.ceag import ConstrainedExcessAccuracyGap
 from ceag_cli.errors import OptionError
@@ -210,6 +211,12 @@ def test_options_without_effect_are_named(
     assert sorted(found) == sorted(
         f"{name} has no effect with --method {method}" for name in without_effect
     )
+
+
+def test_the_defaults_of_the_command_are_those_of_the_modules() -> None:
+    """The options name them once more, so that --help needs no torch."""
+    options = MitigateOptions()
+    assert (options.mix_share, options.temperature) == (mixing.SHARE, distillation.TEMPERATURE)
 
 
 @pytest.mark.parametrize(
