@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from ceag_cli.arrays import Integers, Numbers
 from ceag_cli.audit import Paired
 from ceag_cli.checkpoints import Checkpoint
 from ceag_cli.classes import class_index
-from ceag_cli.columns import FORMAT, NAMES, Anything, Column, read_npz, write_npz
+from ceag_cli.columns import AT_ONCE, FORMAT, NAMES, Anything, read_npz, write_npz
 from ceag_cli.destinations import unwritable
 from ceag_cli.errors import LabelsError, OptionError, OutputError
 from ceag_cli.evaluation import Compute, Predictions, evaluate_together
@@ -332,10 +333,10 @@ def _table(
     labels = data.labels
     assert data.targets is not None
     outputs = int(sparse.model.num_classes)  # type: ignore[arg-type]
-    cells = {name: _as_column(words) for name, words in labels.cells.items()}
+    cells = labels.cells
     return AnswerTable(
         ids=tuple(labels.paths),
-        split=np.array([SPLITS.index(name) for name in labels.splits], np.int64),
+        split=labels.split,
         classes=_output_names(class_index(sparse.label_names, options.class_map, outputs), outputs),
         label=data.targets.numpy(),
         dense=said["dense"].predicted,
@@ -364,12 +365,6 @@ def _as_kept(probabilities: Numbers) -> Numbers:
     return np.maximum(probabilities, SMALLEST).astype(np.float32).astype(np.float64)
 
 
-def _as_column(words: Sequence[str]) -> Column:
-    names = list(dict.fromkeys(words))
-    number = {name: i for i, name in enumerate(names)}
-    return Column(np.array([number[word] for word in words], np.int64), tuple(names))
-
-
 def _output_names(index: Mapping[str, int], outputs: int) -> tuple[str, ...]:
     """A name for each output of a model: the first that is given to it, or its number."""
     names: dict[int, str] = {}
@@ -392,23 +387,28 @@ def _key(
     """Everything that a model's answers depend on, by name."""
     labels = data.labels
     assert data.targets is not None
-    rows = [labels.paths, labels.splits, data.targets.tolist()]
-    state = [data.store.state(path) for path in labels.paths]
     return {
         "model": model.sha256,
         "averaged weights": options.use_ema,
-        "architecture and preprocessing": _digest([model.config, str(model.preprocessing)]),
-        "rows": _digest(rows),
-        "images": _digest(state),
+        "architecture and preprocessing": _digest(model.config, str(model.preprocessing)),
+        "rows": _digest(labels.paths, labels.split.tolist(), data.targets.tolist()),
+        "images": _digest(map(data.store.state, labels.paths)),
         "amp": compute.amp,
         "device": compute.device.type,
         "versions": " ".join(f"{name} {version(name)}" for name in ("ceag", "torch", "timm")),
     }
 
 
-def _digest(content: Any) -> str:
-    text = json.dumps(content, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+def _digest(*parts: Any) -> str:
+    """A hash of some things one after the other; of rows a few at a time, since they are many."""
+    digest = hashlib.sha256()
+    for part in parts:
+        rows = iter([part] if isinstance(part, (str, Mapping)) else part)
+        while some := list(islice(rows, AT_ONCE)):
+            text = json.dumps(some, sort_keys=True, ensure_ascii=False, default=str)
+            digest.update(text.encode("utf-8", "surrogatepass"))
+        digest.update(b"\n")
+    return digest.hexdigest()
 
 
 def _look_up(

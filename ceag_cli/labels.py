@@ -6,43 +6,38 @@ header is line 1), and :meth:`Labels.raise_problems` reports them together, befo
 
 from __future__ import annotations
 
-import _csv
-import csv
-import gc
-import hashlib
-import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from itertools import islice
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
+from posixpath import normpath
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from ceag_cli.arrays import Flags, Integers
+from ceag_cli.columns import AT_ONCE, Column, Content, Csv, Problems, raise_together, renumbered
 from ceag_cli.errors import LabelsError
 from ceag_cli.groups import Grouping, ambiguous, crossed
-from ceag_cli.kinds import kind_of, refuse_answers, refuse_separator, taken
-from ceag_cli.quotes import stray_quotes
+from ceag_cli.kinds import refuse_answers
 from ceag_cli.recipe import nearest
 
 PATH_COLUMNS = ("path", "file_name", "filename")
 SPLITS = ("train", "val", "test")
-SHOWN_PROBLEMS = 50
-
 POLICIES = ("error", "group", "drop")
 """What to do with an image that has no group: refuse it, give it a group, leave it out."""
 
 MISSING = "<missing>"
 """Group of the images that have none."""
 
-AT_ONCE = 1 << 12
-"""Rows of a CSV that are turned into columns at a time; so few that they stay in the cache."""
+_UNUSUAL = ("//", "/.", "..", ":", "\\", "\n/", "\n.", "/\n", "\n\n")
+"""A path needs one of these, with line breaks around it, to be empty, to lie outside of its folder
+or to be written in two ways."""
 
-_UNUSUAL = ("//", "/.", "..", ":", "\\", "\n/", "\n.", "/\n")
-"""A path needs one of these, with line breaks around it, to lie outside of its folder or to be
-written in two ways."""
+_OUTSIDE = re.compile(r"/|[\\/]{2}|.:|(?:.*[\\/])?\.\.(?:[\\/]|\Z)", re.DOTALL)
+"""What a path begins with that leaves the data folder: a root, a drive, or parts with ``..``."""
 
 
 @dataclass
@@ -55,11 +50,13 @@ class Labels:
     groups_by: str
     """The columns that make the groups, in the form of ``--groups-by``."""
     grouping: Grouping
-    lines: list[int]
+    lines: Integers
     """Line of each row in the file."""
     paths: list[str]
-    labels: list[str]
-    splits: list[str]
+    label: Column
+    """The target class; no name is without rows."""
+    split: Integers
+    """Number in ``SPLITS``."""
     groups: Tensor
     """Group ids of each row, int64, shape ``(N, F)``."""
     missing: str = "error"
@@ -68,17 +65,24 @@ class Labels:
     """Rows that were left out since they have none."""
     cluster_id: str | None = None
     """Column that tells which images belong together."""
-    cells: dict[str, list[str]] = field(default_factory=dict)
+    cells: dict[str, Column] = field(default_factory=dict)
     """For each row what stands in the columns that make groups, clusters and control levels."""
     problems: dict[int, list[str]] = field(default_factory=dict)
     """What is wrong, by line; line 0 holds what concerns the whole file."""
+    more: int = 0
+    """Further problems, of lines below those."""
     set_aside: dict[int, str] = field(default_factory=dict)
     """Path of each row that has a problem elsewhere, by line: its image is looked for all the same,
     so that one reading finds everything."""
 
+    @property
+    def splits(self) -> list[str]:
+        """The splits that have rows, in their usual order."""
+        return [name for i, name in enumerate(SPLITS) if bool((self.split == i).any())]
+
     def rows(self, split: str) -> Tensor:
         """Row numbers of a split, int64, in file order."""
-        return torch.tensor([i for i, s in enumerate(self.splits) if s == split], dtype=torch.int64)
+        return torch.from_numpy(np.flatnonzero(self.split == SPLITS.index(split)))
 
     def problem(self, line: int, text: str) -> None:
         """Note a problem of a line of the file; 0 for the file as a whole."""
@@ -86,22 +90,21 @@ class Labels:
 
     def check_labels(self, index_of: Mapping[str, int], whose: str) -> Tensor:
         """Class index of each row, int64, shape ``(N,)``; an unknown label is a problem."""
-        unknown: dict[str, list[int]] = {}
-        targets = torch.zeros(len(self.labels), dtype=torch.int64)
-        for row, label in enumerate(self.labels):
-            if label in index_of:
-                targets[row] = index_of[label]
-            else:
-                unknown.setdefault(label, []).append(self.lines[row])
-        for label, lines in unknown.items():
-            more = f" (and {len(lines) - 1} more rows)" if len(lines) > 1 else ""
+        index = np.array([index_of.get(name, -1) for name in self.label.names], np.int64)
+        targets = index[self.label.codes]
+        unknown = np.flatnonzero(targets < 0)
+        labels, first, count = _first_of_each(self.label.codes[unknown])
+        for label, row, rows in zip(labels, unknown[first].tolist(), count, strict=True):
+            name = self.label.names[label]
+            more = f" (and {rows - 1} more rows)" if rows > 1 else ""
             self.problem(
-                lines[0],
-                f"label '{label}' is not known to {whose}{nearest(label, index_of)}{more}; "
+                int(self.lines[row]),
+                f"label '{name}' is not known to {whose}{nearest(name, index_of)}{more}; "
                 "map names to outputs with --class-map, or give a new classifier with "
                 "'ceag dense --num-classes'",
             )
-        return targets
+        targets[unknown] = 0
+        return torch.from_numpy(targets)
 
     def check_splits(self, required: Iterable[str], seen_in_train: bool) -> None:
         """Note a split without rows and, if asked, groups of other splits that train lacks."""
@@ -110,19 +113,18 @@ class Labels:
                 self.problem(0, f"no row has split '{split}'")
         if not seen_in_train or "train" not in self.splits:
             return
-        in_train = set(self.groups[self.rows("train")].reshape(-1).tolist())
+        in_train = np.zeros(self.grouping.num_groups, bool)
+        in_train[self.groups[self.rows("train")].numpy().reshape(-1)] = True
         for split in ("val", "test"):
-            rows = self.rows(split)
-            missing: dict[int, list[int]] = {}
-            for row, ids in zip(rows.tolist(), self.groups[rows].tolist(), strict=True):
-                for group in ids:
-                    if group not in in_train:
-                        missing.setdefault(group, []).append(self.lines[row])
-            for group, lines in missing.items():
+            rows = self.rows(split).numpy()
+            ids = self.groups[rows].numpy()
+            missing = np.flatnonzero(~in_train[ids].reshape(-1))
+            groups, first, count = _first_of_each(ids.reshape(-1)[missing])
+            for group, place, number in zip(groups, missing[first].tolist(), count, strict=True):
                 feature, value = self.grouping.names[group]
                 self.problem(
-                    lines[0],
-                    f"group '{feature}={value}' is in split '{split}' ({len(lines)} rows) but not "
+                    int(self.lines[rows[place // ids.shape[1]]]),
+                    f"group '{feature}={value}' is in split '{split}' ({number} rows) but not "
                     "in train, so nothing can be promised for it; group more coarsely with "
                     "--groups-by, or move or remove these rows",
                 )
@@ -133,30 +135,13 @@ class Labels:
         Raises:
             LabelsError: There is any problem.
         """
-        raise_together(self.csv, self.problems)
+        raise_together(self.csv, self.problems, self.more)
 
 
-def raise_together(path: Path, problems: Mapping[int, Sequence[str]], more: int = 0) -> None:
-    """Raise what is wrong with a table, by line, each with its place.
-
-    Args:
-        path: The file.
-        problems: By line; line 0 holds what concerns the whole file.
-        more: Problems that are not among these.
-
-    Raises:
-        LabelsError: There is any problem.
-    """
-    messages = [
-        f"{path} row {line}: {text}" if line else f"{path}: {text}"
-        for line in sorted(problems)
-        for text in problems[line]
-    ]
-    rest = more + max(len(messages) - SHOWN_PROBLEMS, 0)
-    if rest:
-        messages = [*messages[:SHOWN_PROBLEMS], f"{path}: and {rest} more problems"]
-    if messages:
-        raise LabelsError([" ".join(message.splitlines()) for message in messages])
+def _first_of_each(numbers: Integers) -> tuple[list[int], Integers, list[int]]:
+    """The different ones of some numbers, where each is first, and how often it is there."""
+    found, first, count = np.unique(numbers, return_index=True, return_counts=True)
+    return found.tolist(), first, count.tolist()
 
 
 def read_labels(
@@ -186,115 +171,77 @@ def read_labels(
         LabelsError: The file cannot be read as a table at all: it is missing, not UTF-8, empty, or
             lacks a column.
     """
-    content = read_bytes(path)
-    text = decoded(path, content)
-    refuse_separator(path, text)
-    raise_together(path, stray_quotes(content))
-    reader = csv.reader(io.StringIO(text, newline=""))
-    try:
-        header = [name.strip() for name in next(reader)]
-    except StopIteration:
-        raise LabelsError(f"{path}: the file is empty; it needs a header and rows") from None
-    except csv.Error as error:
-        raise LabelsError(f"{path} row 1: {error}") from None
-    columns = _Columns.find(path, header, label_column, groups_by, cluster_id, control)
-    with without_collector():
-        table = _read_rows(reader, columns, missing)
-    for parts in columns.features:
-        cells = [table.cells.get(name, []) for name in parts]
-        if len(parts) > 1 and any("*" in value for column in cells for value in set(column)):
-            for problem in ambiguous(parts, zip(*cells, strict=True)):
-                table.problems.setdefault(0, []).append(problem)
-    values = [sorted(set(words)) for words in table.groups]
-    offsets = [sum(len(v) for v in values[:f]) for f in range(len(values))]
-    ids = torch.zeros(len(table.paths), len(values), dtype=torch.int64)
-    for f, words in enumerate(table.groups):
-        index = {value: i for i, value in enumerate(values[f], start=offsets[f])}
-        ids[:, f] = torch.tensor([index[word] for word in words], dtype=torch.int64)
+    source = Csv(path)
+    columns = _Columns.find(path, source.header, label_column, groups_by, cluster_id, control)
+    noted = Problems(source)
+    content = source.read(columns.words, [], columns.path, noted)
+    del source.content  # as large as all that was made of it
+    rows = _checked(content, columns, missing, noted)
+    problems = noted.by_line()
+    if not rows.good.any() and not problems:
+        problems[0] = [
+            "no row has a group, so none is left (--missing drop)"
+            if rows.dropped
+            else "the file has a header but no rows"
+        ]
+    whole = bool(rows.good.all())
+    words = {
+        name: column if whole else column.only(rows.good).without_unused()
+        for name, column in content.words.items()
+    }
+    groups = grouped(words, columns.features)
+    if groups.ambiguous:
+        problems.setdefault(0, []).extend(groups.ambiguous)
+    features = [crossed(parts) for parts in columns.features]
     return Labels(
         csv=path,
-        sha256=hashlib.sha256(content).hexdigest(),
+        sha256=source.sha256,
         label_column=label_column,
-        groups_by=",".join(crossed(parts) for parts in columns.features),
-        grouping=Grouping(
-            tuple(crossed(parts) for parts in columns.features), tuple(map(tuple, values))
-        ),
-        lines=table.lines,
-        paths=table.paths,
-        labels=table.labels,
-        splits=table.splits,
-        groups=ids,
+        groups_by=",".join(features),
+        grouping=Grouping(tuple(features), groups.values),
+        lines=content.records[rows.good] + 2,
+        paths=content.ids
+        if whole
+        else [content.ids[row] for row in np.flatnonzero(rows.good).tolist()],
+        label=words[label_column],
+        split=rows.split[rows.good],
+        groups=torch.from_numpy(groups.ids),
         missing=missing,
-        dropped=table.dropped,
+        dropped=rows.dropped,
         cluster_id=cluster_id,
-        cells=table.cells,
-        problems=table.problems,
-        set_aside=table.set_aside,
+        cells={name: words[name] for name in columns.kept},
+        problems=problems,
+        more=noted.more,
+        set_aside=rows.set_aside,
     )
-
-
-def decoded(path: Path, content: bytes) -> str:
-    """The text of a CSV.
-
-    Raises:
-        LabelsError: It is something else, or not UTF-8.
-    """
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        kind = kind_of(path)
-        if kind is not None:
-            raise LabelsError(
-                f"{path}: {kind}; wanted is a CSV with one row per image{taken(kind)}"
-            ) from None
-        line = content[: error.start].count(b"\n") + 1
-        raise LabelsError(
-            f"{path} row {line}: byte {content[error.start]:#04x} is not UTF-8; "
-            "save the file as UTF-8"
-        ) from None
-
-
-def read_bytes(path: Path) -> bytes:
-    """The bytes of a CSV.
-
-    Raises:
-        LabelsError: There is no such file, or it cannot be read.
-    """
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise LabelsError(f"{path}: there is no such file") from None
-    except IsADirectoryError:
-        raise LabelsError(f"{path}: is a folder; give the CSV file in it") from None
-    except OSError as error:
-        raise LabelsError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 @dataclass(frozen=True)
 class _Columns:
     """Which columns of the file are which."""
 
-    path: int
-    label: int
-    split: int
+    path: str
+    label: str
     features: list[list[str]]
     """Per feature, the names of its columns (several when crossed)."""
-    cluster: int | None
-    control: list[int]
-    header: list[str]
-    places: list[list[int]]
-    """Per feature, where its columns are."""
+    cluster: str | None
+    control: Sequence[str]
 
-    @cached_property
-    def used(self) -> list[int]:
+    @property
+    def used(self) -> list[str]:
         """Columns that make groups."""
-        return list(dict.fromkeys(place for parts in self.places for place in parts))
+        return list(dict.fromkeys(name for parts in self.features for name in parts))
 
-    @cached_property
-    def kept(self) -> list[int]:
+    @property
+    def kept(self) -> list[str]:
         """Columns whose cells are kept: those of groups, clusters and control levels."""
         cluster = [] if self.cluster is None else [self.cluster]
         return list(dict.fromkeys([*self.used, *cluster, *self.control]))
+
+    @property
+    def words(self) -> list[str]:
+        """Columns that are read as words: all but the path."""
+        return list(dict.fromkeys([self.label, "split", *self.kept]))
 
     @classmethod
     def find(
@@ -333,16 +280,7 @@ class _Columns:
             problems += wrong + refuse_cluster(path, features, cluster_id)
         if problems:
             raise LabelsError(problems)
-        return cls(
-            header.index(path_columns[0]),
-            header.index(label_column),
-            header.index("split"),
-            features,
-            None if cluster_id is None else header.index(cluster_id),
-            [header.index(name) for name in control],
-            header,
-            [[header.index(name) for name in parts] for parts in features],
-        )
+        return cls(path_columns[0], label_column, features, cluster_id, control)
 
 
 def header_problems(
@@ -430,151 +368,150 @@ def name_is_taken(column: str) -> str:
     )
 
 
-@contextmanager
-def without_collector() -> Iterator[None]:
-    """Python looks for cycles whenever many lists are made; rows of a CSV are many, without any."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
-@dataclass
+@dataclass(frozen=True)
 class _Rows:
-    groups: list[list[str]]
-    """Per feature, the group of each row."""
-    lines: list[int] = field(default_factory=list)
-    paths: list[str] = field(default_factory=list)
-    labels: list[str] = field(default_factory=list)
-    splits: list[str] = field(default_factory=list)
-    cells: dict[str, list[str]] = field(default_factory=dict)
-    first_line: dict[str, int] = field(default_factory=dict)
-    """Of each path that is no problem."""
-    dropped: int = 0
-    problems: dict[int, list[str]] = field(default_factory=dict)
-    set_aside: dict[int, str] = field(default_factory=dict)
+    """What is known of each row that has a cell for every column."""
 
-    def append(
-        self, lines: Sequence[int], cells: Sequence[Sequence[str]], columns: _Columns
-    ) -> None:
-        """Append good rows, given as columns."""
-        self.lines += lines
-        self.paths += cells[columns.path]
-        self.labels += cells[columns.label]
-        self.splits += cells[columns.split]
-        for groups, parts in zip(self.groups, columns.places, strict=True):
-            words = [[cell or MISSING for cell in cells[place]] for place in parts]
-            groups += words[0] if len(words) == 1 else map(crossed, zip(*words, strict=True))
-        for place in columns.kept:
-            self.cells.setdefault(columns.header[place], []).extend(cells[place])
+    good: Flags
+    split: Integers
+    """Number in ``SPLITS``; -1 where it is none."""
+    dropped: int
+    set_aside: dict[int, str]
 
 
-def _records(
-    reader: _csv.Reader, problems: dict[int, list[str]]
-) -> Iterator[tuple[int, list[str]]]:
-    """The records of a CSV with the lines that they begin in; those that cannot be read are noted.
+def _checked(content: Content, columns: _Columns, missing: str, noted: Problems) -> _Rows:
+    """Note everything that is wrong with the rows, in the order of its reasons."""
+    words = content.words
+    noted.are_of(content.records)
+    given = _check_paths(content.ids, noted)
+    noted.note(words[columns.label].has(""), f"the label is empty (column '{columns.label}')")
+    split = split_numbers(words["split"], noted)
+    without = without_group({name: words[name] for name in columns.used}, missing, noted)
+    if columns.cluster is not None:
+        empty = words[columns.cluster].has("")
+        noted.note(empty, f"the cluster is empty (column '{columns.cluster}')")
+    dropped = without & ~noted.wrong if missing == "drop" else np.zeros_like(without)
+    aside = np.flatnonzero(given & noted.wrong).tolist()
+    lines = noted.lines_of(aside)
+    return _Rows(
+        good=~noted.wrong & ~dropped,
+        split=split,
+        dropped=int(dropped.sum()),
+        set_aside={lines[row]: content.ids[row] for row in aside},
+    )
 
-    The csv module gives an empty list for a blank line, which is no record.
+
+def _check_paths(paths: Sequence[str], noted: Problems) -> Flags:
+    """Whether each path names an image that no row before it named; all else is noted."""
+    empty, leaves = np.zeros((2, len(paths)), bool)
+    hashes = np.zeros(len(paths), np.int64)
+    for begin in range(0, len(paths), AT_ONCE):
+        part = paths[begin : begin + AT_ONCE]
+        here = slice(begin, begin + len(part))
+        if _unusual("\n".join(part)):
+            empty[here] = [not path for path in part]
+            leaves[here] = [_OUTSIDE.match(path) is not None for path in part]
+            part = list(map(normpath, part))
+        hashes[here] = np.fromiter(map(hash, part), np.int64, len(part))
+    noted.note(empty, "the path is empty")
+    noted.note(leaves, lambda row: f"path '{paths[row]}' lies outside the data folder")
+    usable = ~(empty | leaves)
+    first = _given_before(paths, hashes, np.flatnonzero(usable))
+    again = np.zeros(len(paths), bool)
+    again[list(first)] = True
+    lines = noted.lines_of(list(first.values()))
+    noted.note(
+        again, lambda row: f"path '{paths[row]}' was given in row {lines[first[row]]} already"
+    )
+    return np.asarray(usable & ~again)
+
+
+def _given_before(paths: Sequence[str], hashes: Integers, rows: Integers) -> dict[int, int]:
+    """The rows whose path an earlier one of these rows has, each with the first that has it.
+
+    A set of ten million paths would take most of a gigabyte; their hashes, sorted, are small.
     """
-    line = reader.line_num + 1
-    while True:
-        try:
-            for cells in reader:
-                if cells:
-                    yield line, cells
-                line = reader.line_num + 1
-            return
-        except csv.Error as error:
-            problems[line] = [f"cannot be read: {error}"]
-            line = reader.line_num + 1
+    ordered = np.sort(hashes[rows])
+    alike = ordered[1:][ordered[1:] == ordered[:-1]]
+    if not len(alike):
+        return {}
+    first: dict[str, int] = {}
+    found: dict[int, int] = {}
+    for row in rows[np.isin(hashes[rows], alike)].tolist():
+        given = first.setdefault(normpath(paths[row]), row)
+        if given != row:
+            found[row] = given
+    return found
 
 
-def _read_rows(reader: _csv.Reader, columns: _Columns, missing: str) -> _Rows:
-    rows = _Rows([[] for _ in columns.places])
-    records = _records(reader, rows.problems)
-    while chunk := list(islice(records, AT_ONCE)):
-        if _take_all(chunk, columns, missing, rows):
-            continue
-        for line, cells in chunk:
-            wrong = _read_row(cells, columns, missing, line, rows)
-            if wrong:
-                rows.problems[line] = wrong
-    if not rows.paths and not rows.problems:
-        rows.problems[0] = [
-            "no row has a group, so none is left (--missing drop)"
-            if rows.dropped
-            else "the file has a header but no rows"
+def split_numbers(column: Column, problems: Problems) -> Integers:
+    """Number in ``SPLITS`` of each row; -1, and a problem, where it is none."""
+    number = {name: i for i, name in enumerate(SPLITS)}
+    found = np.array([number.get(name, -1) for name in column.names], np.int64)[column.codes]
+
+    def text(row: int) -> str:
+        return f"split '{column.names[column.codes[row]]}' is not one of {', '.join(SPLITS)}"
+
+    problems.note(found < 0, text)
+    return found
+
+
+def without_group(cells: Mapping[str, Column], missing: str, problems: Problems) -> Flags:
+    """The rows in which a group is empty; what is wrong with that is noted."""
+    without = np.zeros(len(problems.records), bool)
+    for name, column in cells.items():
+        empty = column.has("")
+        without |= empty
+        if missing == "error":
+            problems.note(empty, f"the group is empty (column '{name}')")
+        if missing == "group":
+            problems.note(column.has(MISSING), name_is_taken(name))
+    return without
+
+
+class Groups(NamedTuple):
+    """Groups of columns."""
+
+    values: tuple[tuple[str, ...], ...]
+    """Their names by feature, sorted; a group without rows has none."""
+    ids: Integers
+    """Shape ``(N, F)``; they count through all features."""
+    ambiguous: list[str]
+    """Groups that would have one name, as messages."""
+
+
+def grouped(
+    cells: Mapping[str, Column],
+    features: Sequence[Sequence[str]],
+    rows: Flags | slice = slice(None),
+) -> Groups:
+    """Make groups of columns, those of a feature crossed."""
+    values: list[tuple[str, ...]] = []
+    ids = []
+    problems: list[str] = []
+    for of_feature in features:
+        columns = [cells[name] for name in of_feature]
+        key = np.zeros(len(columns[0].codes[rows]), np.int64)
+        count = 1
+        for column in columns:
+            size = len(column.names)
+            key, found = renumbered(key * size + column.codes[rows], count * size)
+            count = len(found)
+        where = np.zeros(count if len(key) else 0, np.int64)
+        where[key] = np.arange(len(key))  # some row of each combination
+        parts = [column.codes[rows][where].tolist() for column in columns]
+        each = [
+            [column.names[c] or MISSING for column, c in zip(columns, row, strict=True)]
+            for row in zip(*parts, strict=True)
         ]
-    return rows
-
-
-def _take_all(
-    chunk: Sequence[tuple[int, list[str]]], columns: _Columns, missing: str, rows: _Rows
-) -> bool:
-    """Append many rows at once, if there is nothing to say of any of them."""
-    if {len(cells) for _, cells in chunk} != {len(columns.header)}:
-        return False
-    cells = [list(map(str.strip, column)) for column in zip(*(c for _, c in chunk), strict=True)]
-    paths = cells[columns.path]
-    distinct = set(paths)
-    filled = [columns.path, columns.label, *([] if columns.cluster is None else [columns.cluster])]
-    forbidden = MISSING if missing == "group" else ""
-    if (
-        len(distinct) < len(paths)
-        or not rows.first_line.keys().isdisjoint(distinct)
-        or _unusual("\n".join(paths))
-        or not set(cells[columns.split]) <= set(SPLITS)
-        or any("" in cells[place] for place in filled)
-        or any(forbidden in cells[place] for place in columns.used)
-    ):
-        return False
-    lines = [line for line, _ in chunk]
-    rows.first_line.update(zip(paths, lines, strict=True))
-    rows.append(lines, cells, columns)
-    return True
-
-
-def _read_row(
-    cells: list[str], columns: _Columns, missing: str, line: int, rows: _Rows
-) -> list[str]:
-    """Append a good row to ``rows``, or say what is wrong with it."""
-    header = columns.header
-    if len(cells) != len(header):
-        return [f"has {len(cells)} cells, the header has {len(header)}"]
-    cells = [cell.strip() for cell in cells]
-    image, label, split = cells[columns.path], cells[columns.label], cells[columns.split]
-    same = str(PurePosixPath(image)) if _unusual(image) else image
-    wrong = []
-    if not image:
-        wrong.append("the path is empty")
-    elif outside(image):
-        wrong.append(f"path '{image}' lies outside the data folder")
-    elif same in rows.first_line:
-        wrong.append(f"path '{image}' was given in row {rows.first_line[same]} already")
-    else:
-        rows.first_line[same] = line
-    if not label:
-        wrong.append(f"the label is empty (column '{header[columns.label]}')")
-    if split not in SPLITS:
-        wrong.append(f"split '{split}' is not one of {', '.join(SPLITS)}")
-    empty = [place for place in columns.used if not cells[place]]
-    if missing == "error":
-        wrong += [f"the group is empty (column '{header[place]}')" for place in empty]
-    elif missing == "group":
-        wrong += [name_is_taken(header[place]) for place in columns.used if cells[place] == MISSING]
-    if columns.cluster is not None and not cells[columns.cluster]:
-        wrong.append(f"the cluster is empty (column '{header[columns.cluster]}')")
-    if empty and missing == "drop" and not wrong:
-        rows.dropped += 1
-        return []
-    if wrong and rows.first_line.get(same) == line:
-        rows.set_aside[line] = image
-    if not wrong:
-        rows.append([line], [[cell] for cell in cells], columns)
-    return wrong
+        words = [crossed(row) for row in each]
+        problems += ambiguous(of_feature, each) if len(set(words)) < len(words) else []
+        names = sorted(set(words))
+        number = {name: i for i, name in enumerate(names)}
+        offset = sum(len(names) for names in values)
+        ids.append(offset + np.array([number[word] for word in words], np.int64)[key])
+        values.append(tuple(names))
+    return Groups(tuple(values), np.stack(ids, axis=1), problems)
 
 
 def _unusual(paths: str) -> bool:
@@ -585,12 +522,4 @@ def _unusual(paths: str) -> bool:
 
 def outside(path: str) -> bool:
     """Whether a path of the CSV leaves the data folder (absolute, a drive, or ``..``)."""
-    if not _unusual(path):
-        return False
-    windows = PureWindowsPath(path)
-    return (
-        PurePosixPath(path).is_absolute()
-        or bool(windows.drive)
-        or ".." in PurePosixPath(path).parts
-        or ".." in windows.parts
-    )
+    return _OUTSIDE.match(path) is not None

@@ -32,17 +32,18 @@ from ceag_cli.columns import (
     open_source,
 )
 from ceag_cli.errors import LabelsError
-from ceag_cli.groups import Grouping, ambiguous, crossed
+from ceag_cli.groups import Grouping, crossed
 from ceag_cli.labels import (
-    MISSING,
     PATH_COLUMNS,
     SPLITS,
     features_of,
+    grouped,
     header_problems,
-    name_is_taken,
     no_such_cluster,
     no_such_control,
     refuse_cluster,
+    split_numbers,
+    without_group,
 )
 from ceag_cli.options import AuditOptions
 from ceag_cli.recipe import nearest
@@ -199,19 +200,21 @@ def _table(
     words, count = content.words, len(content.ids)
     if not count and not problems:
         raise LabelsError(f"{path}: the file has a header but no rows")
-    problems.records = content.records
+    problems.are_of(content.records)
     _check_ids(content.ids, problems)
     classes, said = _classes(roles, words, problems)
-    split = _split_numbers(words[roles.split], problems)
+    split = split_numbers(words[roles.split], problems)
     _check_probabilities(roles, content, said, problems)
     used = dict.fromkeys(part for parts in roles.features for part in parts)
     cells = {name: words[roles.where(name)] for name in used}
-    without = _without_group(cells, missing, by_default, problems)
+    without = without_group(cells, missing, problems)
+    if by_default:
+        _check_variety(cells, problems)
     clusters = None
     if cluster_id is not None:
         cells[cluster_id] = words[roles.where(cluster_id)]
         clusters = cells[cluster_id].codes
-        empty = _is(cells[cluster_id], "")
+        empty = cells[cluster_id].has("")
         problems.note(empty, f"the cluster is empty (column '{cluster_id}')")
     cells |= {name: words[roles.where(name)] for name in roles.control}
     problems.raise_all()
@@ -219,7 +222,9 @@ def _table(
     if dropped == count:
         raise LabelsError(f"{path}: no row has a group, so none is left (--missing drop)")
     left = ~without if dropped else slice(None)
-    groups, ids = grouped(path, cells, roles.features, left)
+    groups = grouped(cells, roles.features, left)
+    if groups.ambiguous:
+        raise LabelsError([f"{path}: {problem}" for problem in groups.ambiguous])
     table = AnswerTable(
         ids=tuple(np.array(content.ids, object)[left].tolist() if dropped else content.ids),
         split=split[left],
@@ -227,8 +232,8 @@ def _table(
         label=said["label"][left],
         dense=said["dense"][left],
         sparse=said["sparse"][left],
-        grouping=Grouping(tuple(crossed(parts) for parts in roles.features), groups),
-        groups=ids,
+        grouping=Grouping(tuple(crossed(parts) for parts in roles.features), groups.values),
+        groups=groups.ids,
         probabilities={
             role: content.numbers[name][left] for role, name in roles.probabilities.items()
         },
@@ -257,7 +262,7 @@ def _classes(
     columns = {"label": roles.label, "dense": roles.dense, "sparse": roles.sparse}
     for role, name in columns.items():
         what = "label" if role == "label" else "answer"
-        problems.note(_is(words[name], ""), f"the {what} is empty (column '{name}')")
+        problems.note(words[name].has(""), f"the {what} is empty (column '{name}')")
     _check_spellings(list(columns.values()), words, problems)
     classes = tuple(class_order({word for name in columns.values() for word in words[name].names}))
     number = {name: i for i, name in enumerate(classes)}
@@ -300,35 +305,15 @@ def _spelled(word: str) -> str | Decimal:
     return Decimal(word) if NUMBER.fullmatch(word) else normalize("NFC", word)
 
 
-def _split_numbers(column: Column, problems: Problems) -> Integers:
-    number = {name: i for i, name in enumerate(SPLITS)}
-    found = np.array([number.get(name, -1) for name in column.names], np.int64)[column.codes]
-
-    def text(row: int) -> str:
-        return f"split '{column.names[column.codes[row]]}' is not one of {', '.join(SPLITS)}"
-
-    problems.note(found < 0, text)
-    return found
-
-
-def _without_group(
-    cells: Mapping[str, Column], missing: str, by_default: bool, problems: Problems
-) -> Flags:
-    """The rows in which a group is empty; what is wrong with the groups is noted."""
-    without = np.zeros(len(problems.records), bool)
+def _check_variety(cells: Mapping[str, Column], problems: Problems) -> None:
+    """Note columns that make groups by default and have too many values for that."""
+    count = len(problems.records)
     for name, column in cells.items():
-        empty = _is(column, "")
-        without |= empty
-        if missing == "error":
-            problems.note(empty, f"the group is empty (column '{name}')")
-        if missing == "group":
-            problems.note(_is(column, MISSING), name_is_taken(name))
-        if by_default and len(column.names) > max(20, len(without) / 2):
+        if len(column.names) > max(20, count / 2):
             problems.whole(
-                f"column '{name}' has {len(column.names)} different values in {len(without)} rows, "
+                f"column '{name}' has {len(column.names)} different values in {count} rows, "
                 "so it makes no groups; name the columns that do with --groups-by"
             )
-    return without
 
 
 def _strangers(table: AnswerTable, roles: _Roles) -> Iterator[str]:
@@ -342,47 +327,6 @@ def _strangers(table: AnswerTable, roles: _Roles) -> Iterator[str]:
                 f"column '{roles.label}' anywhere (first: '{table.classes[column[0]]}', where the "
                 f"label is '{table.classes[table.label[0]]}'); are they names of the same classes?"
             )
-
-
-def grouped(
-    path: Path,
-    cells: Mapping[str, Column],
-    features: Sequence[Sequence[str]],
-    rows: Flags | slice = slice(None),
-) -> tuple[tuple[tuple[str, ...], ...], Integers]:
-    """Groups of columns, those of a feature crossed: their names by feature, and the ids.
-
-    Names are sorted; a group without rows has none. Ids count through all features.
-
-    Raises:
-        LabelsError: Two groups would have one name.
-    """
-    values: list[tuple[str, ...]] = []
-    ids = []
-    problems: list[str] = []
-    for of_feature in features:
-        columns = [cells[name] for name in of_feature]
-        key = np.zeros(len(columns[0].codes[rows]), np.int64)
-        for column in columns:
-            _, key = np.unique(key * len(column.names) + column.codes[rows], return_inverse=True)
-            key = key.reshape(-1)
-        where = np.zeros(int(key.max()) + 1 if len(key) else 0, np.int64)
-        where[key] = np.arange(len(key))  # some row of each combination
-        parts = [column.codes[rows][where].tolist() for column in columns]
-        each = [
-            [column.names[c] or MISSING for column, c in zip(columns, row, strict=True)]
-            for row in zip(*parts, strict=True)
-        ]
-        words = [crossed(row) for row in each]
-        problems += ambiguous(of_feature, each) if len(set(words)) < len(words) else []
-        names = sorted(set(words))
-        number = {name: i for i, name in enumerate(names)}
-        offset = sum(len(names) for names in values)
-        ids.append(offset + np.array([number[word] for word in words], np.int64)[key])
-        values.append(tuple(names))
-    if problems:
-        raise LabelsError([f"{path}: {problem}" for problem in problems])
-    return tuple(values), np.stack(ids, axis=1)
 
 
 def _check_ids(ids: Sequence[str], problems: Problems) -> None:
@@ -449,13 +393,6 @@ def _check_agreement(
         usable & ~right & (p + p_label > 1 + ROUNDED),
         text("of two classes, and together more than 1"),
     )
-
-
-def _is(column: Column, word: str) -> Flags:
-    """Whether each row has a word."""
-    if word not in column.names:
-        return np.zeros(len(column.codes), bool)
-    return np.asarray(column.codes == column.names.index(word))
 
 
 def _all_names(columns: Iterable[Column]) -> tuple[str, ...]:

@@ -16,7 +16,9 @@ import numpy as np
 from ceag_cli.arrays import Flags, Integers, Numbers
 from ceag_cli.clusters import Effects, numbered
 from ceag_cli.confusion import Confusion, confusion, total_variation
+from ceag_cli.errors import LabelsError
 from ceag_cli.groups import crossed
+from ceag_cli.labels import grouped
 from ceag_cli.means import (
     FEWEST,
     Bounded,
@@ -28,7 +30,7 @@ from ceag_cli.means import (
     share_bounds,
     summed,
 )
-from ceag_cli.predictions import SMALLEST, AnswerTable, grouped
+from ceag_cli.predictions import SMALLEST, AnswerTable
 from ceag_cli.strata import Strata, confidence_strata, stratified
 
 MOST_SHOWN_CLASSES = 50
@@ -93,7 +95,10 @@ def answers_of(table: AnswerTable, split: str, control: Sequence[str] = ()) -> A
     levels: Sequence[str] = ()
     strata = None
     if control:
-        (levels,), strata = grouped(table.source, part.cells, [control])
+        found = grouped(part.cells, [control])
+        if found.ambiguous:
+            raise LabelsError([f"{table.source}: {problem}" for problem in found.ambiguous])
+        levels, strata = found.values[0], found.ids[:, 0]
     return Answers(
         split=split,
         label=part.label,
@@ -103,7 +108,7 @@ def answers_of(table: AnswerTable, split: str, control: Sequence[str] = ()) -> A
         names=part.grouping.names,
         classes=part.classes,
         control=crossed(control) if control else None,
-        strata=None if strata is None else strata[:, 0],
+        strata=strata,
         levels=levels,
         clusters=None if part.clusters is None else numbered(part.clusters),
     )

@@ -470,7 +470,7 @@ def _classes(
     if given is not None:
         outputs = int(given.model.num_classes)  # type: ignore[arg-type]
         index = class_index(given.label_names, options.class_map, outputs)
-        known = set(data.labels.labels) <= index.keys()
+        known = set(data.labels.label.names) <= index.keys()
         if options.num_classes in (None, outputs) and (known or options.num_classes is None):
             check_targets(data, given, options.class_map)
             names = given.label_names
@@ -479,7 +479,7 @@ def _classes(
             return names, False
         if options.epochs == 0:
             raise OptionError("--num-classes makes a new classifier, which --epochs 0 cannot train")
-    names = class_order(data.labels.labels)
+    names = class_order(data.labels.label.names)
     if options.class_map is not None and given is None:
         names = ordered_names(Path(options.class_map))
     if options.num_classes not in (None, len(names)):

@@ -50,14 +50,39 @@ def numbered(path: Path, rows: int, last: str) -> Path:
 def test_good_rows_are_taken_many_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One by one, a million rows take a third of a minute."""
-    monkeypatch.setattr(ceag_cli.labels, "_read_row", None)
+    """Looked at one by one, a million rows would take a third of a minute."""
+    monkeypatch.setattr(ceag_cli.labels, "_OUTSIDE", None)
     labels = read_labels(numbered(tmp_path / "l.csv", 10_000, "sub/x.png,cat,test,g9\n"))
     labels.raise_problems()
     assert (len(labels.paths), labels.paths[-1], labels.lines[-1]) == (10_001, "sub/x.png", 10_002)
     assert labels.grouping.values == (("g0", "g1", "g2", "g9"),)
     assert labels.groups[-3:].tolist() == [[2], [0], [3]]
-    assert labels.cells["group"][-2:] == ["g0", "g9"]
+    assert labels.cells["group"].words()[-2:] == ["g0", "g9"]
+
+
+def test_rows_that_all_begin_with_a_dot_are_told_apart_by_the_rest(tmp_path: Path) -> None:
+    path = tmp_path / "l.csv"
+    rows = "".join(f"./{i}.png,cat,train,x\n" for i in range(5_000))
+    path.write_text(HEADER + rows + "4999.png,cat,test,x\n")
+    labels = read_labels(path)
+    assert problems_of(labels) == ["row 5002: path '4999.png' was given in row 5001 already"]
+    assert (len(labels.paths), labels.paths[0]) == (5_000, "./0.png")
+
+
+def test_paths_of_equal_hash_are_two_paths(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(ceag_cli.labels, "hash", lambda path: len(path), raising=False)
+    labels = read(tmp_path, HEADER + "a,cat,train,x\nb,cat,train,x\nc,cat,train,x\nb,cat,test,x\n")
+    assert problems_of(labels) == ["row 5: path 'b' was given in row 3 already"]
+    assert labels.paths == ["a", "b", "c"]
+
+
+def test_words_of_rows_that_are_left_out_are_forgotten(tmp_path: Path) -> None:
+    """Otherwise a class without images would get an output of the model."""
+    read(tmp_path, HEADER + "a,cat,train,x\nb,dog,train,\nc,cow,test,y\n")
+    labels = read_labels(tmp_path / "l.csv", missing="drop")
+    assert labels.label.names == ("cat", "cow")
+    assert labels.label.words() == ["cat", "cow"]
+    assert labels.cells["group"].names == ("x", "y")
 
 
 @pytest.mark.parametrize(
@@ -85,9 +110,10 @@ def test_rows_are_read_in_file_order_with_their_lines(tmp_path: Path) -> None:
     labels = read(tmp_path, text)
     labels.raise_problems()
     assert labels.paths == ["a.png", "b.png", "c.png"]
-    assert labels.labels == ["cat", "dog", "cat"]
-    assert labels.splits == ["train", "test", "train"]
-    assert labels.lines == [2, 3, 4]
+    assert labels.label.words() == ["cat", "dog", "cat"]
+    assert labels.split.tolist() == [0, 2, 0]
+    assert labels.splits == ["train", "test"]
+    assert labels.lines.tolist() == [2, 3, 4]
     assert labels.rows("train").tolist() == [0, 2]
     assert labels.rows("val").tolist() == []
     assert labels.grouping.features == ("group",)
@@ -105,11 +131,11 @@ def test_control_columns_are_read_and_make_no_groups_of_their_own(tmp_path: Path
     labels = read_labels(path, control=["age", "label"])
     labels.raise_problems()
     assert labels.grouping.features == ("race",)
-    assert labels.cells["age"] == ["old", "", "9"]
-    assert labels.cells["label"] == ["cat", "dog", "cat"]
+    assert labels.cells["age"].words() == ["old", "", "9"]
+    assert labels.cells["label"].words() == ["cat", "dog", "cat"]
     labels = read_labels(path, groups_by="race*age", control=["age"])
     assert labels.grouping.features == ("race*age",)
-    assert labels.cells["age"] == ["old", "9"]
+    assert labels.cells["age"].words() == ["old", "9"]
     assert problems_of(labels) == ["row 3: the group is empty (column 'age')"]
 
 
@@ -138,7 +164,7 @@ WRITTEN = {
 def test_every_common_way_to_write_a_csv_gives_the_same_row(tmp_path: Path, content: bytes) -> None:
     labels = read(tmp_path, content)
     labels.raise_problems()
-    assert (labels.paths, labels.labels, labels.splits) == (["a.png"], ["cat"], ["train"])
+    assert (labels.paths, labels.label.words(), labels.splits) == (["a.png"], ["cat"], ["train"])
     assert labels.grouping.names == (("group", "x"),)
 
 
@@ -146,7 +172,7 @@ def test_cells_may_hold_commas_quotes_and_other_scripts(tmp_path: Path) -> None:
     labels = read(tmp_path, HEADER + '"a,b.png","say ""cat""",train,日本\n')
     labels.raise_problems()
     assert labels.paths == ["a,b.png"]
-    assert labels.labels == ['say "cat"']
+    assert labels.label.words() == ['say "cat"']
     assert labels.grouping.values == (("日本",),)
 
 
@@ -166,14 +192,14 @@ def test_only_newlines_end_a_row(tmp_path: Path, separator: str) -> None:
     """Python's ``str.splitlines`` knows more line ends than a CSV file does."""
     labels = read(tmp_path, HEADER + f"a.png,c{separator}t,train,x\nb.png,dog,nope,x\n")
     assert problems_of(labels) == ["row 3: split 'nope' is not one of train, val, test"]
-    assert labels.labels == [f"c{separator}t"]
+    assert labels.label.words() == [f"c{separator}t"]
 
 
 def test_the_row_number_is_the_line_of_the_file(tmp_path: Path) -> None:
     """Lines 3 and 5 are blank."""
     text = '"a.png",cat,train,x\n\n"b.png","c",train,x\n\nc.png,cat,nope,x\n'
     labels = read(tmp_path, HEADER + text)
-    assert labels.lines == [2, 4]
+    assert labels.lines.tolist() == [2, 4]
     assert labels.paths == ["a.png", "b.png"]
     assert problems_of(labels) == ["row 6: split 'nope' is not one of train, val, test"]
 
@@ -198,7 +224,7 @@ def test_by_default_every_column_that_is_not_reserved_makes_groups(tmp_path: Pat
 def test_another_label_column_leaves_the_column_label_out_of_the_groups(tmp_path: Path) -> None:
     text = "path,label,split,gender,age\np.png,cat,train,f,old\n"
     labels = read(tmp_path, text, label_column="gender")
-    assert labels.labels == ["f"]
+    assert labels.label.words() == ["f"]
     assert labels.grouping.features == ("age",)
 
 
@@ -404,6 +430,17 @@ def test_at_most_fifty_problems_are_shown_and_the_rest_is_counted(tmp_path: Path
     assert len(caught.value.problems) == 51
     assert caught.value.problems[49].startswith(f"{labels.csv} row 51: ")
     assert caught.value.problems[50] == f"{labels.csv}: and 10 more problems"
+
+
+def test_problems_that_are_not_shown_are_counted_whatever_their_kind(tmp_path: Path) -> None:
+    """100 rows, each with a bad split and an empty label, and 70 with too few cells."""
+    rows = "".join(f"{i}.png,,no,x\n" for i in range(100)) + "x\n" * 70
+    labels = read(tmp_path, HEADER + rows)
+    with pytest.raises(LabelsError) as caught:
+        labels.raise_problems()
+    *shown, last = caught.value.problems
+    assert [problem.split(" ")[2] for problem in shown] == [f"{2 + i // 2}:" for i in range(50)]
+    assert last == f"{labels.csv}: and 220 more problems"
 
 
 def test_a_line_separator_in_a_cell_never_breaks_a_message(tmp_path: Path) -> None:
@@ -628,7 +665,9 @@ def test_an_image_without_a_group_can_have_one_of_its_own(tmp_path: Path) -> Non
     labels = read_labels(path, missing="group")
     labels.raise_problems()
     assert labels.grouping.values == (("<missing>", "nan", "x"),)
-    assert labels.cells == {"group": ["nan", "", "x"]}
+    assert {name: column.words() for name, column in labels.cells.items()} == {
+        "group": ["nan", "", "x"]
+    }
     assert labels.dropped == 0
     crossed = read_labels(path, groups_by="group*label", missing="group")
     assert crossed.grouping.values == (("<missing>*cat", "nan*cat", "x*cat"),)
@@ -644,7 +683,7 @@ def test_an_image_without_a_group_can_be_left_out(tmp_path: Path) -> None:
     labels = read_labels(tmp_path / "l.csv", missing="drop")
     labels.raise_problems()
     assert labels.paths == ["a.png", "c.png"]
-    assert labels.lines == [2, 4]
+    assert labels.lines.tolist() == [2, 4]
     assert labels.dropped == 1
     (tmp_path / "l.csv").write_text(HEADER + "a.png,cat,train,\n")
     (problem,) = read_labels(tmp_path / "l.csv", missing="drop").problems[0]
