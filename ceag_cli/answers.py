@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -41,7 +42,7 @@ from ceag_cli.inputs import (
     warn_of_duplicates,
 )
 from ceag_cli.labels import SPLITS
-from ceag_cli.models import architecture_of, device_of
+from ceag_cli.models import architecture_of
 from ceag_cli.options import (
     ArchitectureOptions,
     AuditOptions,
@@ -235,12 +236,13 @@ def _from_models(options: AuditOptions, reporter: Reporter) -> Answered:
     data.require(list(options.gate_splits), seen_in_train=True)
     policy_of(options).check_groups(data.labels.grouping.names)
     folder = Path(options.output) if options.output is not None else folder_of(path)
-    compute = Compute(device_of(options.device), options.amp, options.batch_size)
+    compute = Compute.of(options)
 
     models = {"dense": dense, "sparse": sparse}
     keys = {name: _key(model, data, options, compute) for name, model in models.items()}
     own, shared = folder_of(dense.path) / KEPT, folder / PREDICTIONS
-    problem = unwritable(shared)
+    world = compute.world
+    problem = world.on_first(lambda: unwritable(shared))
     if problem is not None:  # known before the models are run
         raise OutputError(f"{shared}: {problem}; name another folder with -o")
     places = {"dense": (own, shared), "sparse": (shared,)}
@@ -248,7 +250,8 @@ def _from_models(options: AuditOptions, reporter: Reporter) -> Answered:
     taken: dict[str, Path] = {}
     duplicates = None
     for name in () if options.reevaluate else models:
-        kept = _look_up(name, keys[name], places[name], reporter)
+        # Other machines may not see these folders, and all have to go on alike.
+        kept = world.on_first(partial(_look_up, name, keys[name], places[name], reporter))
         if kept is not None:
             found[name], taken[name], duplicates = kept
     if taken:
@@ -265,8 +268,8 @@ def _from_models(options: AuditOptions, reporter: Reporter) -> Answered:
     table = _table(found, data, sparse, options)
     about = _about(models, keys, data, chosen_on, duplicates)
     if taken.get("dense") != own:
-        _keep_dense(own, table, about, reporter)
-    write_npz(shared, as_arrays(table), about)
+        world.on_first(lambda: _keep_dense(own, table, about, reporter))
+    world.on_first(lambda: write_npz(shared, as_arrays(table), about))
     subject = Subject(
         dense=str(dense.path),
         dense_sha256=dense.sha256,

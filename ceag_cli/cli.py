@@ -25,7 +25,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from ceag_cli.errors import CeagError, OutputError
+from ceag_cli.errors import CeagError, Ended, OutputError
 from ceag_cli.options import COMMANDS, EMPTY, AuditOptions, Command, flag, parse, value_type
 from ceag_cli.progress import Update
 from ceag_cli.recipe import named_as_given, resolve
@@ -54,6 +54,10 @@ def usage_errors(context: Any = None) -> Iterator[None]:
         raise typer.Exit(2) from None
 
 
+SHARED = ("dense", "prune", "mitigate", "audit")
+"""The commands that several processes carry out together."""
+
+
 class Program(TyperGroup):
     """All commands; what is wrong with their command lines is said in one line."""
 
@@ -66,6 +70,18 @@ class Program(TyperGroup):
         """Read and carry out the command."""
         with usage_errors():
             return super().invoke(ctx)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command; most of them are for one process only."""
+        name, command, rest = super().resolve_command(ctx, args)
+        if name not in SHARED and _is_one_of_many():
+            typer.echo(
+                f"error: ceag {name} runs in one process; start it without torchrun (with it run "
+                f"{', '.join(SHARED)})",
+                err=True,
+            )
+            raise typer.Exit(2)
+        return name, command, rest
 
 
 class NoneEmpty(TyperCommand):
@@ -160,6 +176,27 @@ AFTER_INTERRUPTION = {
 """What to do when a command was interrupted, where there is anything to say."""
 
 
+def _what_then(command: str) -> list[str]:
+    return [AFTER_INTERRUPTION[command]] if command in AFTER_INTERRUPTION else []
+
+
+def _is_one_of_many() -> bool:
+    """Whether a launcher has started several processes, of which this is one."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return False
+    from ceag_cli.distributed import started_by_launcher
+
+    return started_by_launcher()
+
+
+def _has_lost_others(error: Exception) -> bool:
+    if not _is_one_of_many():
+        return False
+    from ceag_cli.distributed import is_lost_connection
+
+    return is_lost_connection(error)
+
+
 @contextmanager
 def exit_codes(command: str = "") -> Iterator[None]:
     """Turn errors into messages and exit codes; a crash never looks like a verdict."""
@@ -170,12 +207,18 @@ def exit_codes(command: str = "") -> Iterator[None]:
             typer.echo(f"error: {problem}", err=True)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
-        then = AFTER_INTERRUPTION.get(command)
-        typer.echo(f"interrupted; {then}" if then else "interrupted", err=True)
+        typer.echo("; ".join(["interrupted", *_what_then(command)]), err=True)
+        raise typer.Exit(130) from None
+    except Ended as error:
+        typer.echo("; ".join([f"error: {error}", *_what_then(command)]), err=True)
         raise typer.Exit(130) from None
     except typer.Exit:
         raise
-    except Exception:
+    except Exception as error:
+        if _has_lost_others(error):
+            gone = "another process of the run has ended or cannot be reached"
+            typer.echo("; ".join([f"error: {gone}", *_what_then(command)]), err=True)
+            raise typer.Exit(130) from None
         traceback.print_exc()
         typer.echo("internal error of ceag; please report the lines above", err=True)
         raise typer.Exit(4) from None
@@ -656,7 +699,13 @@ def _main(
 def main() -> None:
     """Entry point of the ``ceag`` command."""
     with exit_codes_of_process():
-        app()
+        if not _is_one_of_many():
+            app()
+            return
+        from ceag_cli.distributed import joined
+
+        with joined(), exit_codes_of_process():
+            app()
 
 
 @contextmanager
@@ -664,6 +713,12 @@ def exit_codes_of_process() -> Iterator[None]:
     """The same for what happens outside of a command, where Typer cannot be told to exit."""
     try:
         yield
+    except CeagError as error:  # the processes of a run have not come together
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except Ended as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(130)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception:

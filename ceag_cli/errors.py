@@ -14,7 +14,8 @@ CeagError
 └── SweepError         some runs of a sweep failed
 
 All of them mean "what was given cannot be used": the command line prints the message and
-exits with 2. Anything else that escapes is a defect of ceag and exits with 4.
+exits with 2. ``Ended`` is no error of ours: something outside ended the run, which exits with 130.
+Anything else that escapes is a defect of ceag and exits with 4.
 """
 
 import difflib
@@ -76,6 +77,14 @@ class TrainingError(CeagError):
 
 class SweepError(CeagError):
     """Some runs of a sweep failed; carries the problems of each."""
+
+
+class Ended(BaseException):
+    """Something outside ended the run: a signal, or another of its processes that has gone.
+
+    Like ``KeyboardInterrupt`` it is no ``Exception``, so that nothing on its way takes it for a
+    failure of its own.
+    """
 
 
 def first(problems: Sequence[str], most: int = 5, what: str = "") -> list[str]:

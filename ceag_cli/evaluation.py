@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ceag_cli.distributed import ALONE, Portion, World, portions, synchronised
 from ceag_cli.errors import EvaluationError
 from ceag_cli.groups import BatchOutcome, GroupStats
-from ceag_cli.images import Split, flipped, normalized
+from ceag_cli.images import Split, draw_flips, flipped, normalized
 from ceag_cli.mixing import mixed
 from ceag_cli.models import Preprocessing
+from ceag_cli.options import RunOptions
 from ceag_cli.progress import Reporter
 
 
@@ -26,6 +28,20 @@ class Compute:
     device: torch.device
     amp: bool = False
     batch_size: int = 128
+    """Images of a batch, over all processes."""
+    world: World = ALONE
+    """The processes that share each batch."""
+
+    @classmethod
+    def of(cls, options: RunOptions) -> Compute:
+        """As the options say it.
+
+        Raises:
+            OptionError: There is no such device, or a batch has too few images for the processes.
+        """
+        world = World.current()
+        world.check_batch_size(options.batch_size)
+        return cls(world.device(options.device), options.amp, options.batch_size, world)
 
     def place(self, model: nn.Module) -> None:
         """Move a model to the device, its convolutions in the layout that is fastest there."""
@@ -107,14 +123,13 @@ def evaluate_mixed(
         EvaluationError: The model gives NaN or infinite outputs.
     """
     generator = torch.Generator().manual_seed(seed)
-    batches = (
-        (rows, mixed(pixels.float(), share))
-        for rows, pixels in _in_random_order(split, compute.batch_size, generator)
-    )
+    batches = _in_random_order(len(split), compute.batch_size, generator)
+    shared = portions(split.images, batches, compute.world, with_one_before=True)
+    shown = ((each, each.own(mixed(each.pixels.float(), share))) for each in shared)
     was_training = model.training
     compute.place(model.eval())
     models = {title: model}
-    found = _predict(models, split, batches, preprocessing, compute, reporter, title)[title]
+    found = _predict(models, split, shown, preprocessing, compute, reporter, title)[title]
     model.train(was_training)
     return found
 
@@ -143,8 +158,10 @@ def evaluate_together(
     were_training = [model.training for model in models.values()]
     for model in models.values():
         compute.place(model.eval())
-    batches = split.images.batches(torch.arange(len(split)), compute.batch_size)
-    found = _predict(models, split, batches, preprocessing, compute, reporter, title)
+    batches = torch.split(torch.arange(len(split)), compute.batch_size) if len(split) else ()
+    shared = portions(split.images, batches, compute.world)
+    shown = ((each, each.pixels) for each in shared)
+    found = _predict(models, split, shown, preprocessing, compute, reporter, title)
     for model, was_training in zip(models.values(), were_training, strict=True):
         model.train(was_training)
     return found
@@ -168,31 +185,34 @@ def evaluate_in_training_mode(
     Raises:
         EvaluationError: The model gives NaN or infinite outputs.
     """
-    torch.manual_seed(seed)
+    torch.manual_seed(compute.world.seed(seed))
     generator = torch.Generator().manual_seed(seed)
-    batches = (
-        (rows, flipped(pixels, hflip, generator))
-        for rows, pixels in _in_random_order(split, compute.batch_size, generator)
+    batches = _in_random_order(len(split), compute.batch_size, generator)
+    shown = (
+        (each, flipped(each.pixels, each.pick(draw_flips(len(each.rows), hflip, generator))))
+        for each in portions(split.images, batches, compute.world)
     )
-    in_training = copy.deepcopy(model).train()  # its BatchNorm may update what it likes
+    in_training = copy.deepcopy(model)  # its BatchNorm may update what it likes
+    in_training = synchronised(in_training, compute.device, compute.world).train()
     compute.place(in_training)
     models = {title: in_training}
-    return _predict(models, split, batches, preprocessing, compute, reporter, title)[title]
+    return _predict(models, split, shown, preprocessing, compute, reporter, title)[title]
 
 
-def _in_random_order(
-    split: Split, size: int, generator: torch.Generator
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Rows and pixels of all images, batch by batch.
+def _in_random_order(count: int, size: int, generator: torch.Generator) -> list[Tensor]:
+    """The rows of all images, batch by batch.
 
     A last image that is left over joins the batch before it: BatchNorm in training mode cannot
     normalise it alone, and there is none that it could be mixed with.
     """
-    order = torch.randperm(len(split), generator=generator)
+    order = torch.randperm(count, generator=generator)
     whole = len(order) - size - 1 if len(order) > size and len(order) % size == 1 else len(order)
-    for part, most in ((order[:whole], size), (order[whole:], size + 1)):
-        if len(part):
-            yield from split.images.batches(part, most)
+    return [
+        rows
+        for part, most in ((order[:whole], size), (order[whole:], size + 1))
+        for rows in torch.split(part, most)
+        if len(rows)
+    ]
 
 
 def sampled_batches(
@@ -233,17 +253,19 @@ def sampled_batches(
 def _predict(
     models: Mapping[str, nn.Module],
     split: Split,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    shown: Iterable[tuple[Portion, Tensor]],
     preprocessing: Preprocessing,
     compute: Compute,
     reporter: Reporter,
     title: str,
 ) -> dict[str, Predictions]:
+    """What models say about images, from batches and the pixels that this process is to show."""
     said = {name: _Said([], [], [], []) for name in models}
     order: list[Tensor] = []
     done = 0
     with reporter.bar(title, len(split)) as update:
-        for rows, pixels in batches:
+        for batch, pixels in shown:
+            rows = batch.share.of(batch.rows)
             inputs = compute.to_inputs(pixels, preprocessing)
             targets = split.targets[rows].to(compute.device)
             for name, model in models.items():
@@ -253,12 +275,16 @@ def _predict(
                     raise EvaluationError(
                         f"{name}: {error}; try a larger --batch-size or --img-size"
                     ) from None
-                said[name].add(logits, targets)
-            order.append(rows)
-            done += len(rows)
+                if batch.share.counts:
+                    said[name].add(logits, targets)
+            order.append(rows[: len(batch.share)])
+            done += len(batch.rows)
             update(done, "")
     rows = torch.cat(order) if order else torch.zeros(0, dtype=torch.int64)
-    return {name: answers.joined(rows, split.targets, name) for name, answers in said.items()}
+    return {
+        name: answers.joined(rows, split.targets, name, compute.world)
+        for name, answers in said.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -277,16 +303,16 @@ class _Said:
         self.confidence.append(log_probabilities.amax(dim=1).exp())
         self.finite.append(logits.isfinite().all(dim=1))
 
-    def joined(self, rows: Tensor, targets: Tensor, name: str) -> Predictions:
-        """All batches in the split's order."""
+    def joined(self, rows: Tensor, targets: Tensor, name: str, world: World) -> Predictions:
+        """All batches of all processes, in the split's order."""
 
         def whole(parts: list[Tensor], kind: torch.dtype) -> Tensor:
-            found = torch.empty(len(targets), dtype=kind)
+            found = torch.zeros(len(targets), dtype=kind)
             if parts:
-                found[rows] = torch.cat(parts).cpu()
-            return found
+                found[rows] = torch.cat(parts).cpu().to(kind)
+            return world.total_(found)  # each image is one process's alone
 
-        bad = int((~whole(self.finite, torch.bool)).sum())
+        bad = len(targets) - int(whole(self.finite, torch.uint8).sum())
         if bad:
             raise EvaluationError(
                 f"{name}: NaN or infinite outputs for {bad} of {len(targets)} images; no accuracy "

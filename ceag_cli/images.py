@@ -289,7 +289,7 @@ class Images:
         assert self.kept is not None
         problems: list[str] = []
         done = 0
-        for pixels, wrong in self._load(list(range(len(self.source))), 256):
+        for pixels, wrong in self._load(torch.split(torch.arange(len(self.source)), 256)):
             problems += wrong
             if not problems:
                 self.kept[done : done + len(pixels)] = pixels
@@ -298,27 +298,31 @@ class Images:
         if problems:
             raise ImageError(first(problems, SHOWN_PROBLEMS, " images that cannot be read"))
 
-    def _load(self, order: list[int], batch_size: int) -> Iterator[tuple[Tensor, list[str]]]:
+    def _load(self, rows: Sequence[Tensor]) -> Iterator[tuple[Tensor, list[str]]]:
         # Starting processes costs more than decoding a thousand small images.
-        workers = self.workers if len(order) > 1000 else 0
+        workers = self.workers if sum(map(len, rows)) > 1000 else 0
         return iter(
             DataLoader(
                 self.source,
-                batch_size=batch_size,
-                sampler=order,
+                batch_sampler=[chunk.tolist() for chunk in rows],
                 num_workers=workers,
                 collate_fn=_collate,
             )
         )
 
-    def batches(self, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Rows in the order given, each once: ``(row numbers (B,), pixels (B, C, H, W))``."""
-        rows = torch.split(order, batch_size)
+    def batches(self, order: Tensor, sizes: int | list[int]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Rows in the order given, each once: ``(row numbers (B,), pixels (B, C, H, W))``.
+
+        Args:
+            order: Row numbers.
+            sizes: Of every batch (of all but the last, which may be smaller), or of each.
+        """
+        rows = torch.split(order, sizes)
         if self.kept is not None:
             for chunk in rows:
                 yield chunk, self.kept[chunk]
             return
-        loaded = self._load(order.tolist(), batch_size)
+        loaded = self._load(rows)
         for chunk, (pixels, wrong) in zip(rows, loaded, strict=True):
             if wrong:  # the rest is looked at too, so that all of them are named at once
                 wrong += [problem for _, more in loaded for problem in more]
@@ -329,8 +333,8 @@ class Images:
 class Batched(Protocol):
     """Images that can be gone through in batches."""
 
-    def batches(self, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Rows in the order given, each once: ``(row numbers (B,), pixels (B, C, H, W))``."""
+    def batches(self, order: Tensor, sizes: int | list[int]) -> Iterator[tuple[Tensor, Tensor]]:
+        """As :meth:`Images.batches`."""
 
 
 @dataclass(frozen=True)
@@ -341,10 +345,10 @@ class Part:
     rows: Tensor
     """Their numbers among all images, int64."""
 
-    def batches(self, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, order: Tensor, sizes: int | list[int]) -> Iterator[tuple[Tensor, Tensor]]:
         """As :meth:`Images.batches`."""
-        taken = self.images.batches(self.rows[order], batch_size)
-        for rows, (_, pixels) in zip(torch.split(order, batch_size), taken, strict=True):
+        taken = self.images.batches(self.rows[order], sizes)
+        for rows, (_, pixels) in zip(torch.split(order, sizes), taken, strict=True):
             yield rows, pixels
 
 
@@ -373,10 +377,18 @@ def normalized(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return (pixels.float() / 255 - mean) / std
 
 
-def flipped(pixels: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    """Mirror each image of a batch with a probability, drawn on the CPU from the generator."""
+def draw_flips(count: int, probability: float, generator: torch.Generator) -> Tensor:
+    """Which images of a batch are to be mirrored, bool, shape ``(B,)``; drawn unless none can be.
+
+    Drawn for whole batches, apart from mirroring, since a process may have a part of one only.
+    """
     if probability == 0:
+        return torch.zeros(count, dtype=torch.bool)
+    return torch.rand(count, generator=generator) < probability
+
+
+def flipped(pixels: Tensor, chosen: Tensor) -> Tensor:
+    """Mirror some images of a batch, those that a bool tensor on the CPU chooses."""
+    if not bool(chosen.any()):
         return pixels
-    chosen = torch.rand(len(pixels), generator=generator) < probability
-    mirrored = pixels.flip(-1)
-    return torch.where(chosen.to(pixels.device)[:, None, None, None], mirrored, pixels)
+    return torch.where(chosen.to(pixels.device)[:, None, None, None], pixels.flip(-1), pixels)

@@ -106,7 +106,10 @@ class Run:
 
     def _read_state(self) -> dict[str, Any]:
         try:
-            state: dict[str, Any] = torch.load(self.state_path, weights_only=True)
+            # To main memory: another process, or another machine, may continue on another device.
+            state: dict[str, Any] = torch.load(
+                self.state_path, map_location="cpu", weights_only=True
+            )
         except (OSError, RuntimeError, EOFError, IndexError, pickle.UnpicklingError) as error:
             raise TrainingError(
                 f"{self.state_path}: cannot be read ({error}); start over with --overwrite"

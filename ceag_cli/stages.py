@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from datetime import date
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from ceag_cli.audit import audit
 from ceag_cli.batchnorm import norms_of
 from ceag_cli.checkpoints import Checkpoint, load_adapted, place, save, writes_config
 from ceag_cli.classes import class_index, class_order, ordered_names
+from ceag_cli.distributed import World, speaking
 from ceag_cli.documents import audit_document
 from ceag_cli.errors import OptionError, OutputError
 from ceag_cli.evaluation import Compute, evaluate
@@ -57,11 +59,11 @@ from ceag_cli.methods import check_options
 from ceag_cli.mitigation import Mitigation
 from ceag_cli.models import (
     Preprocessing,
+    TimmConfig,
     architecture_of,
     check_runs,
     create,
     describe,
-    device_of,
     model_kwargs,
     preprocessing_of,
 )
@@ -77,7 +79,7 @@ from ceag_cli.options import (
     no_effect,
 )
 from ceag_cli.policy import policy_of
-from ceag_cli.progress import Quiet, Reporter
+from ceag_cli.progress import Reporter
 from ceag_cli.prunable import prunable_parameters, standardised
 from ceag_cli.pruners import (
     OptionsPruner,
@@ -109,11 +111,11 @@ def dense(options: DenseOptions, reporter: Reporter | None = None) -> DenseResul
         CeagError: Something given cannot be used.
         AlreadyFinished: ``resume``, and the output is there.
     """
-    reporter = reporter or Quiet()
+    reporter = speaking(reporter)
     for warning in check_dense(options):
         reporter.warn(warning)
     output = place(options.output, Path("model.safetensors"))
-    compute = _compute(options)
+    compute = Compute.of(options)
     given = None
     if options.checkpoint is not None:
         path = weights_in(Path(options.checkpoint))
@@ -128,8 +130,8 @@ def dense(options: DenseOptions, reporter: Reporter | None = None) -> DenseResul
     run = Run(output, as_recipe(options), _inputs(data, input=given))
     state = _open_run(run, options, reporter)
     early_output = None if options.early_epoch is None else derived(output, "early")
-    if early_output is not None and early_output.exists() and not (state or options.overwrite):
-        raise OutputError(f"{early_output}: exists already; replace it with --overwrite")
+    if early_output is not None and not (state or options.overwrite):
+        World.current().on_first(partial(_refuse_existing, early_output))
 
     torch.manual_seed(options.seed)
     model = _dense_model(options, given, names, new_classifier)
@@ -173,11 +175,12 @@ def dense(options: DenseOptions, reporter: Reporter | None = None) -> DenseResul
         assert early_output is not None
         was = copy.deepcopy(model)
         was.load_state_dict(early)
-        save(early_output, was, config, replace(lineage, stage="early"), with_config=False)
-        found = Reference.to(early_output, sha256_of(early_output), output)
+        of_early = replace(lineage, stage="early")
+        found = World.current().on_first(
+            partial(_write_early, early_output, was, config, of_early, output)
+        )
         lineage = replace(lineage, parents={**lineage.parents, "early": found})
-    save(output, model, config, lineage, writes_config(options.output))
-    run.finish()
+    _write(run, options, model, config, lineage)
     classes = int(config["num_classes"])
     return DenseResult(output, architecture_of(model), classes, accuracy, early_output)
 
@@ -195,9 +198,10 @@ def prune(options: PruneOptions, reporter: Reporter | None = None) -> PruneResul
         CeagError: Something given cannot be used.
         AlreadyFinished: ``resume``, and the output is there.
     """
-    reporter = reporter or Quiet()
+    reporter = speaking(reporter)
     for warning in check_pruning(options):
         reporter.warn(warning)
+    compute = Compute.of(options)
     source = open_checkpoint(
         choose(options.checkpoint, ("dense",), "prune", reporter), options, reporter
     )
@@ -222,7 +226,6 @@ def prune(options: PruneOptions, reporter: Reporter | None = None) -> PruneResul
         recalibrates = options.recalibrate != 0 and norms_of(source.model)
         if needs_train or ("train" in data.labels.splits and recalibrates):
             train = data.split("train", source.preprocessing, options.workers, reporter)
-    compute = _compute(options)
     pruner = OptionsPruner(options, names, source, compute, reporter, data, train)
     if options.dry_run:
         masks = pruner(source.model, target_of(options))
@@ -253,10 +256,10 @@ def prune(options: PruneOptions, reporter: Reporter | None = None) -> PruneResul
         ),
         recalibrated=recalibrated,
     )
-    with_config = writes_config(options.output)
-    save(output, source.model, source.config, lineage, with_config, packed=options.pack)
-    run.finish()
-    return prune_result(options, output, source.model, masks, recalibrated, rounds)
+    _write(run, options, source.model, source.config, lineage, packed=options.pack)
+    return World.current().on_first(
+        partial(prune_result, options, output, source.model, masks, recalibrated, rounds)
+    )
 
 
 def mitigate(options: MitigateOptions, reporter: Reporter | None = None) -> MitigateResult:
@@ -273,9 +276,10 @@ def mitigate(options: MitigateOptions, reporter: Reporter | None = None) -> Miti
         CeagError: Something given cannot be used.
         AlreadyFinished: ``resume``, and the output is there.
     """
-    reporter = reporter or Quiet()
+    reporter = speaking(reporter)
     for warning in check_options(options):
         reporter.warn(warning)
+    compute = Compute.of(options)
     stages = ("pruned",) if options.sparsity is None else ("dense",)
     path = choose(options.checkpoint, stages, "mitigate", reporter)
     source = open_checkpoint(path, options, reporter)
@@ -303,7 +307,7 @@ def mitigate(options: MitigateOptions, reporter: Reporter | None = None) -> Miti
     run = Run(output, as_recipe(options), _inputs(data, input=source, dense=reference))
     state = _open_run(run, options, reporter)
 
-    mitigation = Mitigation(options, source, reference, data, _compute(options), reporter, rule)
+    mitigation = Mitigation(options, source, reference, data, compute, reporter, rule)
     found = mitigation.fine_tune(masks, run, state)
     lineage = Lineage(
         stage="mitigated",
@@ -315,8 +319,7 @@ def mitigate(options: MitigateOptions, reporter: Reporter | None = None) -> Miti
         sparsity=_record_of_mitigated(options, source, found.masks, rule),
         eps=options.eps,
     )
-    save(output, source.model, source.config, lineage, writes_config(options.output))
-    run.finish()
+    _write(run, options, source.model, source.config, lineage)
     return MitigateResult(
         output=output,
         method=options.method,
@@ -346,14 +349,16 @@ def run_audit(options: AuditOptions, reporter: Reporter | None = None) -> Audit:
         NotWritten: A report could not be written; the error carries what was found.
         CeagError: Something given cannot be used.
     """
-    reporter = reporter or Quiet()
+    reporter = speaking(reporter)
     given = None if options.output is None else Path(options.output)
+    world = World.current()
     if given is not None:
         refuse_file(given)
-    report_files(options.report, given)  # what cannot be written is known before any model is run
+    # What cannot be written is known before any model is run.
+    world.on_first(partial(report_files, options.report, given))
     answered = answers(options, reporter)
     table, subject, folder = answered.table, answered.subject, answered.folder
-    files = report_files(options.report, folder, subject.files)
+    files = world.on_first(partial(report_files, options.report, folder, subject.files))
     policy = policy_of(options, answered.eps)
     result = audit(
         pairs_of(table),
@@ -378,16 +383,12 @@ def run_audit(options: AuditOptions, reporter: Reporter | None = None) -> Audit:
     document = audit_document(result, subject, _version(), options.seed, further)
     flips = gallery(result, table, answered.read, options.gallery) if answered.read else ()
     found = Audit(result, subject, document, folder / "audit.html", more, _version(), flips)
-    write_reports(found, files)
+    world.on_first(partial(write_reports, found, files))
     return found
 
 
 def _version() -> str:
     return version("ceag")
-
-
-def _compute(options: RunOptions) -> Compute:
-    return Compute(device_of(options.device), options.amp, options.batch_size)
 
 
 def _inputs(data: Data | None, **files: Checkpoint | None) -> dict[str, str]:
@@ -397,10 +398,42 @@ def _inputs(data: Data | None, **files: Checkpoint | None) -> dict[str, str]:
 
 
 def _open_run(run: Run, options: Command, reporter: Reporter) -> dict[str, Any] | None:
-    state = run.open(resume=options.resume, overwrite=options.overwrite)
+    opened = partial(run.open, resume=options.resume, overwrite=options.overwrite)
+    state = World.current().on_first(opened)
     if options.resume and state is None:
         reporter.say(f"nothing to resume for {run.output}; starting from the beginning")
     return state
+
+
+def _write(
+    run: Run,
+    options: RunOptions,
+    model: nn.Module,
+    config: TimmConfig,
+    lineage: Lineage,
+    *,
+    packed: bool = False,
+) -> None:
+    """Write what a run has made, and drop the state that led to it."""
+
+    def write() -> None:
+        save(run.output, model, config, lineage, writes_config(options.output), packed=packed)
+        run.finish()
+
+    World.current().on_first(write)
+
+
+def _write_early(
+    path: Path, model: nn.Module, config: TimmConfig, lineage: Lineage, named_by: Path
+) -> Reference:
+    """Write early weights; how the file ``named_by`` refers to them."""
+    save(path, model, config, lineage, with_config=False)
+    return Reference.to(path, sha256_of(path), named_by)
+
+
+def _refuse_existing(path: Path) -> None:
+    if path.exists():
+        raise OutputError(f"{path}: exists already; replace it with --overwrite")
 
 
 def _refuse_same(source: Path, output: Path) -> None:

@@ -23,11 +23,12 @@ from torch.nn import functional
 
 from ceag_cli import distillation, mixing
 from ceag_cli.baselines import NaiveFineTuning
+from ceag_cli.distributed import Portion, has_unused, portions, synchronised, unsynchronised
 from ceag_cli.errors import OptionError, TrainingError
 from ceag_cli.evaluation import Compute
 from ceag_cli.gaps import excess_gap, max_excess_gap
 from ceag_cli.groups import BatchOutcome, GroupStats
-from ceag_cli.images import Split, flipped
+from ceag_cli.images import Split, draw_flips, flipped
 from ceag_cli.iterates import Keeper
 from ceag_cli.masks import Masks
 from ceag_cli.models import Preprocessing
@@ -124,6 +125,8 @@ class Training:
     def __post_init__(self) -> None:
         if len(self.split) < 2:
             raise TrainingError("training needs at least two images with split 'train'")
+        self.world = self.compute.world
+        self.model = synchronised(self.model, self.compute.device, self.world)
         self.compute.place(self.model)
         # timm's "sgd" has Nesterov momentum, which does not exist without momentum.
         plain = self.options.opt == "sgd" and self.options.momentum == 0
@@ -144,6 +147,12 @@ class Training:
         if self.options.model_ema:
             decay = self.options.model_ema_decay
             self.averaged = ModelEmaV3(self.model, decay, use_warmup=True)
+        self._parallel = self.world.parallel(self.model, self._has_unused)
+        self._own_statistics = unsynchronised(self.model)
+
+    def _has_unused(self) -> bool:
+        example = torch.zeros(1, *self.preprocessing.input_size, device=self.compute.device)
+        return has_unused(self.model, example)
 
     def _classifier_apart(self) -> list[dict[str, Any]]:
         """Parameters in two groups: the classifier's, which decay, and all others."""
@@ -204,7 +213,7 @@ class Training:
                 self.log.append(line | self._offer())
                 for warning in self.watch(self.log):
                     self.reporter.warn(warning)
-                self.run.save_state(self._state(), self.log)
+                self.world.on_first(lambda: self.run.save_state(self._state(), self.log))
         if self.averaged is not None:
             self.model.load_state_dict(self.averaged.module.state_dict())
         if self.keeper is not None:
@@ -225,8 +234,9 @@ class Training:
 
     def _one_epoch(self, update: Update) -> dict[str, Any]:
         epoch = self.epoch
-        torch.manual_seed((self.seed << 24) + epoch + 1)  # dropout and the like
-        generator = torch.Generator().manual_seed((self.seed << 24) + epoch + 1)
+        seed = (self.seed << 24) + epoch + 1
+        torch.manual_seed(self.world.seed(seed))  # dropout and the like
+        generator = torch.Generator().manual_seed(seed)
         objective: Objective = self.objective
         if self.schedule is not None and epoch <= self.schedule.end:
             self._prune(self.schedule)
@@ -236,15 +246,16 @@ class Training:
             self._start_anew()
         self.model.train()
         stats = GroupStats.zeros(self.num_groups, self.compute.device)
-        order = torch.randperm(len(self.split), generator=generator)
-        used = torch.cat(self._batches(order))
+        batches = self._batches(torch.randperm(len(self.split), generator=generator))
+        mixes = self.measure == "mixed"
         accumulated = self.options.grad_accum_steps
-        batches = self.split.images.batches(used, self.compute.batch_size)
-        for step, (rows, pixels) in enumerate(batches, start=1):
-            pixels = flipped(pixels, self.options.hflip, generator)
+        shared = portions(self.split.images, batches, self.world, with_one_before=mixes)
+        for step, batch in enumerate(shared, start=1):
+            flips = draw_flips(len(batch.rows), self.options.hflip, generator)
+            pixels = flipped(batch.pixels, batch.pick(flips))
             first = (step - 1) // accumulated * accumulated  # of those that make one step
             together = min(accumulated, self.steps - first)
-            stats.add_(self._gradient(rows, pixels, objective, together))
+            stats.add_(self._gradient(batch, pixels, objective, together))
             in_cycle = epoch % self._cycle * self.steps + step
             if step == first + together:
                 self._primal_step(in_cycle)
@@ -264,6 +275,8 @@ class Training:
         masks = schedule.prune(self.model, self.epoch)
         if masks is None:
             return
+        # Scores of a GPU may differ in their last bits, and then the weights that are chosen.
+        self.world.from_first_([*masks.pruned.values(), *self.model.state_dict().values()])
         self.masks = masks
         if self.averaged is not None:
             Masks(self.averaged.module, masks.pruned).apply_()
@@ -277,46 +290,67 @@ class Training:
             self.averaged.set(self.model)  # type: ignore[no-untyped-call]
 
     def _gradient(
-        self, rows: Tensor, pixels: Tensor, objective: Objective, together: int
+        self, batch: Portion, pixels: Tensor, objective: Objective, together: int
     ) -> BatchOutcome:
         """Add a batch's share of the gradient of one step.
 
-        Outcome of the batch, weights from the method, gradient of the weighted sum divided by the
-        number of batches that are taken together.
+        Outcome of the whole batch, weights from the method, gradient of the weighted sum divided by
+        the number of batches that are taken together.
+
+        Args:
+            batch: What this process has of it.
+            pixels: Those of the batch, flipped.
+            objective: The method.
+            together: Batches of the step.
         """
-        device = self.compute.device
-        targets = self.split.targets[rows].to(device, non_blocking=True)
-        groups = self.split.groups[rows].to(device, non_blocking=True)
-        inputs = self.compute.to_inputs(pixels, self.preprocessing)
+        device, share = self.compute.device, batch.share
+        targets = self.split.targets[batch.rows].to(device, non_blocking=True)
+        groups = self.split.groups[batch.rows].to(device, non_blocking=True)
+        own_targets = share.of(targets)
+        shown = self.compute.to_inputs(pixels, self.preprocessing)
+        inputs = batch.own(shown)
         try:
-            logits = self.compute.forward(self.model, inputs)
+            logits = self.compute.forward(self._parallel, inputs)
         except ValueError as error:
             raise TrainingError(f"{error}; try a larger --batch-size or --img-size") from None
+        self.world.mean_(self._own_statistics, share, len(batch.rows))
         losses = functional.cross_entropy(
-            logits, targets, reduction="none", label_smoothing=self.options.smoothing
+            logits, own_targets, reduction="none", label_smoothing=self.options.smoothing
         )
-        outcome = BatchOutcome(losses.detach(), logits.argmax(dim=1) == targets, groups)
+        outcome = BatchOutcome(
+            self._whole(losses.detach(), batch),
+            self._whole(logits.argmax(dim=1) == own_targets, batch),
+            groups,
+        )
         measured = outcome
         if not isinstance(objective, NaiveFineTuning):
-            measured = self._as_measured(outcome, inputs, targets)
-        weights = objective.weights(measured).to(losses.dtype)
+            measured = self._as_measured(outcome, batch, shown, own_targets)
+        weights = share.of(objective.weights(measured).to(losses.dtype))
         if self.distill:
             dense_logits = self._dense_logits(inputs)
             losses = distillation.distilled(
                 losses, logits, dense_logits, self.distill, self.temperature
             )
+        # The gradient that is stepped down is the mean over the processes, and their sum is wanted.
+        weights = weights * (self.world.size if share.counts else 0)
         ((weights * losses).sum() / together).backward()  # type: ignore[no-untyped-call]
         return outcome
 
-    def _as_measured(self, outcome: BatchOutcome, inputs: Tensor, targets: Tensor) -> BatchOutcome:
+    def _whole(self, part: Tensor, batch: Portion) -> Tensor:
+        return self.world.whole(part, batch.share, len(batch.rows))
+
+    def _as_measured(
+        self, outcome: BatchOutcome, batch: Portion, shown: Tensor, own_targets: Tensor
+    ) -> BatchOutcome:
         """The batch as the method is to see it."""
         if self.measure == "train":
             return outcome
-        dense_correct = None
+        inputs, dense_correct = batch.own(shown), None
         if self.measure == "mixed":
-            inputs = mixing.mixed(inputs, self.mix_share)
-            dense_correct = self._dense_logits(inputs).argmax(dim=1) == targets
-        correct = self._says_in_eval_mode(inputs) == targets
+            inputs = batch.own(mixing.mixed(shown, self.mix_share))
+            dense_right = self._dense_logits(inputs).argmax(dim=1) == own_targets
+            dense_correct = self._whole(dense_right, batch)
+        correct = self._whole(self._says_in_eval_mode(inputs) == own_targets, batch)
         return replace(outcome, correct=correct, dense_correct=dense_correct)
 
     @torch.no_grad()

@@ -23,6 +23,7 @@ from ceag_cli.images import (
     Zip,
     count_duplicates,
     decode,
+    draw_flips,
     flipped,
     normalized,
     open_store,
@@ -232,10 +233,11 @@ def test_flipping_mirrors_whole_images_left_to_right() -> None:
     pixels = torch.arange(8, dtype=torch.uint8).reshape(2, 1, 2, 2)
     mirrored = [[[[1, 0], [3, 2]]], [[[5, 4], [7, 6]]]]
     generator = torch.Generator().manual_seed(0)
-    assert torch.equal(flipped(pixels, 0.0, generator), pixels)
-    assert flipped(pixels, 1.0, generator).tolist() == mirrored
-    many = torch.tensor([[[[0, 1]]]], dtype=torch.uint8).expand(1000, 1, 1, 2)
-    assert 400 < int(flipped(many, 0.5, generator)[:, 0, 0, 0].sum()) < 600
+    assert torch.equal(flipped(pixels, draw_flips(2, 0.0, generator)), pixels)
+    assert flipped(pixels, draw_flips(2, 1.0, generator)).tolist() == mirrored
+    one = flipped(pixels, torch.tensor([False, True]))
+    assert one.tolist() == [pixels[0].tolist(), mirrored[1]]
+    assert 400 < int(draw_flips(1000, 0.5, generator).sum()) < 600
 
 
 # Formats
@@ -540,8 +542,8 @@ def test_a_part_of_a_split_has_its_images_with_all_that_is_said_of_them() -> Non
     class Numbered:
         """The picture of row i is one pixel of value i."""
 
-        def batches(self, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-            for rows in torch.split(order, batch_size):
+        def batches(self, order: Tensor, sizes: int | list[int]) -> Iterator[tuple[Tensor, Tensor]]:
+            for rows in torch.split(order, sizes):
                 yield rows, rows.to(torch.uint8).reshape(-1, 1, 1, 1)
 
     split = Split("train", Numbered(), torch.arange(6) * 10, torch.arange(6)[:, None])

@@ -85,6 +85,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
             "training",
             "methods",
             "batchnorm",
+            "distributed",
         },
         {"timm", "torchvision", "safetensors", "yaml", "PIL", "numpy", "pyarrow"},
     ),

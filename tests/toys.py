@@ -149,8 +149,8 @@ class Pixels:
     def __init__(self, pixels: Tensor) -> None:
         self.pixels = pixels
 
-    def batches(self, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        for rows in torch.split(order, batch_size):
+    def batches(self, order: Tensor, sizes: int | list[int]) -> Iterator[tuple[Tensor, Tensor]]:
+        for rows in torch.split(order, sizes):
             yield rows, self.pixels[rows]
 
 

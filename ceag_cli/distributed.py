@@ -1,0 +1,431 @@
+"""A run that is spread over several processes, each with a device of its own.
+
+``torchrun --nproc-per-node N -m ceag_cli mitigate ...`` starts the same command N times. All of
+them read the same files, draw the same random numbers and take the same steps, so nearly nothing
+has to be agreed upon. What they share is the work on each batch:
+
+1. A batch is one of the whole run. Each process puts its ``Share`` of it through the model.
+2. What the models say is put together again (``World.whole``): the method sees the whole batch on
+   every process, so its buffers and multipliers are the same on all of them.
+3. Gradients are added up by torch's DistributedDataParallel.
+4. Files are written by the first process (``World.on_first``), and it alone speaks.
+
+Everything here does nothing in a run of one process. docs/distributed.md is for users.
+"""
+
+from __future__ import annotations
+
+import inspect
+import io
+import os
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TextIO, TypeVar
+
+import torch
+import torch.distributed as dist
+from timm.layers.norm_act import convert_sync_batchnorm
+from torch import Tensor, nn
+from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
+from torch.nn.parallel import DistributedDataParallel
+
+from ceag_cli.batchnorm import norms_of
+from ceag_cli.errors import CeagError, Ended, OptionError
+from ceag_cli.images import Batched
+from ceag_cli.models import device_of
+from ceag_cli.progress import Quiet, Reporter
+
+Result = TypeVar("Result")
+
+SECONDS_TO_END = 10.0
+"""How long a process that ends waits for the others, or for the first one to say what is wrong."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which images of a batch a process puts through the model: consecutive ones."""
+
+    place: slice
+    counts: bool = True
+    """False where a batch has fewer images than there are processes: a process without an image
+    computes on the first one, since all have to take part in each step, and it counts for nothing.
+    """
+
+    def of(self, batch: Tensor) -> Tensor:
+        """The share of something that has one entry per image of the batch."""
+        return batch[self.place]
+
+    def __len__(self) -> int:
+        """The images that count."""
+        return self.place.stop - self.place.start if self.counts else 0
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a run, seen from one of them. By default there is no other."""
+
+    rank: int = 0
+    """Number of this process, from 0."""
+    size: int = 1
+    """Number of processes."""
+
+    @classmethod
+    def current(cls) -> World:
+        """The processes that torch.distributed has brought together, if it has."""
+        if not (dist.is_available() and dist.is_initialized()):
+            return cls()
+        return cls(dist.get_rank(), dist.get_world_size())
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that writes and speaks."""
+        return self.rank == 0
+
+    def seed(self, seed: int) -> int:
+        """A seed for what a model draws by itself (dropout), so that no two processes draw alike.
+
+        All else is drawn by the seed itself, for the whole batch, on every process.
+        """
+        return seed + (self.rank << 16)
+
+    def share(self, count: int) -> Share:
+        """This process's share of a batch of so many images; sizes differ by one at most."""
+        start, stop = (count * rank // self.size for rank in (self.rank, self.rank + 1))
+        return Share(slice(start, stop)) if start < stop else Share(slice(0, 1), counts=False)
+
+    def total_(self, tensor: Tensor) -> Tensor:
+        """Add up a tensor over all processes, in place."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def whole(self, part: Tensor, share: Share, count: int) -> Tensor:
+        """Put together what has one entry per image, from the shares of all processes.
+
+        Args:
+            part: Of this process's share, shape ``(b, ...)``.
+            share: As :meth:`share` gave it.
+            count: B, the images of the whole batch.
+
+        Returns:
+            Shape ``(B, ...)``, equal on all processes; ``part`` itself in a run of one.
+        """
+        if self.size == 1:
+            return part
+        # Zeros but for this share: the sum over all processes changes no number.
+        kind = torch.uint8 if part.dtype == torch.bool else part.dtype
+        found = torch.zeros((count, *part.shape[1:]), dtype=kind, device=part.device)
+        if share.counts:
+            found[share.place] = part.to(kind)
+        return self.total_(found).to(part.dtype)
+
+    def mean_(self, tensors: Sequence[Tensor], share: Share, count: int) -> None:
+        """Average tensors over all processes in place, by the images of each one's share."""
+        if self.size == 1 or not tensors:
+            return
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors]) * (len(share) / count)
+        parts = torch.split(self.total_(flat), [tensor.numel() for tensor in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+    def from_first_(self, tensors: Iterable[Tensor]) -> None:
+        """Replace tensors in place by those of the first process."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.broadcast(
+                    tensor.view(torch.uint8) if tensor.dtype == torch.bool else tensor, 0
+                )
+
+    def on_first(self, action: Callable[[], Result]) -> Result:
+        """Let the first process do something when all have come here, and tell all what came of it.
+
+        Its errors are raised on all processes, so that they end together.
+        """
+        if self.size == 1:
+            return action()
+        self.total_(torch.zeros(1))  # all are here
+        found: list[Any] = [None, None]
+        failed: Exception | None = None
+        if self.is_first:
+            try:
+                found[0] = action()
+            except Exception as error:
+                failed, found[1] = error, _without_frills(error)
+        dist.broadcast_object_list(found, 0, device=torch.device("cpu"))
+        if failed is not None:
+            raise failed
+        if found[1] is not None:
+            raise found[1]
+        result: Result = found[0]
+        return result
+
+    def parallel(self, model: nn.Module, has_unused: Callable[[], bool]) -> nn.Module:
+        """The model for the forward pass whose gradient is wanted.
+
+        Its backward pass leaves the *mean* of all processes' gradients on each of them.
+
+        Args:
+            model: On its device; the same on all processes.
+            has_unused: Whether it has parameters that have no part in its output.
+        """
+        if self.size == 1:
+            return model
+        # Costs nothing but a copy, in a layer whose parameters have a dimension of size one.
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+        # Statistics of BatchNorm are averaged by mean_, not taken from the first process.
+        known = inspect.signature(DistributedDataParallel).parameters
+        name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        buffers: dict[str, Any] = {name: False}
+        return DistributedDataParallel(model, **buffers, find_unused_parameters=has_unused())
+
+    def check_batch_size(self, count: int) -> None:
+        """Refuse batches that are too small to be shared.
+
+        Raises:
+            OptionError: There are fewer images in a batch than processes.
+        """
+        if count < self.size:
+            raise OptionError(
+                f"--batch-size {count}: is the batch of all {self.size} processes together, which "
+                "leaves some without an image; take a larger one, or fewer processes"
+            )
+
+    def device(self, name: str | None) -> torch.device:
+        """The device asked for; of several GPUs each process on a machine takes another.
+
+        Raises:
+            OptionError: There is no such device, or all processes are to have the same one.
+        """
+        device = device_of(name)
+        if self.size == 1 or device.type != "cuda":
+            return device
+        if device.index is not None:
+            raise OptionError(
+                f"--device {name}: would be that of all {self.size} processes; give 'cuda', and "
+                "each takes one of its own (CUDA_VISIBLE_DEVICES says which there are)"
+            )
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+        return device
+
+
+ALONE = World()
+
+
+def speaking(reporter: Reporter | None) -> Reporter:
+    """The reporter given, where this process is the one that speaks."""
+    return reporter if reporter is not None and World.current().is_first else Quiet()
+
+
+# Batches
+
+
+@dataclass(frozen=True)
+class Portion:
+    """What one process has of a batch."""
+
+    rows: Tensor
+    """Row numbers of the whole batch, shape ``(B,)``."""
+    share: Share
+    pixels: Tensor
+    """Of the share, uint8, shape ``(b, C, H, W)``; led by those of one more image, if ``led``."""
+    led: bool = False
+    """Whether the image before the first of the share comes first, to be mixed with it."""
+
+    def pick(self, values: Tensor) -> Tensor:
+        """Of something with one entry per image of the batch, those that ``pixels`` shows."""
+        return _picked(values, self.share, self.led)
+
+    def own(self, shown: Tensor) -> Tensor:
+        """The share of something that has one entry per image in ``pixels``."""
+        return shown[1:] if self.led else shown
+
+
+def portions(
+    images: Batched, batches: Sequence[Tensor], world: World, *, with_one_before: bool = False
+) -> Iterator[Portion]:
+    """Go through batches; only the images of the process's own share are decoded.
+
+    Args:
+        images: Where the pixels are.
+        batches: Row numbers of each whole batch.
+        world: The processes that share them.
+        with_one_before: The share of a batch is to be mixed (``mixing``): the first image of a
+            share with the last of the share before it, which therefore comes too. A whole batch
+            needs no other.
+    """
+    led = with_one_before and world.size > 1
+    shares = [world.share(len(rows)) for rows in batches]
+    parts = [_picked(rows, share, led) for rows, share in zip(batches, shares, strict=True)]
+    if not parts:
+        return
+    loaded = images.batches(torch.cat(parts), [len(part) for part in parts])
+    for rows, share, (_, pixels) in zip(batches, shares, loaded, strict=True):
+        yield Portion(rows, share, pixels, led)
+
+
+def _picked(values: Tensor, share: Share, led: bool) -> Tensor:
+    if not led:
+        return share.of(values)
+    return torch.cat([share.of(values.roll(1, dims=0))[:1], share.of(values)])
+
+
+# Models
+
+
+def synchronised(model: nn.Module, device: torch.device, world: World) -> nn.Module:
+    """Let BatchNorm go by the whole batch while training, where torch can do that: on GPUs.
+
+    Layers are exchanged in place, names and parameters stay.
+    """
+    if world.size == 1 or device.type != "cuda" or not norms_of(model):
+        return model
+    found: nn.Module = convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    return found
+
+
+def unsynchronised(model: nn.Module) -> list[Tensor]:
+    """The running statistics of layers that go by the share of one process alone."""
+    return [
+        statistic
+        for norm in norms_of(model)
+        if not isinstance(norm, nn.SyncBatchNorm)
+        for statistic in (norm.running_mean, norm.running_var)
+        if statistic is not None
+    ]
+
+
+def has_unused(model: nn.Module, example: Tensor) -> bool:
+    """Whether parameters have no part in what a model says of an input; nothing is changed."""
+    was_training = model.training
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    logits = model.eval()(example)
+    gradients = torch.autograd.grad(logits.sum(), parameters, allow_unused=True)
+    model.train(was_training)
+    return any(gradient is None for gradient in gradients)
+
+
+# Processes
+
+
+def started_by_launcher() -> bool:
+    """Whether the environment says that this is one of several processes of a run.
+
+    torchrun sets these variables; a Slurm script can do it too.
+    """
+    named = all(name in os.environ for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"))
+    return named and os.environ.get("WORLD_SIZE", "1") != "1"
+
+
+@contextmanager
+def joined() -> Iterator[World]:
+    """Come together with the other processes for one command, and end together with them.
+
+    All but the first are silent: what they print is held back, and shown only where one fails and
+    the first does not say why. torchrun ends all processes as soon as one of them fails, so no
+    other one leaves before the first has spoken.
+
+    Raises:
+        CeagError: The others cannot be reached.
+    """
+    store = _come_together()
+    world, stdout, stderr = World.current(), sys.stdout, sys.stderr
+    held_back = io.StringIO()
+    if not world.is_first:
+        sys.stdout, sys.stderr = io.StringIO(), held_back
+    signal.signal(signal.SIGTERM, _end)
+    failed = True
+    try:
+        yield world
+        failed = False
+    except SystemExit as leaving:
+        failed = leaving.code not in (None, 0)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what is left to do takes seconds
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+        sys.stdout, sys.stderr = stdout, stderr
+        _leave(world, store, failed, held_back.getvalue(), stderr)
+
+
+def is_lost_connection(error: Exception) -> bool:
+    """Whether an error says that another process cannot be reached any more."""
+    if isinstance(error, dist.DistError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and any(
+        word in text for word in ("gloo", "NCCL", "monitoredBarrier", "Connection closed by peer")
+    )
+
+
+def _come_together() -> Store:
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    # NCCL needs a GPU for each process; what lies in main memory goes by gloo in any case.
+    gpus = torch.cuda.is_available() and dist.is_nccl_available()
+    backend = "cpu:gloo,cuda:nccl" if gpus and here <= torch.cuda.device_count() else "gloo"
+    try:
+        store, rank, size = next(iter(rendezvous("env://")))
+        dist.init_process_group(
+            backend, store=PrefixStore("ceag", store), rank=rank, world_size=size
+        )
+    except (ValueError, RuntimeError) as error:
+        address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise CeagError(
+            f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']} cannot reach the others "
+            f"at {address}: {str(error).splitlines()[0]}"
+        ) from None
+    return PrefixStore("ceag/end", store)
+
+
+def _leave(world: World, store: Store, failed: bool, held_back: str, stderr: TextIO) -> None:
+    """End a process: when all are done, or when the first has said what is wrong."""
+    try:
+        if not failed:
+            store.add("done", 1)
+            _wait(lambda: store.add("done", 0) >= world.size)
+            dist.destroy_process_group()
+            return
+        if world.is_first:
+            store.set("spoken", "yes")
+            return
+        if _wait(lambda: store.check(["spoken"])) or store.add("speakers", 1) > 1:
+            return
+    except RuntimeError:  # the store has gone, with the first process
+        if not failed:
+            return
+    for line in held_back.splitlines():
+        print(f"process {world.rank} of {world.size}: {line}", file=stderr, flush=True)
+
+
+def _wait(until: Callable[[], bool]) -> bool:
+    """Wait for a while; whether it has come true."""
+    end = time.monotonic() + SECONDS_TO_END
+    while not until():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def _end(*_: Any) -> None:
+    raise Ended(
+        "the run was told to end, or another of its processes has ended (torchrun's report says "
+        "which)"
+    )
+
+
+def _without_frills(error: Exception) -> Exception:
+    """An error as it can be sent to the other processes."""
+    if isinstance(error, CeagError):
+        return CeagError(error.problems)
+    if type(error).__module__.startswith("ceag_cli"):
+        return error
+    return RuntimeError(f"the first process failed: {type(error).__name__}: {error}")
