@@ -189,7 +189,7 @@ def _refuse_models(options: AuditOptions) -> None:
     """
     names = {"checkpoint", "candidate", "dense", "groups", "data_dir", "class_map", "reevaluate"}
     names |= ArchitectureOptions.__dataclass_fields__.keys()
-    names |= {"amp", "device", "batch_size", "workers"}
+    names |= {"amp", "device", "batch_size", "workers", "cache", "cache_size"}
     said = [
         name
         for name in given(options, sorted(names))
@@ -311,7 +311,7 @@ def _evaluate(
     }
     preprocessing = next(iter(models.values())).preprocessing  # find_dense refuses another one
     for split_name in (name for name in SPLITS if name in data.labels.splits):
-        split = data.split(split_name, preprocessing, options.workers, reporter, keep=False)
+        split = data.split(split_name, preprocessing, options, reporter, keep=False)
         rows = data.labels.rows(split_name).numpy()
         titles = {f"{name} on {split_name}": name for name in models}
         says = evaluate_together(

@@ -189,7 +189,13 @@ def evaluate_in_training_mode(
     generator = torch.Generator().manual_seed(seed)
     batches = _in_random_order(len(split), compute.batch_size, generator)
     shown = (
-        (each, flipped(each.pixels, each.pick(draw_flips(len(each.rows), hflip, generator))))
+        (
+            each,
+            flipped(
+                each.pixels.to(compute.device),
+                each.pick(draw_flips(len(each.rows), hflip, generator)),
+            ),
+        )
         for each in portions(split.images, batches, compute.world)
     )
     in_training = copy.deepcopy(model)  # its BatchNorm may update what it likes

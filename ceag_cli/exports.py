@@ -190,7 +190,7 @@ def _images(
     check_targets(data, source, options.class_map)
     name = next(name for name in reversed(SPLITS) if name in data.labels.splits)
     data.require([name], seen_in_train=False)
-    split = data.split(name, source.preprocessing, options.workers, reporter)
+    split = data.split(name, source.preprocessing, options, reporter)
     compute = Compute(torch.device("cpu"), batch_size=options.batch_size)
 
     def batches() -> Iterator[Tensor]:

@@ -1,32 +1,60 @@
 """Images: where their bytes lie, and how they become batches of pixels.
 
 Pixels are decoded, resized and cropped by timm's evaluation transform to uint8 of one size. A data
-set whose pixels fit in memory is decoded once and kept; a larger one is decoded again on every
-pass by worker processes. Flipping and normalisation happen on whole batches, on the device.
+set whose pixels fit in memory is decoded once and kept, on the device where they fit there; a
+larger one is decoded again on every pass. With a folder for pixels (``pixels``) either is decoded
+once for all runs. Flipping and normalisation happen on whole batches, on the device.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
+import time
 import zipfile
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import PIL
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ceag_cli.arrays import Integers
 from ceag_cli.errors import ImageError, first
+from ceag_cli.models import Preprocessing
+from ceag_cli.pixels import MappedPixels, PixelCache
 
 KEPT_IN_MEMORY = 2 * 1024**3
 """Bytes of decoded pixels up to which a data set is decoded once and kept."""
+
+DECODING = 1
+"""Version of ``decode``, for pixels that are kept: another one wherever it gives other pixels."""
+
+_BITS, _PHOTOMETRIC = 258, 262
+"""Tags of TIFF."""
+_WHITE_IS_ZERO = 0
+
+DECODED_AT_ONCE = 256
+"""Images that are decoded together when all of them are."""
+
+TIMED = 8
+"""Images whose decoding is timed, if there are many."""
+
+WORTH_WORKERS = 3.0
+"""Seconds of decoding from which processes of their own do it."""
+
+DEVICE_SHARE = 0.25
+"""Share of a device's free memory that pixels may take; models and activations need the rest."""
+
+CPU = torch.device("cpu")
 
 BEGINNING = 4096
 """Bytes of an image that are compared before all of them are."""
@@ -198,18 +226,35 @@ def _alike(rows: Integers, keys: Iterable[int]) -> list[Integers]:
 def decode(content: bytes, channels: int) -> Image.Image:
     """Decode an image as a person would see it: EXIF-rotated, in colour or in grey.
 
+    Of 16 bits the upper eight are taken, of several frames the first. Transparency is dropped, as
+    timm and torchvision do: a transparent pixel has the colour that the file gives it.
+
     Args:
         content: Bytes of any format that Pillow reads.
         channels: 1 gives grey, 3 gives RGB.
 
     Raises:
-        OSError: The bytes are not a whole image (as Pillow says it).
+        OSError: The bytes are not a whole image (as Pillow says it), or their range is not known.
     """
-    image: Image.Image = Image.open(io.BytesIO(content))
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16-bit grey; Pillow would clip it instead of scaling
-        image = image.point(lambda value: value / 256).convert("L")
+    with Image.open(io.BytesIO(content)) as opened:
+        image: Image.Image = ImageOps.exif_transpose(opened)
+        if image.mode.startswith("I") or image.mode == "F":
+            image = _eight_bits(image, opened)
     return image.convert("L" if channels == 1 else "RGB")
+
+
+def _eight_bits(image: Image.Image, opened: Image.Image) -> Image.Image:
+    """Grey of more than 8 bits, which Pillow would clip and not scale."""
+    tags = getattr(opened, "tag_v2", {})  # of a TIFF
+    # In PNG and PGM numbers of 32 bits stand for 16.
+    if not image.mode.startswith("I;16") and opened.format not in ("PNG", "PPM"):
+        raise OSError(
+            "its pixels are signed numbers or numbers of 32 bits, whose black and white are not "
+            "known; save it with 8 or 16 bits"
+        )
+    bits = tags.get(_BITS, (16,))[0]
+    grey = (np.asarray(image) >> (bits - 8)).astype(np.uint8)
+    return Image.fromarray(255 - grey if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else grey)
 
 
 class _Decoded(Dataset[Tensor | str]):
@@ -219,12 +264,12 @@ class _Decoded(Dataset[Tensor | str]):
         self,
         store: Store,
         paths: Sequence[str],
-        channels: int,
-        transform: Callable[[Image.Image], Tensor],
-        places: Sequence[str],
+        preprocessing: Preprocessing,
+        place: Callable[[int], str] | None,
     ) -> None:
-        self.store, self.paths, self.channels, self.transform = store, paths, channels, transform
-        self.places = places
+        self.store, self.paths, self.place = store, paths, place
+        self.channels = preprocessing.input_size[0]
+        self.transform = preprocessing.transform()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -237,7 +282,7 @@ class _Decoded(Dataset[Tensor | str]):
             reason = " ".join(str(error).replace(str(self.store.root / path), "it").split())
             if isinstance(error, UnidentifiedImageError):
                 reason = "not an image of a known format"
-            place = f"{self.places[row]}: " if self.places else ""
+            place = "" if self.place is None else f"{self.place(row)}: "
             return f"{place}image '{path}' in {self.store.root} cannot be read: {reason}"
 
 
@@ -250,17 +295,19 @@ def _collate(items: list[Tensor | str]) -> tuple[Tensor, list[str]]:
 class Images:
     """The images of some rows as batches of uint8 pixels of one size.
 
+    Where pixels are kept and how many processes decode makes no difference to them.
+
     Args:
         store: Where they lie.
         paths: Their paths.
-        channels: 1 or 3.
-        size: Height and width after the transform.
-        transform: timm's evaluation transform without normalisation.
-        workers: Processes that decode.
+        preprocessing: What becomes of them.
+        workers: Processes that decode; ``None`` takes as many as help.
         progress: Hears how many are decoded.
-        places: Where each of them is named, for errors.
+        place: Where each of them is named, for errors.
         keep: Decode all of them now and keep the pixels, where they fit in memory; else they are
             decoded while they are gone through, beside what is done with them.
+        cache: The folder where pixels are kept for all runs.
+        device: Where batches are going to be needed.
 
     Raises:
         ImageError: With every image that cannot be read, where all are decoded at once.
@@ -270,48 +317,94 @@ class Images:
         self,
         store: Store,
         paths: Sequence[str],
-        channels: int,
-        size: tuple[int, int],
-        transform: Callable[[Image.Image], Tensor],
-        workers: int,
+        preprocessing: Preprocessing,
+        workers: int | None = None,
         progress: Callable[[int], None] = lambda done: None,
-        places: Sequence[str] = (),
+        place: Callable[[int], str] | None = None,
         keep: bool = True,
+        cache: PixelCache | None = None,
+        device: torch.device = CPU,
     ) -> None:
-        self.source = _Decoded(store, paths, channels, transform, places)
-        self.workers = workers
+        self.source = _Decoded(store, paths, preprocessing, place)
+        self.workers, self.cache = workers, cache
+        self.shape = (len(paths), *preprocessing.input_size)
         self.kept: Tensor | None = None
-        if keep and len(paths) * channels * size[0] * size[1] <= KEPT_IN_MEMORY:
-            self.kept = torch.empty((len(paths), channels, *size), dtype=torch.uint8)
-            self._decode_all(progress)
+        self.mapped: MappedPixels | None = None
+        self.size = size = math.prod(self.shape)
+        key = self._key(preprocessing) if cache is not None and size else None
+        if cache is not None and key is not None:
+            self.mapped = cache.open(key, self.shape, lambda: self._decode_all(progress))
+        if self.mapped is None and keep and size <= KEPT_IN_MEMORY:
+            self._keep(self._decode_all(progress), CPU)
+        if (self.kept is not None or self.mapped is not None) and size <= room_on(device):
+            everything = self.batches(torch.arange(len(paths)), DECODED_AT_ONCE)
+            self._keep((pixels for _, pixels in everything), device)
 
-    def _decode_all(self, progress: Callable[[int], None]) -> None:
-        assert self.kept is not None
+    def _key(self, preprocessing: Preprocessing) -> str | None:
+        """A hash of all that the pixels depend on; ``None`` if an image is gone by now."""
+        store = self.source.store
+        made_by = f"{DECODING} {PIL.__version__} {features.version_feature('libjpeg_turbo')}"
+        digest = hashlib.sha256(f"{made_by} {preprocessing.of_pixels}\n".encode())
+        digest.update(f"{store.root.resolve()}".encode("utf-8", "surrogatepass"))
+        try:
+            for path in self.source.paths:
+                digest.update(f"\n{store.state(path)} {path}".encode("utf-8", "surrogatepass"))
+        except OSError:  # decoding says which one
+            return None
+        return digest.hexdigest()
+
+    def _keep(self, batches: Iterator[Tensor], device: torch.device) -> None:
+        kept = torch.empty(self.shape, dtype=torch.uint8, device=device)
+        done = 0
+        for pixels in batches:
+            kept[done : done + len(pixels)] = pixels
+            done += len(pixels)
+        self.kept = kept
+
+    def _decode_all(self, progress: Callable[[int], None]) -> Iterator[Tensor]:
+        """The pixels of all images in order; raises at the end if some cannot be read."""
         problems: list[str] = []
         done = 0
-        for pixels, wrong in self._load(torch.split(torch.arange(len(self.source)), 256)):
+        for pixels, wrong in self._load(
+            torch.split(torch.arange(len(self.source)), DECODED_AT_ONCE)
+        ):
             problems += wrong
-            if not problems:
-                self.kept[done : done + len(pixels)] = pixels
             done += len(pixels) + len(wrong)
             progress(done)
+            if not problems:
+                yield pixels
         if problems:
             raise ImageError(first(problems, SHOWN_PROBLEMS, " images that cannot be read"))
 
     def _load(self, rows: Sequence[Tensor]) -> Iterator[tuple[Tensor, list[str]]]:
-        # Starting processes costs more than decoding a thousand small images.
-        workers = self.workers if sum(map(len, rows)) > 1000 else 0
+        workers = self.workers
+        if workers is None:
+            workers = workers_for(sum(map(len, rows)) * self._seconds_each, cores())
         return iter(
             DataLoader(
                 self.source,
                 batch_sampler=[chunk.tolist() for chunk in rows],
                 num_workers=workers,
                 collate_fn=_collate,
+                # One of its own, or it draws from that of dropout.
+                generator=torch.Generator(),
             )
         )
 
+    @cached_property
+    def _seconds_each(self) -> float:
+        """How long an image takes to decode, by a few of them."""
+        count = len(self.source)
+        some = range(0, count, max(count // TIMED, 1))
+        started = time.perf_counter()
+        for row in some if count > TIMED**2 else ():
+            self.source[row]
+        return (time.perf_counter() - started) / TIMED
+
     def batches(self, order: Tensor, sizes: int | list[int]) -> Iterator[tuple[Tensor, Tensor]]:
         """Rows in the order given, each once: ``(row numbers (B,), pixels (B, C, H, W))``.
+
+        Row numbers are on the CPU; pixels where they are kept.
 
         Args:
             order: Row numbers.
@@ -320,7 +413,11 @@ class Images:
         rows = torch.split(order, sizes)
         if self.kept is not None:
             for chunk in rows:
-                yield chunk, self.kept[chunk]
+                yield chunk, self.kept[chunk.to(self.kept.device)]
+            return
+        if self.mapped is not None:
+            for chunk in rows:
+                yield chunk, self._mapped(self.mapped, chunk)
             return
         loaded = self._load(rows)
         for chunk, (pixels, wrong) in zip(rows, loaded, strict=True):
@@ -328,6 +425,43 @@ class Images:
                 wrong += [problem for _, more in loaded for problem in more]
                 raise ImageError(first(wrong, SHOWN_PROBLEMS, " images that cannot be read"))
             yield chunk, pixels
+
+    def _mapped(self, mapped: MappedPixels, rows: Tensor) -> Tensor:
+        """Pixels from a file; those of them that are damaged are decoded anew."""
+        pixels, damaged = mapped.take(rows)
+        if damaged and self.cache is not None:
+            self.cache.discard(mapped)
+        for place in damaged:
+            decoded = self.source[int(rows[place])]
+            if isinstance(decoded, str):
+                raise ImageError(decoded)
+            pixels[place] = decoded
+        return pixels
+
+
+def cores() -> int:
+    """Processor cores that this process may use; where torchrun started several, its share."""
+    try:
+        here = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on this system
+        here = os.cpu_count() or 1
+    return max(here // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
+
+
+def workers_for(seconds: float, cores: int) -> int:
+    """How many processes to decode with what would take one process so many seconds.
+
+    To start one and to hand its pixels over takes some tenths of a second, and a single one decodes
+    no faster than the process that waits for it.
+    """
+    return min(cores, int(seconds)) if cores > 1 and seconds >= WORTH_WORKERS else 0
+
+
+def room_on(device: torch.device) -> int:
+    """Bytes of pixels that may be held on a device; none on a CPU, where they are anyway."""
+    if device.type != "cuda":
+        return -1
+    return int(torch.cuda.mem_get_info(device)[0] * DEVICE_SHARE)
 
 
 class Batched(Protocol):

@@ -9,15 +9,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
+from ceag_cli.arrays import Integers
 from ceag_cli.budgets import uniform
 from ceag_cli.checkpoints import Checkpoint, load
 from ceag_cli.classes import class_index
+from ceag_cli.distributed import World
 from ceag_cli.errors import CheckpointError, LineageError, OptionError, PruningError, first
 from ceag_cli.groups import look_alikes
 from ceag_cli.images import Images, Split, Store, count_duplicates, open_store
@@ -25,7 +28,14 @@ from ceag_cli.labels import Labels, read_labels
 from ceag_cli.lineage import GroupsReference, Lineage, Reference, newest, sha256_of, weights_in
 from ceag_cli.masks import Masks
 from ceag_cli.models import Preprocessing, TimmConfig, architecture_of, check_runs
-from ceag_cli.options import ArchitectureOptions, DataOptions, DenseOptions, PruneOptions
+from ceag_cli.options import (
+    ArchitectureOptions,
+    DataOptions,
+    DenseOptions,
+    PruneOptions,
+    RunOptions,
+)
+from ceag_cli.pixels import PixelCache
 from ceag_cli.progress import Reporter
 from ceag_cli.prunable import prunable_parameters
 
@@ -65,7 +75,7 @@ class Data:
         self,
         name: str,
         preprocessing: Preprocessing,
-        workers: int,
+        options: RunOptions,
         reporter: Reporter,
         keep: bool = True,
     ) -> Split:
@@ -74,18 +84,23 @@ class Data:
         labels = self.labels
         rows = labels.rows(name)
         paths = [labels.paths[row] for row in rows.tolist()]
-        channels, height, width = preprocessing.input_size
         with reporter.bar(f"reading {name} images", len(paths)) as update:
             images = Images(
                 self.store,
                 paths,
-                channels,
-                (height, width),
-                preprocessing.transform(),
-                workers,
+                preprocessing,
+                options.workers,
                 progress=lambda done: update(done, ""),
-                places=[f"{labels.csv} row {labels.lines[row]}" for row in rows.tolist()],
+                place=partial(_place, labels.csv, labels.lines[rows.numpy()]),
                 keep=keep,
+                cache=PixelCache.of(options.cache, options.cache_size, reporter),
+                device=World.current().device(options.device),
+            )
+        if keep and images.kept is None and images.mapped is None:
+            reporter.say(
+                f"the pixels of {len(paths)} {name} images take {images.size / 1e9:.1f} GB, more "
+                "than is kept in memory, so they are decoded in every pass; --cache DIR keeps them "
+                "in a folder"
             )
         return Split(name, images, self.targets[rows], labels.groups[rows])
 
@@ -103,6 +118,10 @@ class Data:
             self.labels.groups_by,
             self.labels.missing,
         )
+
+
+def _place(csv: Path, lines: Integers, row: int) -> str:
+    return f"{csv} row {lines[row]}"
 
 
 def warn_of_duplicates(count: int, reporter: Reporter) -> None:

@@ -267,8 +267,7 @@ class Mitigation:
         )
 
     def _split(self, name: str) -> Split:
-        workers = self.options.workers
-        return self.data.split(name, self.source.preprocessing, workers, self.reporter)
+        return self.data.split(name, self.source.preprocessing, self.options, self.reporter)
 
     def _evaluate(self, model: nn.Module, split: Split, who: str) -> Predictions:
         title = f"{who} on {split.name}"

@@ -17,6 +17,7 @@ from typing import Any
 
 import timm
 import torch
+import torchvision
 import yaml
 from PIL import Image
 from timm.data.config import resolve_data_config
@@ -53,6 +54,13 @@ class Preprocessing:
             normalize=False,
         )
         return transform
+
+    @property
+    def of_pixels(self) -> str:
+        """All that uint8 pixels depend on besides the image: equal words, equal pixels."""
+        about = (self.input_size, self.interpolation, self.crop_pct, self.crop_mode)
+        versions = {"torchvision": torchvision.__version__, "timm": timm.__version__}
+        return f"{about} {versions}"
 
     def __str__(self) -> str:
         channels, height, width = self.input_size

@@ -136,8 +136,26 @@ class RunOptions:
     batch_size: int = option(
         128, "Images per step (over all processes).", RUN, flags=("-b",), low=1
     )
-    workers: int = option(
-        2, "Processes that decode images; 0 decodes in the main one.", RUN, flags=("-j",), low=0
+    workers: int | None = option(
+        None,
+        "Processes that decode images; 0 decodes in the main one.",
+        RUN,
+        flags=("-j",),
+        low=0,
+        shown="one a core where decoding takes seconds, else 0",
+    )
+    cache: str | None = option(
+        None,
+        "Folder in which decoded images are kept for later commands; made where it is missing, and "
+        "safe to delete at any time.",
+        RUN,
+        shown="what CEAG_CACHE names, else none",
+    )
+    cache_size: float = option(
+        20.0,
+        "Gigabytes that --cache may take; what was used longest ago is removed first.",
+        RUN,
+        above=0,
     )
     device: str | None = option(None, "cpu, cuda or cuda:N.", RUN, shown="cuda where there is one")
     amp: bool = option(False, "Forward passes in bfloat16 autocast.", RUN)
@@ -333,6 +351,9 @@ class DenseOptions(DataOptions, ArchitectureOptions, TrainingOptions, RunOptions
     )
     pretrained: bool = option(False, "Start from timm's pretrained weights.", MODEL)
 
+
+WITH_IMAGES = ("batch_size", "amp", "cache", "cache_size")
+"""Options of running that change nothing where no images are looked at."""
 
 CRITERIA = ("magnitude", "random", "taylor", "snip", "fairgrape")
 NEED_DATA = ("taylor", "snip", "fairgrape")

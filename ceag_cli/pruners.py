@@ -21,6 +21,7 @@ from ceag_cli.inputs import Data
 from ceag_cli.masks import Masks
 from ceag_cli.options import (
     NEED_DATA,
+    WITH_IMAGES,
     DataOptions,
     PruneOptions,
     TrainingOptions,
@@ -104,7 +105,7 @@ def check_options(options: PruneOptions) -> list[str]:
     no_images = not needs_images(options) and options.groups is None
     without: dict[str, tuple[bool, tuple[str, ...]]] = {
         "without --epochs": (True, tuple(TrainingOptions.__dataclass_fields__)),
-        "without --groups": (no_images, (*DataOptions.__dataclass_fields__, "batch_size", "amp")),
+        "without --groups": (no_images, (*DataOptions.__dataclass_fields__, *WITH_IMAGES)),
     }
     return found + no_effect(options, without)
 

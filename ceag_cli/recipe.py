@@ -32,7 +32,18 @@ C = TypeVar("C", bound=Command)
 # What only concerns how a run is carried out or where it goes, not what comes out of it: changing
 # these does not make a resumed run another run.
 _NOT_IN_RECIPE = {
-    *("resume", "overwrite", "output", "workers", "device", "format", "strict", "dry_run"),
+    *(
+        "resume",
+        "overwrite",
+        "output",
+        "workers",
+        "device",
+        "cache",
+        "cache_size",
+        "format",
+        "strict",
+        "dry_run",
+    ),
     *("plan", "plan_churn"),
     *("report", "gallery"),
 }

@@ -68,6 +68,7 @@ from ceag_cli.models import (
     preprocessing_of,
 )
 from ceag_cli.options import (
+    WITH_IMAGES,
     AuditOptions,
     Command,
     DataOptions,
@@ -225,7 +226,7 @@ def prune(options: PruneOptions, reporter: Reporter | None = None) -> PruneResul
         data.require(["train"] if needs_train else [], seen_in_train=True)
         recalibrates = options.recalibrate != 0 and norms_of(source.model)
         if needs_train or ("train" in data.labels.splits and recalibrates):
-            train = data.split("train", source.preprocessing, options.workers, reporter)
+            train = data.split("train", source.preprocessing, options, reporter)
     pruner = OptionsPruner(options, names, source, compute, reporter, data, train)
     if options.dry_run:
         masks = pruner(source.model, target_of(options))
@@ -448,7 +449,7 @@ def _splits(
     if data is None:
         return {}
     names = [name for name in SPLITS if name in data.labels.splits]
-    return {name: data.split(name, preprocessing, options.workers, reporter) for name in names}
+    return {name: data.split(name, preprocessing, options, reporter) for name in names}
 
 
 def check_dense(options: DenseOptions) -> list[str]:
@@ -483,7 +484,7 @@ def check_dense(options: DenseOptions) -> list[str]:
         "with --epochs 0": (options.epochs == 0, tuple(TrainingOptions.__dataclass_fields__)),
         "without --groups": (
             options.groups is None,
-            (*DataOptions.__dataclass_fields__, "batch_size", "amp"),
+            (*DataOptions.__dataclass_fields__, *WITH_IMAGES),
         ),
     }
     return no_effect(options, idle) + (without_effect(options) if options.epochs else [])

@@ -181,7 +181,7 @@ class _Work:
         options = MitigateOptions(**given, seed=cell.seed, output=str(written))
         self._once(mitigate, options, notes)
         if self.audit_of(cell) is None:
-            common = ("batch_size", "workers", "device")
+            common = ("batch_size", "workers", "device", "cache", "cache_size")
             shared = {name: given[name] for name in common if name in given}
             run_audit(AuditOptions(checkpoint=str(written), **shared))
             notes.anything_new = True

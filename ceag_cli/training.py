@@ -252,7 +252,7 @@ class Training:
         shared = portions(self.split.images, batches, self.world, with_one_before=mixes)
         for step, batch in enumerate(shared, start=1):
             flips = draw_flips(len(batch.rows), self.options.hflip, generator)
-            pixels = flipped(batch.pixels, batch.pick(flips))
+            pixels = flipped(batch.pixels.to(self.compute.device), batch.pick(flips))
             first = (step - 1) // accumulated * accumulated  # of those that make one step
             together = min(accumulated, self.steps - first)
             stats.add_(self._gradient(batch, pixels, objective, together))

@@ -70,6 +70,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
             "predictions",
             "classes",
             "images",
+            "pixels",
             "models",
             "prunable",
             "kinds",

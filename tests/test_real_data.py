@@ -9,7 +9,7 @@ import torch
 from ceag_cli.images import Zip, count_duplicates
 from ceag_cli.inputs import Data, open_data
 from ceag_cli.models import Preprocessing
-from ceag_cli.options import DataOptions
+from ceag_cli.options import DataOptions, DenseOptions
 from ceag_cli.progress import Quiet
 
 ROOT = Path(__file__).parent.parent
@@ -61,7 +61,7 @@ def test_images_come_out_of_the_zip(name: str, label: str) -> None:
     data.labels.groups = data.labels.groups[:8]
     data.targets = torch.zeros(8, dtype=torch.int64)
     preprocessing = Preprocessing((3, 32, 32), (0.5,) * 3, (0.5,) * 3, "bilinear", 1.0, "center")
-    split = data.split(data.labels.splits[0], preprocessing, 0, Quiet())
+    split = data.split(data.labels.splits[0], preprocessing, DenseOptions(workers=0), Quiet())
     ((rows, pixels),) = split.images.batches(torch.arange(len(split)), 8)
     assert rows.tolist() == list(range(8))
     assert pixels.shape == (8, 3, 32, 32)

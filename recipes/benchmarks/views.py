@@ -111,7 +111,7 @@ def main(folder: Path, methods: list[str]) -> None:
     for model in models:
         COMPUTE.place(model)
     train, test = (
-        whole(data.split(name, preprocessing, 0, quiet), torch.Generator().manual_seed(0))
+        whole(data.split(name, preprocessing, options, quiet), torch.Generator().manual_seed(0))
         for name in ("train", "test")
     )
     unseen = [right(model, *test[:2], preprocessing) for model in models]
