@@ -4,7 +4,8 @@
 them read the same files, draw the same random numbers and take the same steps, so nearly nothing
 has to be agreed upon. What they share is the work on each batch:
 
-1. A batch is one of the whole run. Each process puts its ``Share`` of it through the model.
+1. A batch is one of the whole run. Each process decodes its ``Share`` of it and puts that through
+   the model (``images.portions``).
 2. What the models say is put together again (``World.whole``): the method sees the whole batch on
    every process, so its buffers and multipliers are the same on all of them.
 3. Gradients are added up by torch's DistributedDataParallel.
@@ -37,7 +38,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ceag_cli.batchnorm import norms_of
 from ceag_cli.errors import CeagError, Ended, OptionError
-from ceag_cli.images import Batched
 from ceag_cli.models import device_of
 from ceag_cli.progress import Quiet, Reporter
 
@@ -125,6 +125,35 @@ class World:
             found[share.place] = part.to(kind)
         return self.total_(found).to(part.dtype)
 
+    def is_true_of_all(self, said: bool) -> bool:
+        """Whether all processes say yes."""
+        return int(self.total_(torch.tensor(int(said)))) == self.size
+
+    def everyones(self, found: list[str]) -> list[str]:
+        """What all processes have found, in their order."""
+        if self.size == 1:
+            return found
+        lists: list[list[str]] = [[] for _ in range(self.size)]
+        dist.all_gather_object(lists, found)
+        return [each for some in lists for each in some]
+
+    @contextmanager
+    def agreeing(self) -> Iterator[None]:
+        """Raise on all processes what any of them finds wrong.
+
+        Only for what is done without the others: one that waits for another inside waits for long.
+        """
+        problems: list[str] = []
+        try:
+            yield
+        except CeagError as error:
+            if self.size == 1:
+                raise
+            problems = error.problems
+        found = list(dict.fromkeys(self.everyones(problems)))
+        if found:
+            raise CeagError(found)
+
     def mean_(self, tensors: Sequence[Tensor], share: Share, count: int) -> None:
         """Average tensors over all processes in place, by the images of each one's share."""
         if self.size == 1 or not tensors:
@@ -132,7 +161,8 @@ class World:
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors]) * (len(share) / count)
         parts = torch.split(self.total_(flat), [tensor.numel() for tensor in tensors])
         for tensor, part in zip(tensors, parts, strict=True):
-            tensor.copy_(part.view_as(tensor))
+            # Autograd takes them for inputs of the backward pass to come, which does not use them.
+            tensor.data.copy_(part.view_as(tensor))
 
     def from_first_(self, tensors: Iterable[Tensor]) -> None:
         """Replace tensors in place by those of the first process."""
@@ -221,59 +251,6 @@ ALONE = World()
 def speaking(reporter: Reporter | None) -> Reporter:
     """The reporter given, where this process is the one that speaks."""
     return reporter if reporter is not None and World.current().is_first else Quiet()
-
-
-# Batches
-
-
-@dataclass(frozen=True)
-class Portion:
-    """What one process has of a batch."""
-
-    rows: Tensor
-    """Row numbers of the whole batch, shape ``(B,)``."""
-    share: Share
-    pixels: Tensor
-    """Of the share, uint8, shape ``(b, C, H, W)``; led by those of one more image, if ``led``."""
-    led: bool = False
-    """Whether the image before the first of the share comes first, to be mixed with it."""
-
-    def pick(self, values: Tensor) -> Tensor:
-        """Of something with one entry per image of the batch, those that ``pixels`` shows."""
-        return _picked(values, self.share, self.led)
-
-    def own(self, shown: Tensor) -> Tensor:
-        """The share of something that has one entry per image in ``pixels``."""
-        return shown[1:] if self.led else shown
-
-
-def portions(
-    images: Batched, batches: Sequence[Tensor], world: World, *, with_one_before: bool = False
-) -> Iterator[Portion]:
-    """Go through batches; only the images of the process's own share are decoded.
-
-    Args:
-        images: Where the pixels are.
-        batches: Row numbers of each whole batch.
-        world: The processes that share them.
-        with_one_before: The share of a batch is to be mixed (``mixing``): the first image of a
-            share with the last of the share before it, which therefore comes too. A whole batch
-            needs no other.
-    """
-    led = with_one_before and world.size > 1
-    shares = [world.share(len(rows)) for rows in batches]
-    parts = [_picked(rows, share, led) for rows, share in zip(batches, shares, strict=True)]
-    if not parts:
-        return
-    loaded = images.batches(torch.cat(parts), [len(part) for part in parts])
-    for rows, share, (_, pixels) in zip(batches, shares, loaded, strict=True):
-        yield Portion(rows, share, pixels, led)
-
-
-def _picked(values: Tensor, share: Share, led: bool) -> Tensor:
-    if not led:
-        return share.of(values)
-    return torch.cat([share.of(values.roll(1, dims=0))[:1], share.of(values)])
 
 
 # Models

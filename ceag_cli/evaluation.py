@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -11,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ceag_cli.distributed import ALONE, Portion, World, portions, synchronised
+from ceag_cli.distributed import ALONE, World, synchronised
 from ceag_cli.errors import EvaluationError
 from ceag_cli.groups import BatchOutcome, GroupStats
-from ceag_cli.images import Split, draw_flips, flipped, normalized
+from ceag_cli.images import Portion, Split, draw_flips, flipped, normalized, portions
 from ceag_cli.mixing import mixed
 from ceag_cli.models import Preprocessing
 from ceag_cli.options import RunOptions
@@ -269,7 +270,10 @@ def _predict(
     said = {name: _Said([], [], [], []) for name in models}
     order: list[Tensor] = []
     done = 0
-    with reporter.bar(title, len(split)) as update:
+    # In training mode layers may ask the other processes.
+    alone = not any(model.training for model in models.values())
+    agreeing = compute.world.agreeing() if alone else nullcontext()
+    with agreeing, reporter.bar(title, len(split)) as update:
         for batch, pixels in shown:
             rows = batch.share.of(batch.rows)
             inputs = compute.to_inputs(pixels, preprocessing)

@@ -4,6 +4,7 @@ Pixels are decoded, resized and cropped by timm's evaluation transform to uint8 
 set whose pixels fit in memory is decoded once and kept, on the device where they fit there; a
 larger one is decoded again on every pass. With a folder for pixels (``pixels``) either is decoded
 once for all runs. Flipping and normalisation happen on whole batches, on the device.
+Where several processes share a run (``distributed``), each has its portion of every batch.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ceag_cli.arrays import Integers
+from ceag_cli.distributed import ALONE, Share, World
 from ceag_cli.errors import ImageError, first
 from ceag_cli.models import Preprocessing
 from ceag_cli.pixels import MappedPixels, PixelCache
@@ -308,6 +310,7 @@ class Images:
             decoded while they are gone through, beside what is done with them.
         cache: The folder where pixels are kept for all runs.
         device: Where batches are going to be needed.
+        world: The processes that share the decoding of what is kept in memory.
 
     Raises:
         ImageError: With every image that cannot be read, where all are decoded at once.
@@ -324,6 +327,7 @@ class Images:
         keep: bool = True,
         cache: PixelCache | None = None,
         device: torch.device = CPU,
+        world: World = ALONE,
     ) -> None:
         self.source = _Decoded(store, paths, preprocessing, place)
         self.workers, self.cache = workers, cache
@@ -334,11 +338,15 @@ class Images:
         key = self._key(preprocessing) if cache is not None and size else None
         if cache is not None and key is not None:
             self.mapped = cache.open(key, self.shape, lambda: self._decode_all(progress))
-        if self.mapped is None and keep and size <= KEPT_IN_MEMORY:
-            self._keep(self._decode_all(progress), CPU)
+        if keep and size <= KEPT_IN_MEMORY:
+            # One process may have found them in a folder that another has not.
+            together = world if world.is_true_of_all(self.mapped is None) else ALONE
+            if self.mapped is None:
+                own = self._joined(self._decode_all(progress, together), CPU, together)
+                self.kept = together.whole(own, together.share(len(paths)), len(paths))
         if (self.kept is not None or self.mapped is not None) and size <= room_on(device):
             everything = self.batches(torch.arange(len(paths)), DECODED_AT_ONCE)
-            self._keep((pixels for _, pixels in everything), device)
+            self.kept = self._joined((pixels for _, pixels in everything), device)
 
     def _key(self, preprocessing: Preprocessing) -> str | None:
         """A hash of all that the pixels depend on; ``None`` if an image is gone by now."""
@@ -353,26 +361,38 @@ class Images:
             return None
         return digest.hexdigest()
 
-    def _keep(self, batches: Iterator[Tensor], device: torch.device) -> None:
-        kept = torch.empty(self.shape, dtype=torch.uint8, device=device)
+    def _joined(
+        self, batches: Iterator[Tensor], device: torch.device, world: World = ALONE
+    ) -> Tensor:
+        """The pixels of all batches of a process's share as one tensor."""
+        count, *shape = self.shape
+        found = torch.empty(
+            (len(world.share(count).of(torch.arange(count))), *shape),
+            dtype=torch.uint8,
+            device=device,
+        )
         done = 0
         for pixels in batches:
-            kept[done : done + len(pixels)] = pixels
+            found[done : done + len(pixels)] = pixels
             done += len(pixels)
-        self.kept = kept
+        return found
 
-    def _decode_all(self, progress: Callable[[int], None]) -> Iterator[Tensor]:
-        """The pixels of all images in order; raises at the end if some cannot be read."""
+    def _decode_all(
+        self, progress: Callable[[int], None], world: World = ALONE
+    ) -> Iterator[Tensor]:
+        """The pixels of a process's share in order; raises at the end if some cannot be read."""
+        count = len(self.source)
+        share = world.share(count)
+        rows = share.of(torch.arange(count))
         problems: list[str] = []
         done = 0
-        for pixels, wrong in self._load(
-            torch.split(torch.arange(len(self.source)), DECODED_AT_ONCE)
-        ):
+        for pixels, wrong in self._load(torch.split(rows, DECODED_AT_ONCE)):
             problems += wrong
             done += len(pixels) + len(wrong)
-            progress(done)
+            progress(min(done * world.size, count))
             if not problems:
                 yield pixels
+        problems = world.everyones(problems if share.counts else [])
         if problems:
             raise ImageError(first(problems, SHOWN_PROBLEMS, " images that cannot be read"))
 
@@ -504,6 +524,56 @@ class Split:
         """The part of the split that a bool tensor of shape ``(N,)`` chooses."""
         rows = torch.nonzero(chosen).reshape(-1)
         return Split(name, Part(self.images, rows), self.targets[rows], self.groups[rows])
+
+
+@dataclass(frozen=True)
+class Portion:
+    """What one process has of a batch."""
+
+    rows: Tensor
+    """Row numbers of the whole batch, shape ``(B,)``."""
+    share: Share
+    pixels: Tensor
+    """Of the share, uint8, shape ``(b, C, H, W)``; led by those of one more image, if ``led``."""
+    led: bool = False
+    """Whether the image before the first of the share comes first, to be mixed with it."""
+
+    def pick(self, values: Tensor) -> Tensor:
+        """Of something with one entry per image of the batch, those that ``pixels`` shows."""
+        return _picked(values, self.share, self.led)
+
+    def own(self, shown: Tensor) -> Tensor:
+        """The share of something that has one entry per image in ``pixels``."""
+        return shown[1:] if self.led else shown
+
+
+def portions(
+    images: Batched, batches: Sequence[Tensor], world: World, *, with_one_before: bool = False
+) -> Iterator[Portion]:
+    """Go through batches; only the images of the process's own share are decoded.
+
+    Args:
+        images: Where the pixels are.
+        batches: Row numbers of each whole batch.
+        world: The processes that share them.
+        with_one_before: The share of a batch is to be mixed (``mixing``): the first image of a
+            share with the last of the share before it, which therefore comes too. A whole batch
+            needs no other.
+    """
+    led = with_one_before and world.size > 1
+    shares = [world.share(len(rows)) for rows in batches]
+    parts = [_picked(rows, share, led) for rows, share in zip(batches, shares, strict=True)]
+    if not parts:
+        return
+    loaded = images.batches(torch.cat(parts), [len(part) for part in parts])
+    for rows, share, (_, pixels) in zip(batches, shares, loaded, strict=True):
+        yield Portion(rows, share, pixels, led)
+
+
+def _picked(values: Tensor, share: Share, led: bool) -> Tensor:
+    if not led:
+        return share.of(values)
+    return torch.cat([share.of(values.roll(1, dims=0))[:1], share.of(values)])
 
 
 def normalized(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:

@@ -84,6 +84,7 @@ class Data:
         labels = self.labels
         rows = labels.rows(name)
         paths = [labels.paths[row] for row in rows.tolist()]
+        world = World.current()
         with reporter.bar(f"reading {name} images", len(paths)) as update:
             images = Images(
                 self.store,
@@ -94,7 +95,8 @@ class Data:
                 place=partial(_place, labels.csv, labels.lines[rows.numpy()]),
                 keep=keep,
                 cache=PixelCache.of(options.cache, options.cache_size, reporter),
-                device=World.current().device(options.device),
+                device=world.device(options.device),
+                world=world,
             )
         if keep and images.kept is None and images.mapped is None:
             reporter.say(

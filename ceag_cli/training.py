@@ -23,12 +23,12 @@ from torch.nn import functional
 
 from ceag_cli import distillation, mixing
 from ceag_cli.baselines import NaiveFineTuning
-from ceag_cli.distributed import Portion, has_unused, portions, synchronised, unsynchronised
+from ceag_cli.distributed import has_unused, synchronised, unsynchronised
 from ceag_cli.errors import OptionError, TrainingError
 from ceag_cli.evaluation import Compute
 from ceag_cli.gaps import excess_gap, max_excess_gap
 from ceag_cli.groups import BatchOutcome, GroupStats
-from ceag_cli.images import Split, draw_flips, flipped
+from ceag_cli.images import Portion, Split, draw_flips, flipped, portions
 from ceag_cli.iterates import Keeper
 from ceag_cli.masks import Masks
 from ceag_cli.models import Preprocessing
@@ -312,7 +312,10 @@ class Training:
         try:
             logits = self.compute.forward(self._parallel, inputs)
         except ValueError as error:
-            raise TrainingError(f"{error}; try a larger --batch-size or --img-size") from None
+            fewer = ", or fewer processes" if self.world.size > 1 else ""
+            raise TrainingError(
+                f"{error}; try a larger --batch-size or --img-size{fewer}"
+            ) from None
         self.world.mean_(self._own_statistics, share, len(batch.rows))
         losses = functional.cross_entropy(
             logits, own_targets, reduction="none", label_smoothing=self.options.smoothing
