@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install test lint families demo demo-seeds bench bench-audit bench-speed bench-methods bench-choices bench-unseen bench-comparisons clean
+.PHONY: install test lint families demo demo-seeds bench bench-audit bench-speed bench-methods bench-choices bench-unseen bench-comparisons bench-data clean
 
 install: .venv/installed
 
@@ -65,6 +65,10 @@ bench-unseen: install
 # A quarter of an hour.
 bench-comparisons: install
 	OMP_NUM_THREADS=1 $(BIN)/python recipes/benchmarks/comparisons.py
+
+# A quarter of an hour, and two gigabytes of disk for a while.
+bench-data: install
+	OMP_NUM_THREADS=1 $(BIN)/python recipes/benchmarks/data.py
 
 clean:
 	rm -rf demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -366,9 +366,13 @@ class Csv:
                         problems.record(int(numbered[i]), text)
         return Content(
             identities,
-            {name: _column(_joined(codes[name], np.int64), list(code_of[name])) for name in words},
-            {name: _joined(parts, np.float64) for name, parts in values.items()},
-            {name: _joined(parts, np.bool_) for name, parts in wrong.items()},
+            # One after the other, or all parts and all columns would be there at once.
+            {
+                name: _column(_joined(codes.pop(name), np.int64), list(code_of[name]))
+                for name in words
+            },
+            {name: _joined(values.pop(name), np.float64) for name in numbers},
+            {name: _joined(wrong.pop(name), np.bool_) for name in numbers},
             _joined(kept, np.int64),
         )
 

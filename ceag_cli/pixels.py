@@ -61,14 +61,14 @@ class MappedPixels:
         self.path = path
         weakref.finalize(self, file.close)  # which unlocks it
         begin = len(_header(shape))
-        self._pixels = np.memmap(file, np.uint8, "r", begin, shape)
+        self._pixels = np.asarray(np.memmap(file, np.uint8, "r", begin, shape))
         file.seek(begin + self._pixels.size)
         self._checksums = np.frombuffer(file.read(), "<u4")
         self._checked = torch.zeros(shape[0], dtype=torch.bool)
 
     def take(self, rows: Tensor) -> tuple[Tensor, list[int]]:
         """The pixels of some rows, uint8, and which of these rows are damaged, by their place."""
-        taken = np.asarray(self._pixels[rows.numpy()])
+        taken = self._pixels[rows.numpy()]
         new = torch.nonzero(~self._checked[rows]).reshape(-1).tolist()
         damaged = [
             place for place in new if zlib.crc32(taken[place]) != self._checksums[int(rows[place])]
