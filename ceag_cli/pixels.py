@@ -171,12 +171,14 @@ class PixelCache:
         while True:
             file = os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
             with _closed_on_error(file):
-                if not _lock(file, shared=False, wait=False):
+                if _lock(file, shared=False, wait=False):
+                    with suppress(FileNotFoundError):
+                        if os.path.samestat(os.fstat(file.fileno()), part.stat()):
+                            return file
+                else:
                     self.reporter.say(f"{part}: another run decodes these images; waiting for it")
-                    _lock(file, shared=False)
-                with suppress(FileNotFoundError):
-                    if os.path.samestat(os.fstat(file.fileno()), part.stat()):
-                        return file
+                    # Until that run has filled the file, not until it has done with reading it.
+                    _lock(file, shared=True)
             file.close()  # it has its final name by now, or was removed
 
     def _makes_room(self, size: int, part: Path) -> bool:

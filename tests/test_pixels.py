@@ -8,6 +8,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import numpy as np
@@ -313,6 +314,7 @@ def test_a_full_disk_is_a_warning_before_anything_is_decoded(
 
 LIMITED = """
 import resource, sys
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from test_pixels import PATHS, cache, decoded, files, pixels_of, prepared
 from ceag_cli.images import Folder, Images
@@ -405,7 +407,9 @@ def test_pixels_that_are_more_than_the_limit_are_a_warning(tmp_path: Path) -> No
 # Several runs at once
 
 
-def read_slowly(folder: Path, results: "multiprocessing.Queue[tuple[bool, int]]") -> None:
+def read_slowly(
+    folder: Path, results: "multiprocessing.Queue[tuple[bool, int]]", all_read: Barrier
+) -> None:
     """Fill or read as a run does, with a moment for each image; how many were decoded."""
     expected, count = decoded(Folder(folder)), 0
 
@@ -418,6 +422,7 @@ def read_slowly(folder: Path, results: "multiprocessing.Queue[tuple[bool, int]]"
 
     where, _ = cache(folder)
     found = Images(Slow(folder), PATHS, prepared(), cache=where)
+    all_read.wait(60)  # nobody waits for who has filled the file to have done with it
     results.put((torch.equal(pixels_of(found), expected), count))
 
 
@@ -425,7 +430,8 @@ def test_of_runs_that_start_together_one_decodes_and_the_others_wait(tmp_path: P
     write_images(tmp_path)
     context = multiprocessing.get_context("fork")
     results: multiprocessing.Queue[tuple[bool, int]] = context.Queue()
-    runs = [context.Process(target=read_slowly, args=(tmp_path, results)) for _ in range(4)]
+    arguments = (tmp_path, results, context.Barrier(4))
+    runs = [context.Process(target=read_slowly, args=arguments) for _ in range(4)]
     for run in runs:
         run.start()
     found = sorted(results.get(timeout=120) for _ in runs)
