@@ -3,23 +3,28 @@
 ``last``
     The last one, as in the paper. Nothing is measured.
 ``feasible``
-    The last whose constraints hold on the images given (train); where they hold for none, the one
-    that violates them least.
+    The last whose constraints hold on the images given (train).
 ``best``
-    Of those whose constraints hold on the images given (val), the one with the best accuracy;
-    where they hold for none, the one that violates them least.
+    Of those whose constraints hold on the images given (val), the one with the best accuracy.
 ``accuracy``
     The one with the best accuracy on the images given (early stopping), whatever its constraints.
+
+Where the constraints hold for none, ``feasible`` and ``best`` keep the last of those that violate
+them no more than the least violated one and its standard error. The largest of many measured gaps
+is mostly noise: the least of it marks a lucky iterate, and an earlier one is less accurate. That is
+the rule of one standard error (Breiman et al. 1984, *Classification and regression trees*, 3.4.3).
 
 Among equals the later one is kept. Only iterates at the final sparsity are candidates.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ceag_cli.gaps import excess_gap, max_excess_gap
@@ -40,20 +45,23 @@ class Measured:
     accuracy: float
     max_excess_gap: float
     """max psi over the groups that have images."""
+    standard_error: float = 0.0
+    """Of psi of the group where it is largest, from its number of images, as if both models were
+    right on images independently of each other; as they mostly are right together, too large."""
 
     @classmethod
     def of(cls, epoch: int, dense: GroupStats, sparse: GroupStats) -> Measured:
         """Compare an iterate with the dense model on the same images."""
-        psi = float(max_excess_gap(excess_gap(dense, sparse)))
-        return cls(epoch, float(sparse.overall_accuracy), psi)
+        psi = excess_gap(dense, sparse)
+        largest = max_excess_gap(psi)
+        worst = int(psi.nan_to_num(-torch.inf).argmax())
+        variances = [float(p * (1 - p)) for p in (dense.accuracy[worst], sparse.accuracy[worst])]
+        error = math.sqrt(sum(variances) / max(int(sparse.count[worst]), 1))
+        return cls(epoch, float(sparse.overall_accuracy), float(largest), error)
 
-    def rank(self, rule: str, eps: float) -> tuple[float, ...]:
-        """The larger in lexicographic order is the one to keep."""
-        if rule == "accuracy":
-            return (self.accuracy, self.epoch)
-        if self.max_excess_gap > eps + ROUNDING:
-            return (0, -self.max_excess_gap, self.epoch)
-        return (1, self.accuracy, self.epoch) if rule == "best" else (1, self.epoch)
+    def holds(self, eps: float) -> bool:
+        """Whether no measured psi is beyond eps."""
+        return not self.max_excess_gap > eps + ROUNDING
 
 
 class Keeper:
@@ -85,6 +93,8 @@ class Keeper:
         self.first = first
         self.patience = patience
         self.kept: Measured | None = None
+        self.least: Measured | None = None
+        """The candidate that violates the constraints least."""
         self.weights: dict[str, Tensor] = {}
 
     def offer(self, epoch: int, model: nn.Module) -> Measured | None:
@@ -96,13 +106,25 @@ class Keeper:
         if epoch < self.first:
             return None
         found = Measured.of(epoch, self.dense, self.measure(model))
-        if self.kept is None or self._rank(found) > self._rank(self.kept):
+        if self.least is None or found.max_excess_gap <= self.least.max_excess_gap:
+            self.least = found
+        if self._is_better(found, self.least):
             self.kept = found
             self.weights = {name: value.clone() for name, value in model.state_dict().items()}
         return found
 
-    def _rank(self, iterate: Measured) -> tuple[float, ...]:
-        return iterate.rank(self.rule, self.eps)
+    def _is_better(self, found: Measured, least: Measured) -> bool:
+        """Whether a candidate is to be kept in place of the one that is."""
+        kept, holds = self.kept, found.holds(self.eps)
+        if kept is None:
+            return True
+        if self.rule == "accuracy":
+            return found.accuracy >= kept.accuracy
+        if holds != kept.holds(self.eps):
+            return holds
+        if holds:
+            return self.rule == "feasible" or found.accuracy >= kept.accuracy
+        return found.max_excess_gap <= least.max_excess_gap + least.standard_error
 
     def exhausted(self, epoch: int) -> bool:
         """Whether patience has run out after an epoch."""
@@ -117,10 +139,12 @@ class Keeper:
 
     def state_dict(self) -> dict[str, Any]:
         """What :meth:`load_state_dict` goes on from."""
-        kept = None if self.kept is None else vars(self.kept).copy()
-        return {"kept": kept, "weights": self.weights}
+        kept, least = (one and vars(one).copy() for one in (self.kept, self.least))
+        return {"kept": kept, "least": least, "weights": self.weights}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned."""
-        self.kept = None if state["kept"] is None else Measured(**state["kept"])
+        self.kept, self.least = (
+            state[name] and Measured(**state[name]) for name in ("kept", "least")
+        )
         self.weights = dict(state["weights"])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import math
 from typing import Any
 
 import pytest
@@ -11,9 +12,9 @@ from ceag_cli.groups import GroupStats
 from ceag_cli.iterates import Keeper, Measured
 
 
-def stats(right: tuple[int, int]) -> GroupStats:
-    """Ten images of each of two groups, with so many right ones."""
-    count, correct = torch.tensor([10, 10]), torch.tensor(right)
+def stats(right: tuple[int, int], times: int = 1000) -> GroupStats:
+    """So many right ones of ten images of each of two groups, times so many."""
+    count, correct = times * torch.tensor([10, 10]), times * torch.tensor(right)
     zeros = torch.zeros(2, dtype=torch.float64)
     return GroupStats(count, correct, zeros, count.sum(), correct.sum(), zeros.sum())
 
@@ -29,13 +30,15 @@ class Model(nn.Module):
         self.epoch = nn.Parameter(torch.zeros(()))
 
 
-def keeper(rule: str, found: dict[int, tuple[int, int]], **options: Any) -> Keeper:
+def keeper(
+    rule: str, found: dict[int, tuple[int, int]], times: int = 1000, **options: Any
+) -> Keeper:
     """``found`` gives the right ones of both groups after each epoch; eps is 0.1."""
 
     def measure(model: nn.Module) -> GroupStats:
-        return stats(found[int(model.get_parameter("epoch"))])
+        return stats(found[int(model.get_parameter("epoch"))], times)
 
-    return Keeper(rule, measure, DENSE, 0.1, **({"first": 1} | options))
+    return Keeper(rule, measure, stats((10, 10), times), 0.1, **({"first": 1} | options))
 
 
 def kept(keeper: Keeper, epochs: int) -> int:
@@ -61,9 +64,11 @@ def test_what_is_measured() -> None:
 
 
 def test_a_psi_of_exactly_eps_holds() -> None:
-    # 0.4 - 0.3 is 0.10000000000000003 in floating point.
-    measured = Measured.of(1, DENSE, stats(HOLDS))
-    assert measured.rank("feasible", 0.1) > Measured(9, 1.0, 0.11).rank("feasible", 0.1)
+    # Gaps 0.1 and 0.3, overall 0.2; in floating point psi is 0.10000000000000009.
+    measured = Measured.of(1, DENSE, stats((9, 7)))
+    assert measured.max_excess_gap > 0.1
+    assert measured.holds(0.1)
+    assert not Measured(9, 1.0, 0.11).holds(0.1)
 
 
 def test_the_last_whose_constraints_hold() -> None:
@@ -81,6 +86,33 @@ def test_where_they_never_hold_the_least_violated(rule: str) -> None:
     found = {1: (10, 0), 2: (9, 3), 3: (10, 5), 4: (10, 3)}
     # max psi: 0.5, 0.3, 0.25, 0.35
     assert kept(keeper(rule, found), 4) == 3
+
+
+# With ten images a group, (10, 5) has psi 0.25 and a standard error of sqrt(0.5 * 0.5 / 10), 0.158;
+# with ten thousand, of 0.005. (10, 2) has psi 0.4, (9, 0) 0.45, (5, 9) 0.2.
+@pytest.mark.parametrize("rule", ["feasible", "best"])
+def test_no_more_than_a_standard_error_above_the_least_violated_the_last(rule: str) -> None:
+    found = {1: (10, 5), 2: (10, 2), 3: (9, 0)}
+    assert kept(keeper(rule, found, times=1), 3) == 2
+    assert kept(keeper(rule, found), 3) == 1
+    # A later one that is violated less moves the bound: 0.2 + sqrt((0.9 * 0.1 + 0) / 10) = 0.295.
+    lower = keeper(rule, {1: (10, 2), 2: (5, 9), 3: (10, 2)}, times=1)
+    assert kept(lower, 3) == 2
+
+
+def test_the_standard_error_is_of_the_worst_group() -> None:
+    dense = stats((8, 10), times=10)
+    # Gaps 0.3 and 0: psi 0.15 for the first of a hundred images.
+    found = Measured.of(1, dense, stats((5, 10), times=10))
+    assert found.max_excess_gap == pytest.approx(0.15)
+    assert found.standard_error == pytest.approx(math.sqrt((0.8 * 0.2 + 0.5 * 0.5) / 100))
+
+
+def test_a_group_without_images_is_not_the_worst() -> None:
+    count, correct = torch.tensor([0, 4]), torch.tensor([0, 2])
+    zeros = torch.zeros(2, dtype=torch.float64)
+    lacking = GroupStats(count, correct, zeros, count.sum(), correct.sum(), zeros.sum())
+    assert Measured.of(1, lacking, lacking).standard_error == math.sqrt(0.5 / 4)
 
 
 def test_the_most_accurate_whatever_its_constraints() -> None:
