@@ -134,7 +134,7 @@ class RunOptions:
     """What every command needs: where it runs and where its results go."""
 
     batch_size: int = option(
-        128, "Images per step (over all processes).", RUN, flags=("-b",), low=1
+        128, "Images of a batch, over all processes together.", RUN, flags=("-b",), low=1
     )
     workers: int | None = option(
         None,
