@@ -334,7 +334,7 @@ class Images:
         self.shape = (len(paths), *preprocessing.input_size)
         self.kept: Tensor | None = None
         self.mapped: MappedPixels | None = None
-        self.size = size = math.prod(self.shape)
+        self.size = size = math.prod(self.shape)  # in bytes
         key = self._key(preprocessing) if cache is not None and size else None
         if cache is not None and key is not None:
             self.mapped = cache.open(key, self.shape, lambda: self._decode_all(progress))
@@ -415,9 +415,11 @@ class Images:
     def _seconds_each(self) -> float:
         """How long an image takes to decode, by a few of them."""
         count = len(self.source)
-        some = range(0, count, max(count // TIMED, 1))
+        if count <= TIMED**2:
+            return 0.0
+        self.source[0]  # the first one also loads what decodes it
         started = time.perf_counter()
-        for row in some if count > TIMED**2 else ():
+        for row in range(0, count, count // TIMED)[:TIMED]:
             self.source[row]
         return (time.perf_counter() - started) / TIMED
 

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -58,7 +59,9 @@ class MappedPixels:
     """
 
     def __init__(self, path: Path, file: BinaryIO, shape: Shape) -> None:
-        self.path = path
+        self.path, self._file = path, file
+        self.damaged = False
+        """Whether an image was found damaged."""
         weakref.finalize(self, file.close)  # which unlocks it
         begin = len(_header(shape))
         self._pixels = np.asarray(np.memmap(file, np.uint8, "r", begin, shape))
@@ -66,9 +69,15 @@ class MappedPixels:
         self._checksums = np.frombuffer(file.read(), "<u4")
         self._checked = torch.zeros(shape[0], dtype=torch.bool)
 
+    def is_there(self) -> bool:
+        """Whether the file has its name still: another run may have made it anew."""
+        with suppress(FileNotFoundError):
+            return os.path.samestat(os.fstat(self._file.fileno()), self.path.stat())
+        return False
+
     def take(self, rows: Tensor) -> tuple[Tensor, list[int]]:
         """The pixels of some rows, uint8, and which of these rows are damaged, by their place."""
-        taken = self._pixels[rows.numpy()]
+        taken: npt.NDArray[np.uint8] = self._pixels[rows.numpy()]
         new = torch.nonzero(~self._checked[rows]).reshape(-1).tolist()
         damaged = [
             place for place in new if zlib.crc32(taken[place]) != self._checksums[int(rows[place])]
@@ -116,11 +125,14 @@ class PixelCache:
             self._without(f"{error.strerror or error}")
             return None
 
-    def discard(self, damaged: MappedPixels) -> None:
-        """Remove a file with damaged pixels, so that the next run makes it anew."""
-        with suppress(OSError):
-            damaged.path.unlink()
-            self.reporter.warn(f"{damaged.path}: is damaged; such images are decoded anew")
+    def discard(self, pixels: MappedPixels) -> None:
+        """Remove a file in which an image is damaged, so that the next run makes it anew."""
+        if not pixels.damaged:
+            self.reporter.warn(f"{pixels.path}: is damaged; such images are decoded anew")
+            pixels.damaged = True
+            with suppress(OSError):
+                if pixels.is_there():
+                    pixels.path.unlink()
 
     def _without(self, why: str) -> None:
         self.reporter.warn(f"--cache {self.folder}: {why}; images are decoded without it")

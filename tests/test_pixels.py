@@ -261,6 +261,21 @@ def test_a_damaged_image_is_decoded_anew_and_so_is_the_file_by_the_next_run(
     assert files(tmp_path) == [path]
 
 
+def test_a_damaged_file_that_another_run_has_replaced_is_left_alone(tmp_path: Path) -> None:
+    write_images(tmp_path)
+    store, (where, said) = Folder(tmp_path), cache(tmp_path)
+    first, second = (Images(store, PATHS, prepared(), cache=where) for _ in range(2))
+    (path,) = files(tmp_path)
+    with path.open("r+b") as file:  # as both have it open
+        file.seek(128)
+        file.write(b"\xff" * 768)
+    assert torch.equal(pixels_of(first), decoded(store))
+    Images(store, PATHS, prepared(), cache=where)
+    assert torch.equal(pixels_of(second), decoded(store))
+    assert said.warned == [f"{path}: is damaged; such images are decoded anew"] * 2
+    assert np.array_equal(np.load(path), decoded(store).numpy())
+
+
 def test_the_folder_may_be_deleted_while_a_run_reads_it(tmp_path: Path) -> None:
     write_images(tmp_path)
     store, (where, said) = Folder(tmp_path), cache(tmp_path)
