@@ -386,7 +386,7 @@ class Images:
         rows = share.of(torch.arange(count))
         problems: list[str] = []
         done = 0
-        for pixels, wrong in self._load(torch.split(rows, DECODED_AT_ONCE)):
+        for pixels, wrong in self._load(torch.split(rows, DECODED_AT_ONCE), shared=world.size > 1):
             problems += wrong
             done += len(pixels) + len(wrong)
             progress(min(done * world.size, count))
@@ -396,10 +396,13 @@ class Images:
         if problems:
             raise ImageError(first(problems, SHOWN_PROBLEMS, " images that cannot be read"))
 
-    def _load(self, rows: Sequence[Tensor]) -> Iterator[tuple[Tensor, list[str]]]:
+    def _load(
+        self, rows: Sequence[Tensor], *, shared: bool = True
+    ) -> Iterator[tuple[Tensor, list[str]]]:
+        """Decode rows, with all cores unless they are shared with other processes of the run."""
         workers = self.workers
         if workers is None:
-            workers = workers_for(sum(map(len, rows)) * self._seconds_each, cores())
+            workers = workers_for(sum(map(len, rows)) * self._seconds_each, cores(shared=shared))
         return iter(
             DataLoader(
                 self.source,
@@ -461,13 +464,14 @@ class Images:
         return pixels
 
 
-def cores() -> int:
-    """Processor cores that this process may use; where torchrun started several, its share."""
+def cores(*, shared: bool = True) -> int:
+    """Processor cores that this process may use; its share, where those of torchrun share them."""
     try:
         here = len(os.sched_getaffinity(0))
     except AttributeError:  # not on this system
         here = os.cpu_count() or 1
-    return max(here // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if shared else 1
+    return max(here // processes, 1)
 
 
 def workers_for(seconds: float, cores: int) -> int:

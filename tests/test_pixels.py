@@ -329,7 +329,6 @@ def test_a_full_disk_is_a_warning_before_anything_is_decoded(
 
 LIMITED = """
 import resource, sys
-from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from test_pixels import PATHS, cache, decoded, files, pixels_of, prepared
 from ceag_cli.images import Folder, Images
@@ -529,8 +528,28 @@ def test_cores_are_shared_among_the_processes_of_torchrun(monkeypatch: pytest.Mo
     assert images.cores() == 8
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
     assert images.cores() == 2
+    assert images.cores(shared=False) == 8
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "16")
     assert images.cores() == 1
+
+
+def test_who_fills_the_folder_has_all_cores_while_the_others_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_images(tmp_path)
+    asked: list[int] = []
+
+    def choose(seconds: float, cores: int) -> int:
+        asked.append(cores)
+        return 0
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setattr(images, "workers_for", choose)
+    where, _ = cache(tmp_path)
+    Images(Folder(tmp_path), PATHS, prepared(), cache=where)
+    pixels_of(Images(Folder(tmp_path), PATHS, prepared(), keep=False))
+    assert asked == [8, 2]
 
 
 def test_the_number_of_processes_is_chosen_by_how_long_decoding_takes(
