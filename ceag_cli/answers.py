@@ -189,7 +189,16 @@ def _refuse_models(options: AuditOptions) -> None:
     """
     names = {"checkpoint", "candidate", "dense", "groups", "data_dir", "class_map", "reevaluate"}
     names |= ArchitectureOptions.__dataclass_fields__.keys()
-    names |= {"amp", "device", "batch_size", "workers", "cache", "cache_size"}
+    names |= {
+        "amp",
+        "amp_dtype",
+        "torchcompile",
+        "device",
+        "batch_size",
+        "workers",
+        "cache",
+        "cache_size",
+    }
     said = [
         name
         for name in given(options, sorted(names))
@@ -396,7 +405,8 @@ def _key(
         "architecture and preprocessing": _digest(model.config, str(model.preprocessing)),
         "rows": _digest(labels.paths, labels.split.tolist(), data.targets.tolist()),
         "images": _digest(map(data.store.state, labels.paths)),
-        "amp": compute.amp,
+        "amp": compute.amp and str(compute.amp_dtype),
+        "compiled": str(compute.backend),
         "device": compute.device.type,
         "versions": " ".join(f"{name} {version(name)}" for name in ("ceag", "torch", "timm")),
     }

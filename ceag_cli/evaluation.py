@@ -10,10 +10,11 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
 from torch.nn import functional
 
 from ceag_cli.distributed import ALONE, World, synchronised
-from ceag_cli.errors import EvaluationError
+from ceag_cli.errors import EvaluationError, OptionError
 from ceag_cli.groups import BatchOutcome, GroupStats
 from ceag_cli.images import Portion, Split, draw_flips, flipped, normalized, portions
 from ceag_cli.mixing import mixed
@@ -28,6 +29,10 @@ class Compute:
 
     device: torch.device
     amp: bool = False
+    """Whether forward passes run in autocast. Losses, gaps and counts never do."""
+    amp_dtype: torch.dtype = torch.bfloat16
+    backend: str | None = None
+    """Of ``torch.compile``; ``None`` runs models as they are."""
     batch_size: int = 128
     """Images of a batch, over all processes."""
     world: World = ALONE
@@ -38,21 +43,44 @@ class Compute:
         """As the options say it.
 
         Raises:
-            OptionError: There is no such device, or a batch has too few images for the processes.
+            OptionError: There is no such device or backend, or a batch has too few images for the
+                processes.
         """
         world = World.current()
         world.check_batch_size(options.batch_size)
-        return cls(world.device(options.device), options.amp, options.batch_size, world)
+        return cls(
+            device=world.device(options.device),
+            amp=options.amp,
+            amp_dtype=getattr(torch, options.amp_dtype),
+            backend=_backend(options.torchcompile),
+            batch_size=options.batch_size,
+            world=world,
+        )
 
     def place(self, model: nn.Module) -> None:
-        """Move a model to the device, its convolutions in the layout that is fastest there."""
+        """Move a model to the device, its convolutions in the layout that is fastest there.
+
+        It is compiled when it is first called. Its parameters keep their names.
+        """
         model.to(self.device)
         model.to(memory_format=torch.channels_last)
+        if self.backend is not None:
+            model.compile(backend=self.backend)
 
     def forward(self, model: nn.Module, inputs: Tensor) -> Tensor:
-        """Logits in float32, whatever the pass was computed in."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
-            logits = model(inputs)
+        """Logits in float32, whatever the pass was computed in.
+
+        Raises:
+            OptionError: The model cannot be compiled.
+        """
+        with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp):
+            try:
+                logits = model(inputs)
+            except TorchDynamoException as error:
+                reason = " ".join(str(error).split("\n\n")[0].split())
+                raise OptionError(
+                    f"--torchcompile {self.backend}: {reason}; leave it out, or try another backend"
+                ) from None
         if isinstance(logits, (tuple, list)):  # distilled models give two heads in train mode
             logits = torch.stack(list(logits)).mean(dim=0)
         result: Tensor = logits.float()
@@ -64,6 +92,13 @@ class Compute:
         std = _by_channel(preprocessing.std, self.device)
         inputs = normalized(pixels.to(self.device, non_blocking=True), mean, std)
         return inputs.contiguous(memory_format=torch.channels_last)
+
+
+def _backend(name: str | None) -> str | None:
+    """A backend of torch.compile that there is."""
+    if name is not None and name not in (known := torch.compiler.list_backends(())):
+        raise OptionError(f"--torchcompile {name}: is not one of {', '.join(known)}")
+    return name
 
 
 @lru_cache

@@ -158,7 +158,13 @@ class RunOptions:
         above=0,
     )
     device: str | None = option(None, "cpu, cuda or cuda:N.", RUN, shown="cuda where there is one")
-    amp: bool = option(False, "Forward passes in bfloat16 autocast.", RUN)
+    amp: bool = option(False, "Forward passes in autocast, at half precision.", RUN)
+    amp_dtype: str = option(
+        "bfloat16", "What --amp computes in.", RUN, choices=("bfloat16", "float16")
+    )
+    torchcompile: str | None = option(
+        None, "Compile models with this backend of torch.compile, e.g. inductor.", RUN
+    )
     seed: int = option(42, "Seed of everything random.", RUN, low=0, high=2**39 - 1)
     resume: bool = option(
         False, "Continue the interrupted run that would write the same output.", OUTPUT

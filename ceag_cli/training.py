@@ -19,6 +19,7 @@ from timm.optim._optim_factory import create_optimizer_v2, get_optimizer_info
 from timm.scheduler.scheduler_factory import create_scheduler_v2
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.nn import functional
 
 from ceag_cli import distillation, mixing
@@ -141,6 +142,9 @@ class Training:
             )
         except (ValueError, AssertionError, TypeError) as error:
             raise OptionError(f"--opt {self.options.opt}: {error}") from None
+        # Small gradients vanish in float16 unless they are scaled up; bfloat16 has float32's range.
+        small = self.compute.amp and self.compute.amp_dtype is torch.float16
+        self._scaler = GradScaler(self.compute.device.type, enabled=small)
         self.steps = len(self._batches(torch.arange(len(self.split))))
         self._cycle = self.cycle or max(self.epochs, 1)
         self.lr_scheduler = self._lr_scheduler(self._cycle)
@@ -336,7 +340,8 @@ class Training:
             )
         # The gradient that is stepped down is the mean over the processes, and their sum is wanted.
         weights = weights * (self.world.size if share.counts else 0)
-        ((weights * losses).sum() / together).backward()  # type: ignore[no-untyped-call]
+        loss = self._scaler.scale((weights * losses).sum() / together)
+        loss.backward()  # type: ignore[no-untyped-call]
         return outcome
 
     def _whole(self, part: Tensor, batch: Portion) -> Tensor:
@@ -364,8 +369,10 @@ class Training:
     def _primal_step(self, in_cycle: int) -> None:
         """Step down the gradient and put the masks back on; the averages follow."""
         if self.options.clip_grad is not None:
+            self._scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip_grad)
-        self.optimizer.step()
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         if self.masks is not None:
             self.masks.apply_()
@@ -408,6 +415,7 @@ class Training:
             "epoch": self.epoch,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
             "masks": self.masks.pruned if self.masks is not None else None,
             "objective": self.objective.state_dict(),
             "keeper": self.keeper.state_dict() if self.keeper is not None else None,
@@ -420,6 +428,7 @@ class Training:
         self.log = list(state["log"])
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self._scaler.load_state_dict(state["scaler"])
         self.objective.load_state_dict(state["objective"])
         if self.keeper is not None:
             self.keeper.load_state_dict(state["keeper"])
@@ -438,6 +447,7 @@ def without_effect(options: DenseOptions | PruneOptions | MitigateOptions) -> li
         has_momentum = True
     idle: dict[str, tuple[bool, tuple[str, ...]]] = {
         "without --model-ema": (not options.model_ema, ("model_ema_decay",)),
+        "without --amp": (not options.amp, ("amp_dtype",)),
         f"with --sched {options.sched}": (
             options.sched != "multistep",
             ("decay_milestones", "decay_rate"),
