@@ -44,6 +44,7 @@ from ceag_cli.inputs import (
 from ceag_cli.labels import SPLITS
 from ceag_cli.models import architecture_of
 from ceag_cli.options import (
+    OF_DATASET,
     ArchitectureOptions,
     AuditOptions,
     flag,
@@ -167,6 +168,7 @@ def _from_file(path: Path, options: AuditOptions, reporter: Reporter) -> Answere
         cluster_id=table.cluster_id,
         predictions=str(path),
         predictions_sha256=table.sha256,
+        dataset=origin.get("dataset"),
     )
     kept_by_audit = about and path.name == PREDICTIONS
     beside = path.parent if kept_by_audit else folder_of(path)
@@ -188,7 +190,7 @@ def _refuse_models(options: AuditOptions) -> None:
         OptionError: It was given as a flag, or in Python.
     """
     names = {"checkpoint", "candidate", "dense", "groups", "data_dir", "class_map", "reevaluate"}
-    names |= ArchitectureOptions.__dataclass_fields__.keys()
+    names |= {"dataset", *OF_DATASET, *ArchitectureOptions.__dataclass_fields__}
     names |= {
         "amp",
         "amp_dtype",
@@ -294,6 +296,7 @@ def _from_models(options: AuditOptions, reporter: Reporter) -> Answered:
         missing=data.labels.missing,
         dropped=data.labels.dropped,
         cluster_id=data.labels.cluster_id,
+        dataset=data.about_dataset(),
     )
     return Answered(table, subject, (str(path), about["eps"]), chosen_on, folder, data.store.read)
 
@@ -484,6 +487,7 @@ def _about(
             "groups_file": str(labels.csv),
             "groups_file_sha256": labels.sha256,
             "images": str(data.store.root),
+            "dataset": data.about_dataset(),
             "label_column": labels.label_column,
             "groups_by": labels.groups_by,
             "missing": labels.missing,

@@ -51,6 +51,7 @@ def audit_document(
             "cluster_id": subject.cluster_id,
             "predictions": subject.predictions,
             "predictions_sha256": subject.predictions_sha256,
+            "dataset": subject.dataset and dict(subject.dataset),
         },
         "overall": overall_document(result),
         "policy": policy_document(result.policy),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ceag_cli.policy import Policy
 
@@ -208,6 +210,8 @@ class Subject:
     predictions: str | None = None
     """The table of answers, where no model was at hand."""
     predictions_sha256: str | None = None
+    dataset: Mapping[str, Any] | None = None
+    """The data set of timm that the images come from, where that is not the CSV's own files."""
 
     @property
     def files(self) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,7 @@ def _groups(lineage: Lineage | None) -> dict[str, Any] | None:
         "data_dir": groups.data_dir,
         "label_column": groups.label_column,
         "groups_by": groups.groups_by,
+        "dataset": groups.dataset and asdict(groups.dataset),
     }
 
 
@@ -124,6 +126,11 @@ def lines(found: dict[str, Any]) -> list[str]:
         shown.append(
             ("groups", f"{groups['path']} by {groups['groups_by']}, label {groups['label_column']}")
         )
+        if groups["dataset"]:
+            dataset = groups["dataset"]
+            splits = "".join(f", {name} {split}" for name, split in dataset["splits"].items())
+            where = f" in {groups['data_dir']}" if groups["data_dir"] else ""
+            shown.append(("data set", f"{dataset['name']}{where}{splits}"))
     shown += [
         (f"{role} parent", f"{parent['path']} ({parent['sha256'][:12]}…)")
         for role, parent in found["parents"].items()

@@ -7,11 +7,12 @@ newest fitting file in the current folder, and is always said.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -24,8 +25,17 @@ from ceag_cli.distributed import World
 from ceag_cli.errors import CheckpointError, LineageError, OptionError, PruningError, first
 from ceag_cli.groups import look_alikes
 from ceag_cli.images import Images, Split, Store, count_duplicates, open_store
+from ceag_cli.joining import JoinedCsv, without_a_row
 from ceag_cli.labels import Labels, read_labels
-from ceag_cli.lineage import GroupsReference, Lineage, Reference, newest, sha256_of, weights_in
+from ceag_cli.lineage import (
+    DatasetReference,
+    GroupsReference,
+    Lineage,
+    Reference,
+    newest,
+    sha256_of,
+    weights_in,
+)
 from ceag_cli.masks import Masks
 from ceag_cli.models import Preprocessing, TimmConfig, architecture_of, check_runs
 from ceag_cli.options import (
@@ -38,6 +48,13 @@ from ceag_cli.options import (
 from ceag_cli.pixels import PixelCache
 from ceag_cli.progress import Reporter
 from ceag_cli.prunable import prunable_parameters
+from ceag_cli.sources import (
+    dataset_of,
+    join,
+    refuse_without_dataset,
+    relative_place,
+    takes_place,
+)
 
 MANY_ZEROS = 0.01
 """Share of zeros from which a model that says nothing of it is taken for a pruned one."""
@@ -51,6 +68,10 @@ class Data:
     store: Store
     data_dir: str | None
     """As given; ``None`` when the images were found from the CSV."""
+    dataset: DatasetReference | None = None
+    """The data set that images come from, where that is not the files that the CSV names."""
+    unlisted: int = 0
+    """Images of the data set that have no row and are left out."""
     targets: Tensor | None = None
     """Class index of each row, once the classes are known."""
 
@@ -108,18 +129,25 @@ class Data:
 
     def reference(self, named_by: Path) -> GroupsReference:
         """How the metadata of the file ``named_by`` refers to this data."""
-        relative = (
-            None
-            if self.data_dir is None
-            else os.path.relpath(Path(self.data_dir).resolve(), named_by.resolve().parent)
-        )
         return GroupsReference(
             Reference.to(self.labels.csv, self.labels.sha256, named_by),
-            relative,
+            relative_place(self.data_dir, named_by),
             self.labels.label_column,
             self.labels.groups_by,
             self.labels.missing,
+            self.dataset and self.dataset.moved(Path(), named_by.parent),
         )
+
+    def hashes(self) -> dict[str, str]:
+        """Of what was read, by its role."""
+        of_dataset = {"data set": self.dataset.sha256 or ""} if self.dataset is not None else {}
+        return {"groups CSV": self.labels.sha256, **of_dataset}
+
+    def about_dataset(self) -> dict[str, Any] | None:
+        """The data set as reports show it; ``None`` for the files that the CSV names."""
+        if self.dataset is None:
+            return None
+        return {"root": str(self.store.root), "left_out": self.unlisted, **asdict(self.dataset)}
 
 
 def _place(csv: Path, lines: Integers, row: int) -> str:
@@ -157,6 +185,7 @@ def open_data(
     """
     csv, data_dir = options.groups, options.data_dir
     label_column, groups_by, missing = options.label_column, options.groups_by, options.missing
+    dataset = dataset_of(options)
     for checkpoint in named_by:
         reference = checkpoint.lineage and checkpoint.lineage.groups
         if not reference:
@@ -166,7 +195,8 @@ def open_data(
             reporter.say(f"groups from {csv}, named by {checkpoint.path}")
         elif not Path(csv).is_file() or sha256_of(Path(csv)) != reference.csv.sha256:
             continue
-        if data_dir is None and reference.data_dir is not None:
+        dataset = dataset_of(options, reference, checkpoint.path)
+        if data_dir is None and reference.data_dir and takes_place(dataset, reference):
             data_dir = _find_images(checkpoint, reference.data_dir, Path(csv))
             reporter.say(f"images from {data_dir}, named by {checkpoint.path}")
         label_column = label_column or reference.label_column
@@ -175,23 +205,41 @@ def open_data(
         break
     if csv is None:
         raise OptionError(f"ceag {command} needs --groups, a CSV with one row per image")
+    joined = None
+    if dataset is not None:
+        joined = join(Path(csv), dataset, data_dir, label_column, options.class_map)
+    else:
+        refuse_without_dataset(options)
     labels = read_labels(
-        Path(csv), label_column or "label", groups_by, missing or "error", cluster_id, control
+        Path(csv),
+        label_column or "label",
+        groups_by,
+        missing or "error",
+        cluster_id,
+        control,
+        joined,
     )
     if not labels.paths and not labels.set_aside:
         labels.raise_problems()
-    store = open_store(labels.csv, data_dir, chain(labels.paths, labels.set_aside.values()))
-    _look_for_images(labels, store)
+    if joined is not None:
+        store: Store = joined.store
+        _look_in_dataset(labels, joined, reporter)
+    else:
+        store = open_store(labels.csv, data_dir, chain(labels.paths, labels.set_aside.values()))
+        _look_for_images(labels, store)
     count = labels.grouping.num_groups
+    of = "" if dataset is None else f" of the data set {dataset.name}"
     reporter.say(
-        f"{len(labels.paths)} images in {store.root}, target '{labels.label_column}', "
+        f"{len(labels.paths)} images{of} in {store.root}, target '{labels.label_column}', "
         f"{count} group{'s' if count != 1 else ''} by {labels.groups_by}"
     )
     if labels.dropped:
         reporter.say(left_out(labels.dropped, labels.csv))
     for warning in look_alikes(labels.grouping.names) if command != "audit" else ():
         reporter.warn(warning)  # that of an audit is part of what it found
-    return Data(labels, store, data_dir)
+    if joined is None:
+        return Data(labels, store, data_dir)
+    return Data(labels, store, data_dir, joined.store.dataset, len(joined.unlisted()))
 
 
 def left_out(count: int, path: Path) -> str:
@@ -212,7 +260,23 @@ def _find_images(checkpoint: Checkpoint, data_dir: str, csv: Path) -> str:
     )
 
 
-def _look_for_images(labels: Labels, store: Store) -> None:
+def _look_in_dataset(labels: Labels, joined: JoinedCsv, reporter: Reporter) -> None:
+    """Note what the rows and the images of a data set do not have in common."""
+    joined.note_problems(labels)
+    store = joined.store
+    example = f"the data set has '{store.names[0]}', ..." if store.names else "it has no image"
+    _look_for_images(labels, store, f"they are called otherwise there: {example}", store.absent)
+    unlisted = joined.unlisted()
+    if unlisted and store.dataset.unlisted == "drop":
+        reporter.say(f"{without_a_row(unlisted)} in {labels.csv}; left out (--unlisted drop)")
+
+
+def _look_for_images(
+    labels: Labels,
+    store: Store,
+    remedy: str = "name the folder or .zip that the paths are relative to with --data-dir",
+    absent: Callable[[str], str] | None = None,
+) -> None:
     """Note every image that does not exist; stop when none does, since the folder is wrong then."""
     there = np.fromiter(map(store.has, labels.paths), bool, len(labels.paths))
     rows = np.flatnonzero(~there).tolist()
@@ -223,12 +287,12 @@ def _look_for_images(labels: Labels, store: Store) -> None:
         labels.problem(
             0,
             f"none of its {count} images is in {store.root} "
-            f"(first: '{missing[min(missing)]}'); name the folder or .zip that the paths are "
-            "relative to with --data-dir",
+            f"(first: '{missing[min(missing)]}'); {remedy}",
         )
         labels.raise_problems()
     for line, path in missing.items():
-        labels.problem(line, f"there is no image '{path}' in {store.root}")
+        said = absent(path) if absent else f"there is no image '{path}' in {store.root}"
+        labels.problem(line, said)
 
 
 def check_targets(data: Data, checkpoint: Checkpoint, class_map: str | None) -> None:
@@ -495,4 +559,5 @@ def inherited_groups(source: Checkpoint, output: Path) -> GroupsReference | None
         reference.label_column,
         reference.groups_by,
         reference.missing,
+        reference.dataset and reference.dataset.moved(folder, output.parent),
     )

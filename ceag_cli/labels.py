@@ -18,7 +18,16 @@ import torch
 from torch import Tensor
 
 from ceag_cli.arrays import Flags, Integers
-from ceag_cli.columns import AT_ONCE, Column, Content, Csv, Problems, raise_together, renumbered
+from ceag_cli.columns import (
+    AT_ONCE,
+    Column,
+    Content,
+    Csv,
+    Problems,
+    Source,
+    raise_together,
+    renumbered,
+)
 from ceag_cli.errors import LabelsError
 from ceag_cli.groups import Grouping, ambiguous, crossed
 from ceag_cli.kinds import refuse_answers
@@ -151,6 +160,7 @@ def read_labels(
     missing: str = "error",
     cluster_id: str | None = None,
     control: Sequence[str] = (),
+    source: Source | None = None,
 ) -> Labels:
     """Read a groups CSV.
 
@@ -163,6 +173,7 @@ def read_labels(
         cluster_id: Column that tells which images belong together; it makes no group by default.
         control: Columns within whose levels groups are compared; they make no group by default. A
             cell may be empty, which is a level of its own.
+        source: The CSV as columns, where something is joined to it; by default the file alone.
 
     Returns:
         The good rows, with the problems of the others noted.
@@ -171,11 +182,12 @@ def read_labels(
         LabelsError: The file cannot be read as a table at all: it is missing, not UTF-8, empty, or
             lacks a column.
     """
-    source = Csv(path)
+    source = Csv(path) if source is None else source
     columns = _Columns.find(path, source.header, label_column, groups_by, cluster_id, control)
     noted = Problems(source)
     content = source.read(columns.words, [], columns.path, noted)
-    del source.content  # as large as all that was made of it
+    if isinstance(source, Csv):
+        del source.content  # as large as all that was made of it
     rows = _checked(content, columns, missing, noted)
     problems = noted.by_line()
     if not rows.good.any() and not problems:

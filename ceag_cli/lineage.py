@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,32 @@ class Reference:
 
 
 @dataclass(frozen=True)
+class DatasetReference:
+    """A data set of timm that the images come from, and how the groups CSV joins it."""
+
+    name: str
+    """As timm's ``--dataset``: ``tar``, ``torch/cifar10``, ``hfds/PATH``."""
+    splits: Mapping[str, str] = field(default_factory=dict)
+    """The data set's name of each split of the CSV; empty where all of it is one."""
+    labels: str = "check"
+    """Whether the CSV's labels have to agree with the data set's classes: check or ignore."""
+    unlisted: str = "error"
+    """What becomes of an image without a row: error or drop."""
+    input_key: str | None = None
+    target_key: str | None = None
+    sha256: str | None = None
+    """Of the names and classes of all its images; ``None`` before it was opened."""
+
+    def moved(self, start: Path, folder: Path) -> DatasetReference:
+        """The same, its path relative to ``folder`` and no longer to ``start``."""
+        prefix, _, path = self.name.partition("/")
+        if prefix != "hfds" or os.path.isabs(path):
+            return self
+        place = os.path.relpath((start / path).resolve(), folder.resolve())
+        return replace(self, name=f"{prefix}/{place}")
+
+
+@dataclass(frozen=True)
 class GroupsReference:
     """The groups CSV that a model was trained or mitigated with, and how it was read."""
 
@@ -97,6 +123,38 @@ class GroupsReference:
     groups_by: str
     missing: str = "error"
     """What was done with images that have no group."""
+    dataset: DatasetReference | None = None
+    """Where the images come from, if not from files that the CSV names; a path in its name is
+    relative to the folder of the file that names it, too."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As the metadata has it; what is as usual is left out."""
+        return {
+            "path": self.csv.path,
+            "sha256": self.csv.sha256,
+            "data_dir": self.data_dir,
+            "label_column": self.label_column,
+            "groups_by": self.groups_by,
+            **({"missing": self.missing} if self.missing != "error" else {}),
+            **({"dataset": asdict(self.dataset)} if self.dataset is not None else {}),
+        }
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> GroupsReference:
+        """What ``to_json`` has made.
+
+        Raises:
+            KeyError, TypeError: Something is missing, or is too much.
+        """
+        dataset = found.get("dataset")
+        return cls(
+            Reference(found["path"], found["sha256"]),
+            found["data_dir"],
+            found["label_column"],
+            found["groups_by"],
+            found.get("missing", "error"),
+            DatasetReference(**dataset) if dataset is not None else None,
+        )
 
 
 @dataclass(frozen=True)
@@ -149,16 +207,7 @@ class Lineage:
             ),
         }
         if self.groups is not None:
-            metadata["ceag.groups"] = json.dumps(
-                {
-                    "path": self.groups.csv.path,
-                    "sha256": self.groups.csv.sha256,
-                    "data_dir": self.groups.data_dir,
-                    "label_column": self.groups.label_column,
-                    "groups_by": self.groups.groups_by,
-                    **({"missing": self.groups.missing} if self.groups.missing != "error" else {}),
-                }
-            )
+            metadata["ceag.groups"] = json.dumps(self.groups.to_json())
         if self.sparsity is not None:
             metadata["ceag.sparsity"] = json.dumps(
                 {
@@ -207,14 +256,7 @@ class Lineage:
                     role: Reference(item["path"], item["sha256"])
                     for role, item in json.loads(metadata["ceag.parents"]).items()
                 },
-                groups=groups
-                and GroupsReference(
-                    Reference(groups["path"], groups["sha256"]),
-                    groups["data_dir"],
-                    groups["label_column"],
-                    groups["groups_by"],
-                    groups.get("missing", "error"),
-                ),
+                groups=groups and GroupsReference.from_json(groups),
                 sparsity=sparsity
                 and SparsityRecord(
                     sparsity["target"],

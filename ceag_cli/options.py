@@ -23,7 +23,7 @@ from ceag_cli.clauses import (
     read_required,
     read_waivers,
 )
-from ceag_cli.errors import OptionError
+from ceag_cli.errors import OptionError, nearest
 
 Options = TypeVar("Options", bound="RunOptions")
 
@@ -108,6 +108,44 @@ def option(
         "unit": unit,
     }
     return dataclasses.field(default=default, metadata=metadata)
+
+
+ARRAYS_OF_TORCH = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist")
+FILES_OF_TORCH = ("image_folder", "imagenet", "places365", "inaturalist")
+DATASETS = ("csv", "folder", "tar", "torch/NAME", "hfds/PATH", "wds")
+
+OF_DATASET = (
+    *("train_split", "val_split", "test_split", "input_key", "target_key"),
+    *("dataset_labels", "unlisted"),
+)
+"""Options that say something about a data set."""
+
+_STREAMS = {
+    "tfds": "decodes images by itself; write them to a folder, and say --dataset folder",
+    "hfids": "is a stream, whose images cannot be named; say hfds/PATH for the same data",
+}
+"""Kinds of data sets that timm reads and ceag does not, and what to do instead."""
+
+
+def not_a_dataset(value: str) -> str | None:
+    """What is wrong with the name of a data set, if anything.
+
+    timm takes any word that it does not know for a folder.
+    """
+    kind, slash, rest = value.partition("/")
+    if kind in _STREAMS:
+        return f"'{value}' {_STREAMS[kind]}"
+    if kind == "torch" and slash:
+        known = (*ARRAYS_OF_TORCH, *FILES_OF_TORCH)
+        if rest in known:
+            return None
+        listed = ", ".join(known)
+        return (
+            f"'{value}' is no data set of torchvision that is read{nearest(rest, known)} ({listed})"
+        )
+    if value in ("csv", "folder", "tar") or kind == "wds" or (kind == "hfds" and rest):
+        return None
+    return f"'{value}' is not one of {', '.join(DATASETS)}{nearest(value, DATASETS)}"
 
 
 def with_paper_preset(options: type[Options]) -> type[Options]:
@@ -228,9 +266,62 @@ class DataOptions:
     )
     data_dir: str | None = option(
         None,
-        "Folder or .zip that the CSV's paths are relative to.",
+        "Folder or .zip that the CSV's paths are relative to; with --dataset, where that lies.",
         DATA,
         shown="the model's for the same CSV, else the CSV's folder",
+    )
+    dataset: str | None = option(
+        None,
+        "Where the images come from: the files that the CSV names (csv), or a data set as timm "
+        "reads it: folder, tar, torch/NAME, hfds/PATH or wds. The CSV joins it by file name "
+        "(column path) or by place (column index).",
+        DATA,
+        shown="the model's for the same CSV, else csv",
+        rule=not_a_dataset,
+    )
+    train_split: str | None = option(
+        None,
+        "Split of the data set that holds the train images; without any of the three, all of it "
+        "is one.",
+        DATA,
+        shown="the model's, with its data set",
+    )
+    val_split: str | None = option(
+        None,
+        "Split of the data set that holds the val images.",
+        DATA,
+        shown="the model's, with its data set",
+    )
+    test_split: str | None = option(
+        None,
+        "Split of the data set that holds the test images.",
+        DATA,
+        shown="the model's, with its data set",
+    )
+    input_key: str | None = option(
+        None,
+        "Field of the image in hfds and wds, or extensions in a folder (.webp;.png).",
+        DATA,
+        shown="timm's",
+    )
+    target_key: str | None = option(
+        None, "Field of the class in hfds and wds.", DATA, shown="timm's"
+    )
+    dataset_labels: str | None = option(
+        None,
+        "The data set's own classes: the label column must agree with them, and they stand in "
+        "where there is none (check); or they are not looked at (ignore).",
+        DATA,
+        choices=("check", "ignore"),
+        shown="the model's, else check",
+    )
+    unlisted: str | None = option(
+        None,
+        "What to do with images of the data set that have no row: refuse them (error), or leave "
+        "them out (drop).",
+        DATA,
+        choices=("error", "drop"),
+        shown="the model's, else error",
     )
     label_column: str | None = option(
         None, "Column with the target class.", DATA, shown="the model's, else label"

@@ -15,24 +15,35 @@ are for a split in which all groups grow alike.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from ceag_cli.answers import refuse_seen
 from ceag_cli.arrays import Flags, Integers, Numbers
+from ceag_cli.columns import Source
 from ceag_cli.errors import LabelsError, LineageError, OptionError
 from ceag_cli.findings import NO_DATA, REFERENCE
 from ceag_cli.groups import Grouping, look_alikes
 from ceag_cli.intervals import Counts, psi_bounds, quantile_of
 from ceag_cli.labels import MISSING, SPLITS, Labels, read_labels
-from ceag_cli.lineage import Lineage, newest, read_metadata, sha256_of, weights_in
+from ceag_cli.lineage import (
+    DatasetReference,
+    Lineage,
+    newest,
+    read_metadata,
+    sha256_of,
+    weights_in,
+)
 from ceag_cli.options import AuditOptions, flag, given
 from ceag_cli.policy import Policy, policy_of
 from ceag_cli.predictions import AnswerTable, read_as_asked
 from ceag_cli.progress import Quiet, Reporter
+from ceag_cli.sources import dataset_of, join, takes_place
 
 POWER = 0.8
 
@@ -190,7 +201,8 @@ def _sizes_of_csv(
     """The sizes of a groups CSV, and the eps of the model that would be audited."""
     path, lineage = _model(options)
     csv, label_column, groups_by = options.groups, options.label_column, options.groups_by
-    missing = options.missing
+    missing, data_dir = options.missing, options.data_dir
+    dataset = dataset_of(options)
     if lineage is not None and lineage.groups is not None:
         reference = lineage.groups
         if csv is None:
@@ -200,6 +212,9 @@ def _sizes_of_csv(
             label_column = label_column or reference.label_column
             groups_by = groups_by or reference.groups_by
             missing = missing or reference.missing
+            dataset = dataset_of(options, reference, path)
+            if data_dir is None and reference.data_dir and takes_place(dataset, reference):
+                data_dir = os.path.relpath(path.parent / reference.data_dir)
     if csv is None:
         raise OptionError(
             "no groups CSV is named, and no model here names one: say 'ceag groups FILE', 'ceag "
@@ -212,8 +227,22 @@ def _sizes_of_csv(
         missing or "error",
         options.cluster_id,
         options.control,
+        joined_by(options, Path(csv), dataset, data_dir, label_column),
     )
     return sizes, None if lineage is None else (str(path), lineage.eps)
+
+
+def joined_by(
+    options: AuditOptions,
+    csv: Path,
+    dataset: DatasetReference | None,
+    data_dir: str | None,
+    label_column: str | None,
+) -> Callable[[], Source] | None:
+    """Opens a CSV joined with a data set, whose classes may be groups; ``None`` without one."""
+    if dataset is None:
+        return None
+    return partial(join, csv, dataset, data_dir, label_column, options.class_map)
 
 
 def _model(options: AuditOptions) -> tuple[Path, Lineage | None]:
@@ -236,17 +265,20 @@ def read_sizes(
     missing: str = "error",
     cluster_id: str | None = None,
     control: Sequence[str] = (),
+    joined: Callable[[], Source] | None = None,
 ) -> Sizes:
     """The sizes of a CSV's groups.
 
-    Images without a group are counted even where an audit would refuse them.
+    Images without a group are counted even where an audit would refuse them. ``joined`` opens the
+    CSV where something is joined to it.
 
     Raises:
         LabelsError: With every other problem of the file.
     """
 
     def read(how: str) -> Sizes:
-        labels = read_labels(csv, label_column, groups_by, how, cluster_id, control)
+        source = None if joined is None else joined()
+        labels = read_labels(csv, label_column, groups_by, how, cluster_id, control, source)
         labels.raise_problems()
         return Sizes.of(labels)
 

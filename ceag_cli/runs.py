@@ -81,6 +81,8 @@ class Run:
         had = {role: parent.sha256 for role, parent in lineage.parents.items()}
         if lineage.groups is not None:
             had["groups CSV"] = lineage.groups.csv.sha256
+            if lineage.groups.dataset is not None:
+                had["data set"] = lineage.groups.dataset.sha256 or ""
         return differences(lineage.recipe, self.recipe) + [
             f"the {role} is another file"
             for role, digest in self.inputs.items()

@@ -395,7 +395,7 @@ def _version() -> str:
 def _inputs(data: Data | None, **files: Checkpoint | None) -> dict[str, str]:
     """Hashes of what a run reads, by role."""
     hashes = {role: file.sha256 for role, file in files.items() if file is not None}
-    return hashes | ({"groups CSV": data.labels.sha256} if data else {})
+    return hashes | (data.hashes() if data else {})
 
 
 def _open_run(run: Run, options: Command, reporter: Reporter) -> dict[str, Any] | None:

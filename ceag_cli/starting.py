@@ -21,7 +21,7 @@ from ceag_cli.kinds import has_answers
 from ceag_cli.labels import MISSING, PATH_COLUMNS
 from ceag_cli.lineage import newest
 from ceag_cli.options import COMMANDS, AuditOptions
-from ceag_cli.planning import Sizes, read_sizes, sizes_of_answers
+from ceag_cli.planning import Sizes, joined_by, read_sizes, sizes_of_answers
 from ceag_cli.policy import DEFAULT_EPS, policy_of
 from ceag_cli.progress import Reporter
 from ceag_cli.recipe import (
@@ -32,6 +32,7 @@ from ceag_cli.recipe import (
     read_yaml,
     resolve,
 )
+from ceag_cli.sources import dataset_of
 
 SHOWN_KEYS = (
     "gate",
@@ -281,7 +282,9 @@ def _check_groups(options: AuditOptions, folder: Path, reporter: Reporter) -> li
     if options.groups is not None:
         columns = (options.label_column or "label", options.groups_by, options.missing or "error")
         more = (options.cluster_id, options.control)
-        tables.append(read_sizes(folder / options.groups, *columns, *more))
+        csv, dataset = folder / options.groups, dataset_of(options)
+        joined = joined_by(options, csv, dataset, options.data_dir, options.label_column)
+        tables.append(read_sizes(csv, *columns, *more, joined))
     if options.predictions is not None:
         path = folder / options.predictions
         if path.is_file():

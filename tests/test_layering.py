@@ -71,6 +71,10 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
             "classes",
             "images",
             "pixels",
+            "contents",
+            "readers",
+            "joining",
+            "sources",
             "models",
             "prunable",
             "kinds",
@@ -88,7 +92,10 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
             "batchnorm",
             "distributed",
         },
-        {"timm", "torchvision", "safetensors", "yaml", "PIL", "numpy", "pyarrow"},
+        {
+            *("timm", "torchvision", "safetensors", "yaml", "PIL", "numpy", "pyarrow"),
+            *("datasets", "webdataset"),
+        },
     ),
     "product": (
         {

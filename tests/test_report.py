@@ -417,6 +417,7 @@ def test_the_audit_document() -> None:
         "cluster_id": None,
         "predictions": None,
         "predictions_sha256": None,
+        "dataset": None,
     }
     overall = dict(document["overall"])
     assert overall.pop("noise_floor") == document["splits"][0]["noise_floor"]
