@@ -197,7 +197,12 @@ def open_data(
             continue
         dataset = dataset_of(options, reference, checkpoint.path)
         if data_dir is None and reference.data_dir and takes_place(dataset, reference):
-            data_dir = _find_images(checkpoint, reference.data_dir, Path(csv))
+            kept_there = (
+                dataset is not None and dataset.kind == "hfds"
+            )  # made of what lies elsewhere
+            data_dir = _find_images(
+                checkpoint, reference.data_dir, Path(csv), may_be_made=kept_there
+            )
             reporter.say(f"images from {data_dir}, named by {checkpoint.path}")
         label_column = label_column or reference.label_column
         groups_by = groups_by or reference.groups_by
@@ -248,9 +253,13 @@ def left_out(count: int, path: Path) -> str:
     return f"{which} left out of {path}, from the groups and from the whole (--missing drop)"
 
 
-def _find_images(checkpoint: Checkpoint, data_dir: str, csv: Path) -> str:
+def _find_images(
+    checkpoint: Checkpoint, data_dir: str, csv: Path, *, may_be_made: bool = False
+) -> str:
     """The folder or .zip of images that a model names, or one of that name beside the CSV."""
     named = checkpoint.path.parent / data_dir
+    if may_be_made:
+        return os.path.relpath(named)
     for candidate in (named, csv.parent / named.name):
         if candidate.exists():
             return os.path.relpath(candidate)

@@ -64,16 +64,17 @@ class DatasetStore:
             for problem in _cannot_join(listing, by_index)
         ]
         names = [name for listing in self.listings for name in _names_of(listing, by_index)]
-        twice = [] if problems else [name for name, n in Counter(names).items() if n > 1]
-        problems += first(
-            [f"{self.root}: two images are called '{name}'; name them apart" for name in twice],
-            SHOWN_NAMES,
-            " names",
-        )
-        if problems:
-            raise ImageError(problems)
         self.names = names
         self.numbers = {name: number for number, name in enumerate(names)}
+        if len(self.numbers) < len(names) and not problems:
+            twice = sorted(name for name, count in Counter(names).items() if count > 1)
+            problems += first(
+                [f"{self.root}: two images are called '{name}'; name them apart" for name in twice],
+                SHOWN_NAMES,
+                " such names",
+            )
+        if problems:
+            raise ImageError(problems)
         asked = all(listing.labels is not None for listing in self.listings)
         self.labels = (
             [c for listing in self.listings for c in listing.labels or ()] if asked else None
@@ -151,9 +152,10 @@ def _names_of(listing: Listing, by_index: bool) -> Sequence[str]:
 
 def _cannot_join(listing: Listing, by_index: bool) -> list[str]:
     """Why the images of a split cannot be told by what the rows have."""
-    if by_index and listing.unordered is not None:
+    why = listing.without_order() if by_index else None
+    if why is not None:
         return [
-            f"the place of an image is not fixed: {listing.unordered}; name images by their file "
+            f"the place of an image is not fixed: {why}; name images by their file "
             f"(column path) and not by '{INDEX}'"
         ]
     if not by_index and listing.names is None:

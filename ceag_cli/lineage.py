@@ -103,13 +103,18 @@ class DatasetReference:
     sha256: str | None = None
     """Of the names and classes of all its images; ``None`` before it was opened."""
 
+    @property
+    def kind(self) -> str:
+        """What comes before the first ``/`` of the name: ``tar``, ``torch``, ``hfds``."""
+        return self.name.partition("/")[0]
+
     def moved(self, start: Path, folder: Path) -> DatasetReference:
         """The same, its path relative to ``folder`` and no longer to ``start``."""
-        prefix, _, path = self.name.partition("/")
-        if prefix != "hfds" or os.path.isabs(path):
+        path = self.name.partition("/")[2]
+        if self.kind != "hfds" or os.path.isabs(path):
             return self
         place = os.path.relpath((start / path).resolve(), folder.resolve())
-        return replace(self, name=f"{prefix}/{place}")
+        return replace(self, name=f"{self.kind}/{place}")
 
 
 @dataclass(frozen=True)

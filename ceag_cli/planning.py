@@ -43,7 +43,7 @@ from ceag_cli.options import AuditOptions, flag, given
 from ceag_cli.policy import Policy, policy_of
 from ceag_cli.predictions import AnswerTable, read_as_asked
 from ceag_cli.progress import Quiet, Reporter
-from ceag_cli.sources import dataset_of, join, takes_place
+from ceag_cli.sources import dataset_of, join, refuse_without_dataset, takes_place
 
 POWER = 0.8
 
@@ -220,6 +220,8 @@ def _sizes_of_csv(
             "no groups CSV is named, and no model here names one: say 'ceag groups FILE', 'ceag "
             "audit --plan --groups FILE', or --predictions FILE for a table of answers"
         )
+    if dataset is None:
+        refuse_without_dataset(options)
     sizes = read_sizes(
         Path(csv),
         label_column or "label",

@@ -20,6 +20,7 @@ from posixpath import normpath
 from typing import Any
 
 import numpy as np
+import yaml
 from timm.data.dataset_factory import create_dataset
 from timm.data.readers.img_extensions import get_img_extensions
 from timm.data.readers.reader_factory import create_reader
@@ -74,8 +75,20 @@ class Listing:
     """Number of each class by name, where the data set itself numbers them and not a sorting."""
     unordered: str | None = None
     """Why the place of an image among the others means nothing."""
+    sorted_by: Sequence[str] = ()
+    """Paths in the order into which timm has sorted them, where it has."""
     only: Sequence[str] = ()
     """Extensions of the files that were taken, where others are passed over."""
+
+    def without_order(self) -> str | None:
+        """Why the place of an image among the others means nothing; ``None`` where it is fixed."""
+        for one, other in pairwise(self.sorted_by):
+            if _natural_key(one) == _natural_key(other):
+                return (
+                    f"'{one}' and '{other}' are equal to timm's sorting, so their order depends on "
+                    "the file system"
+                )
+        return self.unordered
 
 
 def list_images(dataset: DatasetReference, data_dir: str | None) -> list[Listing]:
@@ -103,13 +116,13 @@ def list_images(dataset: DatasetReference, data_dir: str | None) -> list[Listing
 
 def root_of(dataset: DatasetReference, data_dir: str | None) -> Path:
     """The folder or file that a data set's images lie in."""
-    prefix, _, rest = dataset.name.partition("/")
-    return Path(rest if prefix == "hfds" else data_dir or "")
+    path = dataset.name.partition("/")[2]
+    return Path(path if dataset.kind == "hfds" else data_dir or "")
 
 
 def _root(dataset: DatasetReference, data_dir: str | None) -> Path:
     root, name = root_of(dataset, data_dir), dataset.name
-    if name.startswith("hfds/"):
+    if dataset.kind == "hfds":
         if not root.is_dir():
             raise ImageError(
                 f"--dataset {name}: there is no folder '{root}', and nothing is downloaded; fetch "
@@ -124,15 +137,18 @@ def _root(dataset: DatasetReference, data_dir: str | None) -> Path:
 
 
 def _list(dataset: DatasetReference, root: Path, split: str, data_dir: str | None) -> Listing:
-    prefix, _, rest = dataset.name.partition("/")
-    if prefix == "torch":
-        return _of_torch(dataset, rest, root, split)
-    if prefix == "hfds":
+    if dataset.kind == "torch":
+        return _of_torch(dataset, root, split)
+    if dataset.kind == "hfds":
         return _of_hugging_face(dataset, root, split, data_dir)
-    if prefix == "wds":
+    if dataset.kind == "wds":
         return _of_shards(dataset, root, split)
     place = _part(root, split)
-    return _of_tar(dataset, place, split) if prefix == "tar" else _of_folder(dataset, place, split)
+    return (
+        _of_tar(dataset, place, split)
+        if dataset.kind == "tar"
+        else _of_folder(dataset, place, split)
+    )
 
 
 def _part(root: Path, split: str) -> Path:
@@ -167,17 +183,6 @@ def _inverse(classes: Mapping[str, int]) -> dict[int, str]:
     return {number: name for name, number in classes.items()}
 
 
-def _ties(paths: Sequence[str]) -> str | None:
-    """Why files sorted as timm sorts them have no fixed order, if they have none."""
-    for one, other in pairwise(paths):
-        if _natural_key(one) == _natural_key(other):
-            return (
-                f"'{one}' and '{other}' are equal to timm's sorting, so their order depends on the "
-                "file system"
-            )
-    return None
-
-
 # Folders
 
 
@@ -200,8 +205,8 @@ def _of_folder(dataset: DatasetReference, place: Path, split: str) -> Listing:
         _labels(dataset, [classes[target] for _, target in reader.samples]),
         len(paths),
         {},
-        _ties(names),
-        tuple(only),
+        sorted_by=names,
+        only=tuple(only),
     )
 
 
@@ -261,7 +266,6 @@ def _of_tar(dataset: DatasetReference, place: Path, split: str) -> Listing:
             member.size,
         )
         found.names.append(_joined(split, parent or "", child.name if child else "", member.name))
-    sorted_by = [member.path for member, _, _ in reader.samples]
     classes = reader.class_idx_to_name
     return Listing(
         split,
@@ -270,15 +274,16 @@ def _of_tar(dataset: DatasetReference, place: Path, split: str) -> Listing:
         _labels(dataset, [classes[int(target)] for target in reader.targets]),
         len(found.names),
         {},
-        _ties(sorted_by),
-        tuple(_extensions()),
+        sorted_by=[member.path for member, _, _ in reader.samples],
+        only=tuple(_extensions()),
     )
 
 
 # torchvision
 
 
-def _of_torch(dataset: DatasetReference, name: str, root: Path, split: str) -> Listing:
+def _of_torch(dataset: DatasetReference, root: Path, split: str) -> Listing:
+    name = dataset.name.partition("/")[2]
     if not root.is_dir():
         raise ImageError(f"--data-dir {root}: is no folder, which --dataset torch/{name} takes")
     known = _ARRAY_SPLITS if name in ARRAYS_OF_TORCH else _SPLITS.get(name, ())
@@ -362,9 +367,11 @@ def _of_hugging_face(
         import datasets
     except ImportError:
         raise OptionError(
-            f"--dataset {name} needs the package datasets: pip install datasets"
+            f"--dataset {name} needs the package datasets: pip install 'ceag[hfds]'"
         ) from None
     datasets.disable_progress_bars()
+    _refuse_remote(root)
+    datasets.config.HF_HUB_OFFLINE = True
     keys = {"input_key": dataset.input_key, "target_key": dataset.target_key}
     try:
         # --data-dir is where timm lets it keep what it makes of the files.
@@ -382,6 +389,27 @@ def _of_hugging_face(
         len(records),
         {name: str(number) for name, number in reader.class_to_idx.items()},
     )
+
+
+def _refuse_remote(root: Path) -> None:
+    """Refuse a folder whose description names files that lie elsewhere.
+
+    Raises:
+        ImageError: With the first of them.
+    """
+    card = root / "README.md"
+    parts = card.read_text("utf-8", "replace").split("---", 2) if card.is_file() else []
+    try:
+        about = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0].strip() else None
+    except yaml.YAMLError:
+        return  # datasets will say so
+    configs = about.get("configs") if isinstance(about, dict) else None
+    remote = re.search(r'[\w+]+://[^\s"\']*', json.dumps(configs, default=str))
+    if remote is not None:
+        raise ImageError(
+            f"{card}: names '{remote[0]}', and nothing is downloaded; fetch it, and name the file "
+            "there by its path in the folder"
+        )
 
 
 def _places_of_records(records: Any, key: str) -> list[str | None]:
@@ -445,7 +473,7 @@ def _of_shards(dataset: DatasetReference, root: Path, split: str) -> Listing:
         import webdataset  # noqa: F401
     except ImportError:
         raise OptionError(
-            f"--dataset {dataset.name} needs the package webdataset: pip install webdataset"
+            f"--dataset {dataset.name} needs the package webdataset: pip install 'ceag[wds]'"
         ) from None
     keys = {"input_key": dataset.input_key, "target_key": dataset.target_key}
     try:
@@ -478,7 +506,7 @@ def _of_shards(dataset: DatasetReference, root: Path, split: str) -> Listing:
         len(labels),
         {},
         "it is read shard by shard, and what cannot be read is passed over there",
-        tuple(f".{extension}" for extension in reader.input_key.split(";")),
+        only=tuple(f".{extension}" for extension in reader.input_key.split(";")),
     )
 
 

@@ -76,7 +76,7 @@ def takes_place(dataset: DatasetReference | None, reference: GroupsReference) ->
     named = reference.dataset
     if dataset is None or named is None:
         return dataset is named
-    return dataset.name.partition("/")[0] == named.name.partition("/")[0]
+    return dataset.kind == named.kind
 
 
 def relative_place(data_dir: str | None, named_by: Path) -> str | None:
@@ -109,7 +109,7 @@ def join(
     """
     if dataset.name == "tar" and dataset.input_key is not None:
         raise OptionError(f"--input-key {dataset.input_key}: has no meaning for --dataset tar")
-    if dataset.target_key is not None and dataset.name.partition("/")[0] not in ("hfds", "wds"):
+    if dataset.target_key is not None and dataset.kind not in ("hfds", "wds"):
         raise OptionError(
             f"--target-key {dataset.target_key}: has no meaning for --dataset {dataset.name}"
         )
