@@ -138,7 +138,8 @@ class DatasetStore:
         only = {extension for listing in self.listings for extension in listing.only}
         more = ""
         if only and splitext(path)[1].lower() not in only:
-            more = f" (timm takes files of the kinds {', '.join(sorted(only))} alone)"
+            kinds = ", ".join(sorted(only))
+            more = f" (taken are files of the kinds {kinds}; others with --input-key)"
         return f"there is no image '{path}' in {self.root}{more}"
 
 

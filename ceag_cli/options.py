@@ -300,7 +300,8 @@ class DataOptions:
     )
     input_key: str | None = option(
         None,
-        "Field of the image in hfds and wds, or extensions in a folder (.webp;.png).",
+        "Field of the image in hfds and wds; of a folder or tar, the extensions that are taken "
+        "(.webp;.png).",
         DATA,
         shown="timm's",
     )

@@ -13,6 +13,7 @@ import os
 import re
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 import yaml
 from timm.data.dataset_factory import create_dataset
-from timm.data.readers.img_extensions import get_img_extensions
+from timm.data.readers.img_extensions import get_img_extensions, set_img_extensions
 from timm.data.readers.reader_factory import create_reader
 from timm.data.readers.reader_image_folder import ReaderImageFolder
 from timm.data.readers.reader_image_in_tar import ReaderImageInTar
@@ -38,6 +39,7 @@ from ceag_cli.options import ARRAYS_OF_TORCH
 # These have no types.
 _natural_key: Callable[[str], Any] = natural_key
 _extensions: Callable[[], Sequence[str]] = get_img_extensions
+_set_extensions: Callable[[Sequence[str]], None] = set_img_extensions
 _FolderReader: Any = ReaderImageFolder
 _TarReader: Any = ReaderImageInTar
 
@@ -191,12 +193,14 @@ def _of_folder(dataset: DatasetReference, place: Path, split: str) -> Listing:
         remedy = "; for a .tar it is --dataset tar" if place.suffix == ".tar" else ""
         raise ImageError(f"{place}: is a file, and --dataset folder takes a folder{remedy}")
     try:
-        reader = _FolderReader(str(place), input_key=dataset.input_key)
-    except (OSError, RuntimeError) as error:
+        with _taken(dataset) as only:
+            reader = _FolderReader(str(place))
+    except OSError as error:
         raise _cannot_be_read(place, error) from None
+    except RuntimeError:
+        raise _no_image(place, only) from None
     paths = [path for path, _ in reader.samples]
     names = [_joined(split, os.path.relpath(path, place)) for path in paths]
-    only = dataset.input_key.split(";") if dataset.input_key else _extensions()
     classes = _inverse(reader.class_to_idx)
     return Listing(
         split,
@@ -206,7 +210,26 @@ def _of_folder(dataset: DatasetReference, place: Path, split: str) -> Listing:
         len(paths),
         {},
         sorted_by=names,
-        only=tuple(only),
+        only=only,
+    )
+
+
+@contextmanager
+def _taken(dataset: DatasetReference) -> Iterator[tuple[str, ...]]:
+    """The extensions of the files that timm takes for images meanwhile."""
+    usual = tuple(_extensions())
+    only = tuple(dataset.input_key.split(";")) if dataset.input_key else usual
+    _set_extensions(only)
+    try:
+        yield only
+    finally:
+        _set_extensions(usual)
+
+
+def _no_image(place: Path, only: Sequence[str]) -> ImageError:
+    kinds = ", ".join(sorted(only))
+    return ImageError(
+        f"{place}: holds no image of the kinds {kinds}; name others with --input-key, as .webp;.png"
     )
 
 
@@ -252,11 +275,12 @@ def _of_tar(dataset: DatasetReference, place: Path, split: str) -> Listing:
     try:
         # The list of members that timm may keep beside large ones is not looked at: it stays when
         # the .tar is written anew.
-        reader = _TarReader(str(place), cache_tarinfo=False)
-    except (OSError, tarfile.TarError, ValueError) as error:
-        empty = isinstance(error, ValueError)  # zip() of nothing, in timm
-        wrong: Exception = ValueError("there is no image in it") if empty else error
-        raise _cannot_be_read(place, wrong) from None
+        with _taken(dataset) as only:
+            reader = _TarReader(str(place), cache_tarinfo=False)
+    except (OSError, tarfile.TarError) as error:
+        raise _cannot_be_read(place, error) from None
+    except ValueError:  # zip() of nothing, in timm
+        raise _no_image(place, only) from None
     found = _Members()
     for member, parent, child in reader.samples:
         within = child.offset_data if child is not None else 0
@@ -275,7 +299,7 @@ def _of_tar(dataset: DatasetReference, place: Path, split: str) -> Listing:
         len(found.names),
         {},
         sorted_by=[member.path for member, _, _ in reader.samples],
-        only=tuple(_extensions()),
+        only=only,
     )
 
 

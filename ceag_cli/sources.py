@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from ceag_cli.joining import LABEL, DatasetStore, JoinedCsv, is_by_index
 from ceag_cli.labels import SPLITS
 from ceag_cli.lineage import DatasetReference, GroupsReference
 from ceag_cli.options import OF_DATASET, DataOptions, flag
+
+_EXTENSION = re.compile(r"\.[a-z0-9]+")
 
 OWN_FILES = "csv"
 """The data set that is none: the files that the CSV names."""
@@ -107,8 +110,14 @@ def join(
         LabelsError, ImageError: The CSV or the data set cannot be read, or not joined.
         LineageError: It holds other images or classes than when the model that names it was made.
     """
-    if dataset.name == "tar" and dataset.input_key is not None:
-        raise OptionError(f"--input-key {dataset.input_key}: has no meaning for --dataset tar")
+    key, of_files = dataset.input_key, dataset.name in ("folder", "tar")
+    if key is not None and of_files and not all(_EXTENSION.fullmatch(e) for e in key.split(";")):
+        raise OptionError(
+            f"--input-key {key}: for --dataset {dataset.name} it is extensions in small letters, "
+            "as .webp;.png"
+        )
+    if key is not None and dataset.kind == "torch":
+        raise OptionError(f"--input-key {key}: has no meaning for --dataset {dataset.name}")
     if dataset.target_key is not None and dataset.kind not in ("hfds", "wds"):
         raise OptionError(
             f"--target-key {dataset.target_key}: has no meaning for --dataset {dataset.name}"

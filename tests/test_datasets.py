@@ -8,7 +8,8 @@ Traps in timm's data layer that would make an audit quietly wrong, and the test 
 - An unreadable image is replaced by its neighbour: ``test_an_unreadable_image_is_named``.
 - Samplers repeat images to even out processes: ``test_two_processes_count_every_image_once``.
 - Class order: folders are sorted in natural order by timm and as text by torchvision:
-  ``test_classes_are_told_by_their_names_not_by_an_order``.
+  ``test_classes_are_told_by_their_names_not_by_an_order`` and
+  ``test_the_number_that_a_sorting_gives_a_folder_is_no_name_of_it``.
 - Averages of batches are averaged: ``test_accuracies_do_not_depend_on_the_batches``.
 - Training loaders augment and shuffle: ``test_train_images_are_audited_as_they_are``.
 - A kind of data set that timm does not know becomes a folder:
@@ -46,6 +47,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from test_distributed import torchrun
+from timm.data.readers.img_extensions import get_img_extensions
 from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 from torchvision.datasets import CIFAR10
 from toys import COLOURS, TINY, TRAIN, ceag, done, write_csv, write_images
@@ -178,6 +180,25 @@ def test_a_tar_gives_the_same_images_as_the_folder(tmp_path: Path, rows: Rows, k
     assert pixels_of(data) == expected
     assert data.dataset is not None
     assert data.dataset.labels == "check"  # and they agree
+
+
+def test_files_of_other_kinds(tmp_path: Path, rows: Rows) -> None:
+    extensions: Callable[[], tuple[str, ...]] = get_img_extensions
+    usual = extensions()
+    for row in rows[:2]:
+        path = tmp_path / "data" / row["path"]
+        Image.open(path).save(path.with_suffix(".webp"), lossless=True)
+        path.unlink()
+        row["path"] = row["path"].replace(".png", ".webp")
+    write_rows(tmp_path / "labels.csv", rows)
+    pack(tmp_path / "data", tmp_path / "all.tar")
+    for dataset, where in (("folder", "data"), ("tar", "all.tar")):
+        more = {"data_dir": str(tmp_path / where)}
+        assert len(problems(tmp_path, dataset, **more)) == 2
+        data = opened(tmp_path, dataset, input_key=".webp;.png", **more)
+        expected = [(tmp_path / "data" / row["path"]).read_bytes() for row in rows]
+        assert [data.store.read(path) for path in data.labels.paths] == expected
+    assert extensions() == usual
 
 
 def test_a_folder_for_each_split(tmp_path: Path, split_rows: Rows) -> None:
@@ -504,9 +525,9 @@ def test_kinds_that_there_are(name: str) -> None:
         ("folder", "data.tar", "is a file, and --dataset folder takes a folder; for a .tar it is"),
         ("tar", "data", "holds no .tar; for a folder of images it is --dataset folder"),
         ("tar", "labels.csv", "is no .tar"),
-        ("tar", "empty.tar", "there is no image in it"),
+        ("tar", "empty.tar", "holds no image of the kinds .jpeg, .jpg, .png; name others"),
         ("tar", "damaged.tar", "cannot be read"),
-        ("folder", "empty", "Found 0 images"),
+        ("folder", "empty", "holds no image of the kinds .jpeg, .jpg, .png; name others"),
         ("folder", "nowhere", "does not exist, and nothing is downloaded"),
         ("torch/mnist", "data", "nothing is downloaded: put the files there"),
         ("torch/image_folder", "labels.csv", "is no folder"),
@@ -531,7 +552,9 @@ def test_options_without_a_data_set_are_refused(tmp_path: Path, rows: Rows) -> N
         open_data(options, [], Quiet(), "dense")
     assert "needs --data-dir" in problems(tmp_path, "folder", data_dir=None)[0]
     assert "has no meaning" in problems(tmp_path, "folder", target_key="x")[0]
-    assert "has no meaning" in problems(tmp_path, "tar", input_key="x")[0]
+    assert "has no meaning" in problems(tmp_path, "torch/image_folder", input_key="x")[0]
+    for wrong in ("webp", ".PNG", ".png,.jpg", ""):
+        assert "it is extensions in small" in problems(tmp_path, "tar", input_key=wrong)[0]
 
 
 # Splits
@@ -595,8 +618,8 @@ def test_rows_without_an_image_and_images_without_a_row(tmp_path: Path, rows: Ro
         "'blue/33.png', 'green/4.png', 'green/31.png', ...); add rows, or leave them out with "
         "--unlisted drop",
         "labels.csv row 5: there is no image 'blue/nine.png' in data",
-        "labels.csv row 6: there is no image 'green/4.webp' in data (timm takes files of the kinds "
-        ".jpeg, .jpg, .png alone)",
+        "labels.csv row 6: there is no image 'green/4.webp' in data (taken are files of the kinds "
+        ".jpeg, .jpg, .png; others with --input-key)",
     ]
 
 
@@ -761,11 +784,21 @@ def test_classes_are_told_by_their_names_not_by_an_order(tmp_path: Path) -> None
     for dataset in ("folder", "torch/image_folder"):
         data = opened(tmp_path, dataset)
         assert data.labels.label.words() == ["10", "10", "2", "2", "1", "1"]
-    # The number that a sorting gives a folder is no name of it.
     labelled = [row | {"label": "2" if row["path"][:2] == "10" else "1"} for row in found]
     write_rows(tmp_path / "labels.csv", labelled, ["path", "label", "split", "group"])
     for dataset in ("folder", "torch/image_folder"):
         assert len(problems(tmp_path, dataset)) == 2
+
+
+def test_the_number_that_a_sorting_gives_a_folder_is_no_name_of_it(
+    tmp_path: Path, rows: Rows
+) -> None:
+    number = {name: str(i) for i, name in enumerate(COLOURS)}
+    write_rows(tmp_path / "labels.csv", [row | {"label": number[row["label"]]} for row in rows])
+    pack(tmp_path / "data", tmp_path / "all.tar")
+    assert len(problems(tmp_path, "folder")) == 3
+    assert len(problems(tmp_path, "torch/image_folder")) == 3
+    assert len(problems(tmp_path, "tar", data_dir=str(tmp_path / "all.tar"))) == 3
 
 
 # Bytes
