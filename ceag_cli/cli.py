@@ -419,6 +419,20 @@ def _print_audit(audit: Any, name: str) -> None:
         _print(render(audit, name))
 
 
+@_command("explain", "Example: ceag explain (describes; the exit code is no verdict)")
+def _explain(options: Command) -> None:
+    from ceag_cli import explaining
+    from ceag_cli.explanationformats import render
+    from ceag_cli.explanations import ExplanationNotWritten
+
+    try:
+        found = explaining.explain(options, Terminal())  # type: ignore[arg-type]
+    except ExplanationNotWritten as error:
+        _print(render(error.explained, options.format))
+        raise
+    _print(render(found, options.format))
+
+
 @_registered("schema")
 def _schema() -> None:
     """Print the JSON schema of the audit's JSON document.

@@ -23,6 +23,7 @@ def audit_document(
     version: str,
     seed: int,
     more: Sequence[Mapping[str, Any]] = (),
+    explanation: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """An audit as one JSON document: fractions, never percent; ``null`` for what is not known."""
     return {
@@ -31,6 +32,27 @@ def audit_document(
         "version": version,
         "command": "audit",
         "seed": seed,
+        **subject_document(subject),
+        "overall": overall_document(result),
+        "policy": policy_document(result.policy),
+        "inference": {
+            "alpha": result.policy.alpha,
+            "bounds": "one-sided",
+            "interval": result.policy.interval,
+            "multiplicity": "holm",
+            "family_size": result.family_size,
+        },
+        "splits": [_fields(split) for split in result.splits],
+        "groups": [_fields(group) for group in result.groups],
+        "checks": [_fields(check) for check in result.checks],
+        "more": [dict(found) for found in more],
+        "explanation": None if explanation is None else dict(explanation),
+    }
+
+
+def subject_document(subject: Subject) -> dict[str, Any]:
+    """The files that a result is about, as the entries ``models`` and ``data``."""
+    return {
         "models": {
             "architecture": subject.architecture,
             "dense": {"path": subject.dense, "sha256": subject.dense_sha256},
@@ -53,19 +75,6 @@ def audit_document(
             "predictions_sha256": subject.predictions_sha256,
             "dataset": subject.dataset and dict(subject.dataset),
         },
-        "overall": overall_document(result),
-        "policy": policy_document(result.policy),
-        "inference": {
-            "alpha": result.policy.alpha,
-            "bounds": "one-sided",
-            "interval": result.policy.interval,
-            "multiplicity": "holm",
-            "family_size": result.family_size,
-        },
-        "splits": [_fields(split) for split in result.splits],
-        "groups": [_fields(group) for group in result.groups],
-        "checks": [_fields(check) for check in result.checks],
-        "more": [dict(found) for found in more],
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,9 @@ def _lines(value: Any, levels: int, indent: str = "") -> str:
 
 
 def _html(audit: Audit) -> str:
-    return page(audit.result, audit.subject, audit.version, audit.more, audit.flips)
+    return page(
+        audit.result, audit.subject, audit.version, audit.more, audit.flips, audit.explanation
+    )
 
 
 FORMATS: dict[str, Callable[[Audit], str]] = {
@@ -75,7 +78,7 @@ def render(audit: Audit, name: str) -> str:
     return FORMATS[name](audit)
 
 
-def refuse_file(folder: Path) -> None:
+def refuse_file(folder: Path, stem: str = "audit") -> None:
     """Refuse a file where the folder of all reports is to be named.
 
     Raises:
@@ -86,12 +89,15 @@ def refuse_file(folder: Path) -> None:
     name = names.get(folder.suffix.lower())
     if name is not None and not folder.is_dir():
         raise OutputError(
-            f"-o {folder}: names the folder of the audit; for a file say --report {name}={folder}"
+            f"-o {folder}: names the folder of the {stem}; for a file say --report {name}={folder}"
         )
 
 
 def report_files(
-    reports: Sequence[str], folder: Path | None = None, inputs: Sequence[Path] = ()
+    reports: Sequence[str],
+    folder: Path | None = None,
+    inputs: Sequence[Path] = (),
+    stem: str = "audit",
 ) -> dict[Path, str]:
     """The files to write, with their formats: those of the run folder, then those asked for.
 
@@ -99,13 +105,14 @@ def report_files(
         reports: As ``FORMAT=FILE``.
         folder: The run folder, once it is known.
         inputs: What the audit reads; it is not written over.
+        stem: Name of the files in the run folder, without what tells the format.
 
     Raises:
         OutputError: With every file that cannot be written.
     """
     asked = [(name, file) for name, _, file in (report.partition("=") for report in reports)]
     if folder is not None:
-        own = [("json", str(folder / "audit.json")), ("html", str(folder / "audit.html"))]
+        own = [(kind, str(folder / f"{stem}.{kind}")) for kind in ("json", "html")]
         asked = own + asked
     read = {os.path.realpath(path) for path in inputs}
     files: dict[Path, str] = {}
@@ -117,7 +124,7 @@ def report_files(
         if file.endswith(("/", os.sep)):
             problem = "names a folder; name a file in it"
         elif str(real) in read:
-            problem = "is read by this audit and is not written over"
+            problem = f"is read by this {stem} and is not written over"
         elif real.is_file() and real.suffix.lower() in NO_REPORTS:
             problem = "is there already and is no report; it is not written over"
         elif files.get(real, name) != name:
@@ -136,12 +143,18 @@ def write_reports(audit: Audit, files: Mapping[Path, str]) -> None:
     Raises:
         NotWritten: With every file that could not be written.
     """
+    problems = written(files, partial(render, audit))
+    if problems:
+        raise NotWritten(problems, audit)
+
+
+def written(files: Mapping[Path, str], render: Callable[[str], str]) -> list[str]:
+    """Write every file in its format; returns what could not be written, and why."""
     problems: list[str] = []
     for file, name in files.items():
         try:
             write = write_stream if is_stream(file) else write_text
-            write(file, render(audit, name))
+            write(file, render(name))
         except OutputError as error:
             problems += error.problems
-    if problems:
-        raise NotWritten(problems, audit)
+    return problems

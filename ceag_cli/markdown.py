@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 
+from ceag_cli.explanationreport import brief_lines
 from ceag_cli.findings import DESCRIPTIVE, AuditResult, GroupResult, SplitResult
 from ceag_cli.report import (
     CAVEAT,
@@ -48,6 +49,8 @@ def markdown(audit: Audit) -> str:
         for found in audit.more:
             if found.split == split.split:
                 lines += ["", *(f"- {escaped(line.strip())}" for line in shift_lines(found))]
+    if audit.explanation is not None:
+        lines += ["", *(f"- {escaped(line.strip())}" for line in brief_lines(audit.explanation))]
     text = "\n".join(lines) + "\n"
     for split in splits:
         text += _folded(result, split, MOST_BYTES - len(text.encode()))

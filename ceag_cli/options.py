@@ -13,6 +13,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar, Union
 
 from ceag_cli.clauses import (
@@ -29,6 +30,12 @@ Options = TypeVar("Options", bound="RunOptions")
 
 AUDIT_FORMATS = ("text", "json", "markdown", "github", "junit", "csv", "html")
 """What an audit can be written as; ``formats`` knows how."""
+
+EXPLAIN_FORMATS = ("text", "json", "markdown", "html")
+"""What an explanation can be written as; ``explanationformats`` knows how."""
+
+REPORT_EXAMPLES = {AUDIT_FORMATS: "junit=audit.xml", EXPLAIN_FORMATS: "markdown=why.md"}
+"""For who has given something else."""
 
 EMPTY = "is empty, as an unset variable makes it; give a value, or leave it out"
 """What is wrong with a text without letters. Taken for "not given" it would change what is done."""
@@ -823,12 +830,12 @@ class MitigateOptions(DataOptions, ArchitectureOptions, TrainingOptions, RunOpti
     epochs: int = option(30, "Epochs, gradual pruning included.", TRAINING, low=1, paper=60)
 
 
-def _not_a_report(value: str) -> str | None:
+def _not_a_report(value: str, formats: tuple[str, ...] = AUDIT_FORMATS) -> str | None:
     kind, equals, file = value.partition("=")
     if not equals or not file:
-        return f"'{value}' is not FORMAT=FILE, e.g. junit=audit.xml"
-    if kind not in AUDIT_FORMATS:
-        return f"'{kind}' is not one of {', '.join(AUDIT_FORMATS)}"
+        return f"'{value}' is not FORMAT=FILE, e.g. {REPORT_EXAMPLES[formats]}"
+    if kind not in formats:
+        return f"'{kind}' is not one of {', '.join(formats)}"
     return None
 
 
@@ -999,6 +1006,65 @@ class AuditOptions(DataOptions, ArchitectureOptions, RunOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExplainOptions(DataOptions, ArchitectureOptions, RunOptions):
+    """Describe by group why pruning costs what it costs: gradients, curvature and margins.
+
+    At the dense model, by the quantities of Tran et al. 2022, with the change of loss that they
+    predict beside the one that is measured. Nothing of it is a verdict.
+    """
+
+    checkpoint: str | None = option(
+        None,
+        "Sparse model. [default: the newest mitigated, else the newest pruned one in the "
+        "current folder]",
+        MODEL,
+        positional=True,
+    )
+    dense: str | None = option(
+        None,
+        "Dense model to start from.",
+        MODEL,
+        flags=("--baseline",),
+        shown="the one the file names",
+    )
+    split: str = option(
+        "test", "Split whose images are looked at.", DATA, choices=("train", "val", "test")
+    )
+    max_images_per_group: int = option(
+        512,
+        "Images of a group that losses, gradients and curvature are taken on, drawn by --seed; 0 "
+        "takes all.",
+        METHOD,
+        low=0,
+    )
+    tol: float = option(
+        0.01,
+        "Residual of a largest eigenvalue, as a fraction of it, that ends Lanczos' method.",
+        METHOD,
+        above=0,
+        below=1,
+    )
+    max_iterations: int = option(
+        100, "Hessian-vector products a group after which it ends without that.", METHOD, low=1
+    )
+    output: str | None = option(
+        None,
+        "Folder for explanation.json and explanation.html.",
+        OUTPUT,
+        flags=("-o",),
+        shown="the sparse model's run folder, where the audit has its reports",
+    )
+    format: str = option("text", "What is printed.", OUTPUT, choices=EXPLAIN_FORMATS)
+    report: tuple[str, ...] = option(
+        (),
+        "FORMAT=FILE: also write the result to a file, as any of the formats; may be repeated.",
+        OUTPUT,
+        repeatable=True,
+        rule=partial(_not_a_report, formats=EXPLAIN_FORMATS),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExportOptions(DataOptions, ArchitectureOptions, RunOptions):
     """Write a model as ONNX, which ONNX Runtime and OpenVINO run; compared with PyTorch.
 
@@ -1021,13 +1087,16 @@ class ExportOptions(DataOptions, ArchitectureOptions, RunOptions):
     )
 
 
-Command = DenseOptions | PruneOptions | MitigateOptions | AuditOptions | ExportOptions
+Command = (
+    DenseOptions | PruneOptions | MitigateOptions | AuditOptions | ExplainOptions | ExportOptions
+)
 
 COMMANDS: dict[str, type[Command]] = {
     "dense": DenseOptions,
     "prune": PruneOptions,
     "mitigate": MitigateOptions,
     "audit": AuditOptions,
+    "explain": ExplainOptions,
     "export": ExportOptions,
 }
 

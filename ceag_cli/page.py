@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from ceag_cli.explanationreport import explanation_html
+from ceag_cli.explanations import Explanation
 from ceag_cli.findings import (
     DESCRIPTIVE,
     FAIL,
@@ -287,6 +289,7 @@ def page(
     version: str,
     more: Sequence[Shifts] = (),
     flips: Sequence[Flip] = (),
+    explanation: Explanation | None = None,
 ) -> str:
     """The whole page. Names from the CSV are escaped, so they stay inert."""
     policy = result.policy
@@ -327,6 +330,7 @@ def page(
         scatters=[found for found in scatters if found is not None],
         pictures=_pictures(flips),
         more={found.split: shift_html(found) for found in more},
+        why="" if explanation is None else explanation_html(explanation),
         shapes=SHAPES,
         drawn=DRAWN,
         width=WIDTH,

@@ -6,6 +6,7 @@ import io
 
 from rich.console import Console
 
+from ceag_cli.explanationreport import brief_lines
 from ceag_cli.report import (
     CAVEAT,
     audit_headline,
@@ -27,6 +28,10 @@ def print_audit(audit: Audit, console: Console) -> None:
         console.print(split_line(split), style="bold")
         console.print(audit_table(result, split.split))
         for line in more.get(split.split, ()):
+            console.print(line)
+        console.print()
+    if audit.explanation is not None:
+        for line in brief_lines(audit.explanation):
             console.print(line)
         console.print()
     for line in check_lines(result):

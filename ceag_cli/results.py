@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ceag_cli.errors import OutputError
+from ceag_cli.explanations import Explanation
 from ceag_cli.findings import AuditResult, SplitResult, Subject
 from ceag_cli.iterates import Measured
 from ceag_cli.shifts import Shifts
@@ -153,6 +154,8 @@ class Audit:
     """Of ceag."""
     flips: tuple[Flip, ...] = ()
     """A few of the images that are lost, of the worst groups."""
+    explanation: Explanation | None = None
+    """What ``ceag explain`` has left in the folder about the same files."""
 
 
 class NotWritten(OutputError):

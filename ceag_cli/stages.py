@@ -27,6 +27,7 @@ from ceag_cli.distributed import World, speaking
 from ceag_cli.documents import audit_document
 from ceag_cli.errors import OptionError, OutputError
 from ceag_cli.evaluation import Compute, evaluate
+from ceag_cli.explanations import explanation_document, kept_explanation
 from ceag_cli.formats import refuse_file, report_files, write_reports
 from ceag_cli.gallery import gallery
 from ceag_cli.images import Split
@@ -381,9 +382,14 @@ def run_audit(options: AuditOptions, reporter: Reporter | None = None) -> Audit:
         for split in table.splits
     )
     further = [shift_document(found) for found in more]
-    document = audit_document(result, subject, _version(), options.seed, further)
+    why, reason = world.on_first(partial(kept_explanation, folder, subject))
+    if reason is not None:
+        reporter.say(reason)
+    explained = None if why is None else explanation_document(why)
+    document = audit_document(result, subject, _version(), options.seed, further, explained)
     flips = gallery(result, table, answered.read, options.gallery) if answered.read else ()
-    found = Audit(result, subject, document, folder / "audit.html", more, _version(), flips)
+    page = folder / "audit.html"
+    found = Audit(result, subject, document, page, more, _version(), flips, why)
     world.on_first(partial(write_reports, found, files))
     return found
 

@@ -104,7 +104,9 @@ def test_versions_are_shown() -> None:
     assert f"timm {timm.__version__}" in result.stdout.splitlines()
 
 
-@pytest.mark.parametrize("command", ["dense", "prune", "mitigate", "audit", "export", "info"])
+@pytest.mark.parametrize(
+    "command", ["dense", "prune", "mitigate", "audit", "explain", "export", "info"]
+)
 def test_every_command_has_help(command: str) -> None:
     result = done(command, "--help")
     assert "Example: ceag " + command in " ".join(result.stdout.split())

@@ -23,16 +23,23 @@ from markdown_it import MarkdownIt
 from toys import SUBJECT as PRUNED
 from typer.testing import CliRunner
 
-from ceag_cli import formats
+from ceag_cli import explanationformats, formats
 from ceag_cli.audit import Paired, audit
 from ceag_cli.cli import app
 from ceag_cli.documents import audit_document
 from ceag_cli.errors import OptionError, OutputError
+from ceag_cli.explanations import (
+    Explained,
+    Explanation,
+    GroupExplanation,
+    explanation_document,
+    features_of,
+)
 from ceag_cli.findings import AuditResult, Subject
 from ceag_cli.formats import FORMATS, render, report_files, write_reports
 from ceag_cli.groups import Grouping
 from ceag_cli.markdown import escaped
-from ceag_cli.options import AUDIT_FORMATS, AuditOptions
+from ceag_cli.options import AUDIT_FORMATS, EXPLAIN_FORMATS, AuditOptions
 from ceag_cli.policy import Policy, Waiver
 from ceag_cli.report import printable
 from ceag_cli.results import Audit, NotWritten
@@ -303,6 +310,124 @@ def test_the_overall_numbers_are_those_of_all_gated_images() -> None:
     assert overall["noise_floor"] == max(split.noise_floor or 0 for split in splits)
     assert overall["omnibus_p"] == min(1, 2 * min(split.omnibus_p or 0 for split in splits))
     assert wrong(found(result).document, SCHEMA) == []
+
+
+def why(*names: str) -> Explanation:
+    """An explanation of groups of which one has no images and one no finite mixture."""
+    groups = [
+        GroupExplanation(
+            *("race", name, 100, 50),
+            loss_dense=0.5,
+            loss_sparse=0.75 + g,
+            loss_change=0.25 + g,
+            change_by_weights=None if g == 1 else 0.5 + g,
+            change_by_buffers=12.0,
+            excess_gap=0.01 * g,
+            gradient_norm=1.5 + g,
+            largest_eigenvalue=20.0 + g,
+            smallest_eigenvalue=-3.0,
+            residual=0.125,
+            iterations=8,
+            converged=g != 2,
+            bound_gradient=3.0,
+            bound_curvature=40.0,
+            bound=43.0 + g,
+            first_order=0.125,
+            second_order=0.25 - g,
+            margin_dense=4.0,
+            margin_sparse=-1.0,
+            closeness_dense=0.125,
+            closeness_sparse=0.25,
+        )
+        for g, name in enumerate(names)
+    ]
+    groups.append(GroupExplanation("race", "empty", 0, 0))
+    return Explanation(
+        *("test", 300, 50, 42, 0.01, 100, 1000, 20.0, 2.0, True, tuple(groups)),
+        features_of(groups, buffers_differ=True),
+    )
+
+
+def explained_by(explanation: Explanation) -> Explained:
+    document = {"explanation": explanation_document(explanation)}
+    return Explained(explanation, SUBJECT, document, Path("run/explanation.html"), "1.2.3")
+
+
+def test_an_explanation_is_as_the_schema_says() -> None:
+    plain = json.loads(json.dumps(explanation_document(why("a", "b", "c")), allow_nan=False))
+    assert wrong(plain, SCHEMA["$defs"]["explanation"]) == []
+    assert [group["change_by_weights"] for group in plain["groups"]] == [0.5, None, 2.5, None]
+    for name in ("explanation", "explained_group", "explained_feature", "explained_correlation"):
+        schema = SCHEMA["$defs"][name]
+        assert sorted(schema["required"]) == sorted(schema["properties"])
+    result = audited(("a", "b"), (5, 0), (100, 100)).result
+    document = audit_document(result, SUBJECT, "1.2.3", 42, (), plain)
+    assert wrong(document, SCHEMA) == []
+    assert document["explanation"] == plain
+    assert json.loads(render(SMALL, "json"))["explanation"] is None
+
+
+def test_the_text_of_an_explanation() -> None:
+    text = explanationformats.render(explained_by(why("a", "b", "c")), "text")
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert lines[:6] == [
+        "test: 300 images, at most 50 images a group, drawn by seed 42. From the dense to the "
+        "sparse model 1000 weights move by ||d|| = 2, at a norm of 20 (10.0 % of theirs).",
+        "group n loss change by weights by buffers 1st order 2nd order ||g|| lambda "
+        "bound: gradient + curvature margin p(1-p) psi",
+        "race=c 50 of 100 0.5 → 2.75 +2.25 +2.5 +12 +0.125 -1.75 3.5 22* 3 + 40 4 → -1 "
+        "0.125 → 0.25 +2.0",
+        "race=b 50 of 100 0.5 → 1.75 +1.25 – +12 +0.125 -0.75 2.5 21 3 + 40 4 → -1 "
+        "0.125 → 0.25 +1.0",
+        "race=a 50 of 100 0.5 → 0.75 +0.25 +0.5 +12 +0.125 +0.25 1.5 20 3 + 40 4 → -1 "
+        "0.125 → 0.25 +0.0",
+        "race=empty 0 – – – – – – – – – – – –",
+    ]
+    (head, first) = text.splitlines()[1:3]
+    assert len(head) == len(first)  # columns are aligned
+    assert (
+        "*: not within the tolerance 0.01 after 100 Hessian-vector products (1 group); the "
+        "largest eigenvalue may be larger (--max-iterations)."
+    ) in lines
+    assert any("gradient norm +1.00 (p 0.33)" in line for line in lines)
+    assert any("second order -1.00 (p 0.33)" in line for line in lines)
+
+
+HOSTILE = ("<b>x</b>", "a|b", "::error::x", "two\nlines", "\x1b[31m")
+
+
+@pytest.mark.parametrize("name", EXPLAIN_FORMATS)
+def test_names_in_an_explanation_are_text(name: str) -> None:
+    text = explanationformats.render(explained_by(why(*HOSTILE)), name)
+    assert text.endswith("\n")
+    assert "\x1b" not in text
+    if name != "json":
+        assert "two\nlines" not in text
+        assert not [line for line in text.splitlines() if re.match(r"\s*(::|##\[)", line)]
+    if name in ("html", "markdown"):
+        assert "<b>" not in text
+    if name == "markdown":
+        rows = cells_of(text)
+        assert ["race=" + printable(hostile) for hostile in HOSTILE] == sorted(
+            (row[0] for row in rows if row[0] not in ("group", "race=empty")),
+            key=lambda cell: [f"race={printable(h)}" for h in HOSTILE].index(cell),
+        )
+        assert {len(row) for row in rows} == {14}
+
+
+@pytest.mark.parametrize("name", AUDIT_FORMATS)
+def test_an_audit_with_an_explanation_in_every_format(name: str) -> None:
+    plain = audited(("a", "b"), (5, 0), (100, 100))
+    with_it = dataclasses.replace(plain, explanation=why(*HOSTILE))
+    text = render(with_it, name)
+    if name in ("text", "markdown"):
+        assert "why (ceag explain)" in text
+        assert "grows most in race=" in text
+    elif name == "html":
+        assert "Why: gradients, curvature and margins on test (described only)" in text
+        assert "<b>x" not in text
+    else:
+        assert text == render(plain, name)
 
 
 # Markdown
