@@ -59,6 +59,9 @@ from ceag_cli.runs import folder_of
 SCHEMA_VERSION = 1
 """Of what ``explain`` says with ``--format json``."""
 
+WITHOUT_EFFECT = ("resume", "overwrite", "amp", "amp_dtype", "torchcompile")
+"""Options of every command that change nothing here."""
+
 
 def explain(options: ExplainOptions, reporter: Reporter | None = None) -> Explained:
     """Describe by group why pruning costs what it costs, on the images of one split.
@@ -78,7 +81,7 @@ def explain(options: ExplainOptions, reporter: Reporter | None = None) -> Explai
         CeagError: Something else given cannot be used.
     """
     reporter = reporter or Quiet()
-    for warning in no_effect(options, {"on explain": (True, ("resume", "overwrite", "amp"))}):
+    for warning in no_effect(options, {"on explain": (True, WITHOUT_EFFECT)}):
         reporter.warn(warning)
     given = None if options.output is None else Path(options.output)
     if given is not None:
@@ -266,7 +269,8 @@ def _buffers_differ(dense: nn.Module, sparse: nn.Module) -> bool:
 
 
 def _explanation(models: _Models, options: ExplainOptions, reporter: Reporter) -> Explanation:
-    compute = replace(Compute.of(options), amp=False)  # curvature is nothing for bfloat16
+    # Curvature is nothing for half precision, and compiled models have no second derivatives.
+    compute = replace(Compute.of(options), amp=False, backend=None)
     split = models.data.split(options.split, models.preprocessing, options, reporter)
     grouping = models.data.labels.grouping
     chosen = drawn(split.groups, grouping.num_groups, options.max_images_per_group, options.seed)
