@@ -216,5 +216,6 @@ class Subject:
     @property
     def files(self) -> list[Path]:
         """What the audit has read, as far as it is files."""
-        named = (self.dense, self.sparse, self.groups, self.predictions)
+        images = self.dataset["root"] if self.dataset is not None else None
+        named = (self.dense, self.sparse, self.groups, self.predictions, images)
         return [Path(name) for name in named if name is not None]

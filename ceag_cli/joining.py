@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -32,6 +33,8 @@ INDEX = "index"
 
 LABEL = "label"
 """Label column that the data set's own classes can stand in for."""
+
+_INDEX = re.compile(r"[0-9]{1,18}")
 
 _NO_PLACE = "no place "
 """How a row is called whose index is none, which no image can be."""
@@ -100,7 +103,7 @@ class DatasetStore:
     def number_at(self, split: str, index: str) -> int | None:
         """The image at a place of a split; ``None`` where there is none."""
         for listing, begin in zip(self.listings, self.begins.tolist(), strict=False):
-            if listing.split == split and index.isascii() and index.isdigit():
+            if listing.split == split and _INDEX.fullmatch(index):
                 return begin + int(index) if int(index) < listing.count else None
         return None
 
@@ -273,14 +276,17 @@ class JoinedCsv:
         wanted = np.array([_position(splits, of.get(name)) for name in split.names], np.int64)
         there = np.searchsorted(self.store.begins, found, "right") - 1
         wrong = (found >= 0) & (wanted[split.codes] >= 0) & (there != wanted[split.codes])
-        for row in np.flatnonzero(wrong).tolist():
-            name = split.names[split.codes[row]]
+        rows = np.flatnonzero(wrong)
+        kinds = np.stack([split.codes[rows], there[rows]])
+        for code, place in np.unique(kinds, axis=1).T.tolist():
+            same = rows[(kinds[0] == code) & (kinds[1] == place)]
+            row, name = int(same[0]), split.names[code]
             self.by_record.append(
                 (
                     int(content.records[row]),
-                    f"image '{content.ids[row]}' is in split '{splits[there[row]]}' of the data "
-                    f"set, but the row's split is '{name}', for which "
-                    f"{flag(f'{name}_split')} names '{of[name]}'",
+                    f"image '{content.ids[row]}' is in split '{splits[place]}' of the data set, "
+                    f"but the row's split is '{name}', for which {flag(f'{name}_split')} names "
+                    f"'{of[name]}'{_more(len(same))}",
                 )
             )
 
@@ -305,14 +311,13 @@ class JoinedCsv:
                 differing.setdefault((label, own), []).append(row)
         for (label, own), rows in differing.items():
             if not self._same(label, own):
-                more = f" (and {len(rows) - 1} more rows)" if len(rows) > 1 else ""
                 self.by_record.append(
                     (
                         int(content.records[rows[0]]),
                         f"label '{label}' (column '{self.label_column}'), but the data set's own "
-                        f"class of '{content.ids[rows[0]]}' is '{own}'{more}; correct one of them, "
-                        "let --class-map give both the same output, or, where the data set's "
-                        "classes are not the target, say --dataset-labels ignore",
+                        f"class of '{content.ids[rows[0]]}' is '{own}'{_more(len(rows))}; correct "
+                        "one of them, let --class-map give both the same output, or, where the "
+                        "data set's classes are not the target, say --dataset-labels ignore",
                     )
                 )
 
@@ -353,6 +358,11 @@ def without_a_row(names: Sequence[str]) -> str:
     shown = ", ".join(f"'{name}'" for name in names[:SHOWN_NAMES])
     more = ", ..." if len(names) > SHOWN_NAMES else ""
     return f"{which} of the data set {'has' if len(names) == 1 else 'have'} no row ({shown}{more})"
+
+
+def _more(rows: int) -> str:
+    """How many rows have the same problem as the first."""
+    return f" (and {rows - 1} more rows)" if rows > 1 else ""
 
 
 def _normal(path: str) -> str:

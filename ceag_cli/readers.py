@@ -328,7 +328,7 @@ def _of_torch(dataset: DatasetReference, root: Path, split: str) -> Listing:
         found = create_dataset(
             f"torch/{name}", root=str(place), split=split, search_split=False, download=False
         )
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # of many kinds, where a file is damaged
         reason = str(error).replace("You can use download=True to download it", "")
         raise _cannot_be_read(
             place, RuntimeError(reason), "; nothing is downloaded: put the files there"
@@ -446,9 +446,10 @@ def _places_of_records(records: Any, key: str) -> list[str | None]:
 
 def _name_of_record(place: str, root: Path, split: str) -> str:
     """The path of a file inside of the folder, or what a record calls its image, in its split."""
-    if os.path.isabs(place):
-        return _joined(os.path.relpath(place, root.resolve()))
-    return _joined(split, place)
+    if not os.path.isabs(place):
+        return _joined(split, place)
+    start = root.absolute() if Path(place).is_relative_to(root.absolute()) else root.resolve()
+    return _joined(os.path.relpath(place, start))
 
 
 def _labels_of_records(dataset: DatasetReference, reader: Any) -> list[str | None]:

@@ -588,12 +588,14 @@ def test_rows_of_a_split_that_is_not_named(tmp_path: Path, split_rows: Rows) -> 
 
 
 def test_an_image_of_another_split(tmp_path: Path, split_rows: Rows) -> None:
-    split_rows[0]["split"] = "test"
+    split_rows[0]["split"] = split_rows[9]["split"] = "test"
+    split_rows[30]["split"] = "train"
     write_rows(tmp_path / "labels.csv", split_rows)
-    (problem,) = problems(tmp_path, "folder", **SPLITS)
+    problem, other = problems(tmp_path, "folder", **SPLITS)
+    assert other.startswith("labels.csv row 32: image 'test/blue/30.png' is in split 'test'")
     assert problem == (
         "labels.csv row 2: image 'train/blue/0.png' is in split 'train' of the data set, but the "
-        "row's split is 'test', for which --test-split names 'test'"
+        "row's split is 'test', for which --test-split names 'test' (and 1 more rows)"
     )
 
 
@@ -705,7 +707,7 @@ def test_places_in_a_folder_are_those_of_timm(tmp_path: Path, rows: Rows) -> Non
     assert data.labels.paths == [row["path"] for row in rows]  # files go by their names
 
 
-@pytest.mark.parametrize("index", ["36", "-1", "1.0", "", "x", "²"])
+@pytest.mark.parametrize("index", ["36", "-1", "1.0", "", "x", "²", "1" * 5000])
 def test_a_place_that_there_is_not(tmp_path: Path, rows: Rows, index: str) -> None:
     placed = [row | {"index": str(i)} for i, row in enumerate(natural_order(rows))]
     placed[35]["index"] = index
@@ -979,6 +981,15 @@ def test_the_csvs_own_files_can_be_taken_in_place_of_the_data_set(trained: Path)
     assert "36 images in data" in own.stderr
     document = json.loads((trained / "model.pruned.run" / "audit.json").read_text())
     assert document["data"]["dataset"] is None
+
+
+def test_a_report_does_not_replace_the_data_set(trained: Path) -> None:
+    done("prune", "--sparsity", "0.5")
+    before = (trained / "all.tar").read_bytes()
+    result = ceag("audit", "--workers", "0", "--report", "json=all.tar")
+    assert result.exit_code == 2
+    assert "all.tar" in result.stderr
+    assert (trained / "all.tar").read_bytes() == before
 
 
 def test_answers_are_kept_and_shown_with_the_data_set(trained: Path) -> None:
