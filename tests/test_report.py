@@ -395,6 +395,7 @@ def test_the_audit_document() -> None:
         "groups",
         "checks",
         "more",
+        "explanation",
     ]
     assert [document[key] for key in list(document)[:5]] == [2, "ceag", "1.2.3", "audit", 7]
     assert document["models"] == {
