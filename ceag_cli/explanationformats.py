@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ceag_cli.explanationreport import CAVEAT, columns_of, explanation_html, explanation_lines
-from ceag_cli.explanations import Explained
+from ceag_cli.explanationreport import (
+    CAVEAT,
+    columns_of,
+    correlation_rows,
+    explanation_html,
+    feature_lines,
+    few,
+    headline,
+    notes,
+)
+from ceag_cli.explanations import Explained, Explanation
 from ceag_cli.formats import as_json
 from ceag_cli.markdown import escaped
 from ceag_cli.report import percent, printable
@@ -18,55 +27,66 @@ MOST_ROWS = 25
 def text(explained: Explained) -> str:
     """Plain text: a table of groups, worst first, and what follows."""
     found = explained.explanation
-    groups = found.worst_first()
-    columns = columns_of(found)
-    rows = [
-        ["group", *(name for name, _ in columns)],
-        *([printable(g.name), *(cell(g) for _, cell in columns)] for g in groups[:MOST_ROWS]),
-    ]
-    lines = _aligned(rows)
-    if len(groups) > MOST_ROWS:
-        lines.append(f"and {len(groups) - MOST_ROWS} more groups")
-    said = explanation_lines(found)
-    lines = [said[0], *lines, *said[1:], CAVEAT, f"report: {explained.page}"]
+    rows, left_out = _groups(found)
+    lines = [headline(found), *_aligned([[printable(cell) for cell in row] for row in rows])]
+    if left_out:
+        lines.append(f"and {left_out} more groups")
+    lines += notes(found)
+    for feature in found.features:
+        first, *others = feature_lines(feature)
+        table = correlation_rows(feature)
+        lines += [first, *(f"  {line}" for line in [*others, *_aligned(table)])]
+        lines += [f"  {few(feature)}"] * bool(table)
+    lines += [CAVEAT, f"report: {explained.page}"]
     # GitHub takes a line of a log that begins so for a command.
     safe = (f"| {x}" if x.lstrip().startswith(("::", "##[")) else x for x in lines)
     return "\n".join(safe) + "\n"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+Rows = Sequence[Sequence[str]]
+
+
+def _groups(found: Explanation) -> tuple[Rows, int]:
+    """A table of the first groups, its head first, and how many there are more."""
+    columns, groups = columns_of(found), found.worst_first()
+    head = ["group", *(name for name, _ in columns)]
+    rows = [[group.name, *(cell(group) for _, cell in columns)] for group in groups[:MOST_ROWS]]
+    return [head, *rows], len(groups) - len(rows)
+
+
+def _aligned(rows: Rows) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            [
-                f"{row[0]:<{widths[0]}}",
-                *(f"{c:>{w}}" for c, w in zip(row[1:], widths[1:], strict=True)),
-            ]
-        )
-        for row in rows
-    ]
+    lines = []
+    for name, *cells in rows:
+        right = [f"{cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True)]
+        lines.append("  ".join([f"{name:<{widths[0]}}", *right]))
+    return lines
 
 
 def markdown(explained: Explained) -> str:
     """For a summary or a comment: the table of groups and what follows."""
     found = explained.explanation
-    columns = columns_of(found)
-    groups = found.worst_first()
-    said = explanation_lines(found)
-    rows = [
-        ["group", *(escaped(name) for name, _ in columns)],
-        [":--", *("--:" for _ in columns)],
-        *(
-            [escaped(g.name), *(escaped(cell(g)) for _, cell in columns)]
-            for g in groups[:MOST_ROWS]
-        ),
-    ]
-    lines = ["## ceag explain", "", escaped(said[0]), ""]
-    lines += [f"| {' | '.join(row)} |" for row in rows]
-    if len(groups) > MOST_ROWS:
-        lines += ["", f"{len(groups) - MOST_ROWS} more groups are in explanation.json."]
-    lines += ["", *(f"- {escaped(line.strip())}" for line in said[1:]), "", escaped(CAVEAT), ""]
-    return "\n".join([*lines, f"Written by ceag {escaped(explained.version)}."]) + "\n"
+    rows, left_out = _groups(found)
+    lines = ["## ceag explain", "", escaped(headline(found)), "", *_table(rows)]
+    if left_out:
+        lines += ["", f"{left_out} more groups are in explanation.json."]
+    lines += ["", *(f"- {escaped(note)}" for note in notes(found))]
+    for feature in found.features:
+        lines += [f"- {escaped(line)}" for line in feature_lines(feature)]
+        table = correlation_rows(feature)
+        if table:
+            lines += ["", *_table(table), "", escaped(f"{few(feature)}."), ""]
+    return "\n".join([*lines, "", escaped(CAVEAT), "", _written_by(explained)]) + "\n"
+
+
+def _table(rows: Rows) -> list[str]:
+    head, *others = [[escaped(cell) for cell in row] for row in rows]
+    sides = [":--", *("--:" for _ in head[1:])]
+    return [f"| {' | '.join(row)} |" for row in (head, sides, *others)]
+
+
+def _written_by(explained: Explained) -> str:
+    return f"Written by ceag {escaped(explained.version)}."
 
 
 def page(explained: Explained) -> str:

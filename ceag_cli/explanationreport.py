@@ -117,27 +117,37 @@ def notes(found: Explanation) -> list[str]:
 
 
 def feature_lines(feature: FeatureExplanation) -> list[str]:
-    """How far the groups of a feature are apart, how well it is predicted, what goes along."""
+    """How far the groups of a feature are apart, and how well that is predicted."""
     if not feature.groups:
         return [f"{printable(feature.feature)}: no group has images"]
-    start = f"{printable(feature.feature)}: {feature.groups} groups"
-    if feature.groups == 1:
-        start = start.removesuffix("s")
-    lines = [f"{start}, changes of loss {number(feature.loss_gap)} nats apart"]
+    count = f"{feature.groups} group{'s' if feature.groups > 1 else ''}"
+    lines = [
+        f"{printable(feature.feature)}: {count}, changes of loss {number(feature.loss_gap)} nats "
+        "apart"
+    ]
     if feature.error_second_order is not None:
         lines.append(
-            f"  predictions miss by {percent(feature.error_first_order)} % (first order) and "
+            f"predictions miss by {percent(feature.error_first_order)} % (first order) and "
             f"{percent(feature.error_second_order)} % (second order) of what the weights change; "
             "100 % is no better than to predict no change"
         )
     if feature.groups < FEWEST:
-        return [*lines, f"  no rank correlation: it takes {FEWEST} groups"]
-    for target, name in TARGETS.items():
-        of_target = [c for c in feature.correlations if c.target == target]
-        known = ", ".join(f"{QUANTITIES[c.quantity]} {correlation(c)}" for c in of_target)
-        if known:
-            lines.append(f"  rank correlation with {name}: {known}")
-    return [*lines, f"  {few(feature)}"]
+        lines.append(f"no rank correlation: it takes {FEWEST} groups")
+    return lines
+
+
+def correlation_rows(feature: FeatureExplanation) -> list[list[str]]:
+    """A table of rank correlations, its head first; empty for fewer than three groups."""
+    if feature.groups < FEWEST:
+        return []
+    found = {(c.quantity, c.target): correlation(c) for c in feature.correlations}
+    targets = [target for target in TARGETS if any(target == known for _, known in found)]
+    head = ["rank correlation", *(f"with {TARGETS[target]}" for target in targets)]
+    rows = [
+        [name, *(found[quantity, target] for target in targets)]
+        for quantity, name in QUANTITIES.items()
+    ]
+    return [head, *rows]
 
 
 def correlation(found: Correlation) -> str:
@@ -150,7 +160,9 @@ def correlation(found: Correlation) -> str:
 def few(feature: FeatureExplanation) -> str:
     """How much the correlations of so many groups are worth."""
     count = sum(c.p is not None for c in feature.correlations)
-    words = f"each p is for itself, of {count}; one in twenty is below 0.05 by chance"
+    if not count:
+        return "no rank correlation: the groups do not differ in what is to be compared"
+    words = f"Spearman's; each p is for itself, of {count}; one in twenty is below 0.05 by chance"
     least = smallest_p(feature.groups)
     if least > 0.05:
         words = (
@@ -159,15 +171,6 @@ def few(feature: FeatureExplanation) -> str:
     elif feature.groups < 10:
         words += f"; with {feature.groups} groups only very strong ones are told from chance"
     return words
-
-
-def explanation_lines(found: Explanation) -> list[str]:
-    """What ``explain`` prints, and with it what an audit says of it in its own text."""
-    return [
-        headline(found),
-        *notes(found),
-        *(line for feature in found.features for line in feature_lines(feature)),
-    ]
 
 
 def brief_lines(found: Explanation) -> list[str]:
@@ -182,14 +185,10 @@ def explanation_html(found: Explanation) -> str:
     """The part of a page about an explanation; names are escaped."""
     part = template("explanation.html.jinja", printable=printable)
     return part.render(
-        lines=explanation_lines(found),
+        lines=[headline(found), *notes(found)],
         columns=columns_of(found),
         groups=found.worst_first(),
         caveat=CAVEAT,
-        features=found.features,
-        quantities=QUANTITIES,
-        targets=TARGETS,
-        correlation=correlation,
-        few=few,
+        features=[(feature_lines(f), correlation_rows(f), few(f)) for f in found.features],
         split=found.split,
     )
