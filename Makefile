@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install test lint families demo demo-seeds bench bench-audit bench-speed bench-methods bench-choices bench-unseen bench-comparisons bench-data clean
+.PHONY: install test lint families demo demo-seeds bench bench-audit bench-speed bench-methods bench-choices bench-unseen bench-comparisons bench-data bench-scale clean
 
 install: .venv/installed
 
@@ -69,6 +69,10 @@ bench-comparisons: install
 # A quarter of an hour, and two gigabytes of disk for a while.
 bench-data: install
 	OMP_NUM_THREADS=1 $(BIN)/python recipes/benchmarks/data.py
+
+# Ten minutes, and 12 GB of memory.
+bench-scale: install
+	OMP_NUM_THREADS=2 $(BIN)/python recipes/benchmarks/scale.py
 
 clean:
 	rm -rf demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
