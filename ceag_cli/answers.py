@@ -277,28 +277,37 @@ def _from_models(options: AuditOptions, reporter: Reporter) -> Answered:
     missing = {name: model for name, model in models.items() if name not in found}
     found |= _evaluate(missing, data, compute, options, reporter)
     table = _table(found, data, sparse, options)
-    about = _about(models, keys, data, chosen_on, duplicates)
+    subject = subject_of(dense, sparse, data)
+    eps = sparse.lineage.eps if sparse.lineage is not None else None
+    about = _about(subject, eps, keys, data, chosen_on, duplicates)
     if taken.get("dense") != own:
         world.on_first(lambda: _keep_dense(own, table, about, reporter))
     world.on_first(lambda: write_npz(shared, as_arrays(table), about))
-    subject = Subject(
+    return Answered(table, subject, (str(path), eps), chosen_on, folder, data.store.read)
+
+
+def subject_of(dense: Checkpoint, sparse: Checkpoint, data: Data) -> Subject:
+    """What is said of two models and their images wherever they are compared."""
+    labels, lineage = data.labels, sparse.lineage
+    record = lineage.sparsity if lineage else None
+    mitigated = lineage is not None and lineage.stage == "mitigated"
+    return Subject(
         dense=str(dense.path),
         dense_sha256=dense.sha256,
         sparse=str(sparse.path),
         sparse_sha256=sparse.sha256,
-        architecture=about["architecture"],
-        sparsity=about["sparsity"],
-        method=about["method"],
-        groups=str(data.labels.csv),
-        groups_sha256=data.labels.sha256,
-        label_column=data.labels.label_column,
-        groups_by=data.labels.groups_by,
-        missing=data.labels.missing,
-        dropped=data.labels.dropped,
-        cluster_id=data.labels.cluster_id,
+        architecture=architecture_of(sparse.model),
+        sparsity=record.achieved if record else None,
+        method=str(lineage.recipe.get("method")) if lineage and mitigated else None,
+        groups=str(labels.csv),
+        groups_sha256=labels.sha256,
+        label_column=labels.label_column,
+        groups_by=labels.groups_by,
+        missing=labels.missing,
+        dropped=labels.dropped,
+        cluster_id=labels.cluster_id,
         dataset=data.about_dataset(),
     )
-    return Answered(table, subject, (str(path), about["eps"]), chosen_on, folder, data.store.read)
 
 
 def _chosen_on(sparse: Checkpoint) -> str | None:
@@ -460,39 +469,35 @@ def _look_up(
 
 
 def _about(
-    models: Mapping[str, Checkpoint],
+    subject: Subject,
+    eps: float | None,
     keys: Mapping[str, Mapping[str, Any]],
     data: Data,
     chosen_on: str | None,
     duplicates: int,
 ) -> dict[str, Any]:
     """What is kept with the answers: where they come from, and what they depend on."""
-    sparse = models["sparse"]
-    lineage = sparse.lineage
-    record = lineage.sparsity if lineage else None
-    mitigated = lineage is not None and lineage.stage == "mitigated"
-    labels = data.labels
     return {
         "format": FORMAT,
         "models": {
-            name: {"path": str(model.path), "sha256": model.sha256}
-            for name, model in models.items()
+            "dense": {"path": subject.dense, "sha256": subject.dense_sha256},
+            "sparse": {"path": subject.sparse, "sha256": subject.sparse_sha256},
         },
-        "architecture": architecture_of(sparse.model),
-        "sparsity": record.achieved if record else None,
-        "method": str(lineage.recipe.get("method")) if lineage and mitigated else None,
-        "eps": lineage.eps if lineage else None,
+        "architecture": subject.architecture,
+        "sparsity": subject.sparsity,
+        "method": subject.method,
+        "eps": eps,
         "chosen_on": chosen_on,
         "data": {
-            "groups_file": str(labels.csv),
-            "groups_file_sha256": labels.sha256,
+            "groups_file": subject.groups,
+            "groups_file_sha256": subject.groups_sha256,
             "images": str(data.store.root),
-            "dataset": data.about_dataset(),
-            "label_column": labels.label_column,
-            "groups_by": labels.groups_by,
-            "missing": labels.missing,
-            "dropped": labels.dropped,
-            "cluster_id": labels.cluster_id,
+            "dataset": subject.dataset,
+            "label_column": subject.label_column,
+            "groups_by": subject.groups_by,
+            "missing": subject.missing,
+            "dropped": subject.dropped,
+            "cluster_id": subject.cluster_id,
             "duplicates": duplicates,
         },
         "keys": {name: dict(key) for name, key in keys.items()},

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ceag_cli.answers import subject_of
 from ceag_cli.checkpoints import Checkpoint
 from ceag_cli.curvature import MeanLoss, extremes, flat, weights_of
 from ceag_cli.documents import subject_document
@@ -35,7 +36,6 @@ from ceag_cli.explanations import (
     explanation_document,
     features_of,
 )
-from ceag_cli.findings import Subject
 from ceag_cli.formats import refuse_file, report_files, written
 from ceag_cli.gaps import excess_gap
 from ceag_cli.groups import BatchOutcome, Grouping, GroupStats
@@ -50,7 +50,7 @@ from ceag_cli.inputs import (
     open_data,
 )
 from ceag_cli.margins import closeness, margins
-from ceag_cli.models import Preprocessing, architecture_of
+from ceag_cli.models import Preprocessing
 from ceag_cli.options import ExplainOptions, no_effect
 from ceag_cli.progress import Quiet, Reporter
 from ceag_cli.report import printable
@@ -89,7 +89,7 @@ def explain(options: ExplainOptions, reporter: Reporter | None = None) -> Explai
     report_files(options.report, given, stem="explanation")  # known before any model is run
     models = _open(options, reporter)
     folder = given if given is not None else folder_of(models.sparse.path)
-    subject = _subject(models)
+    subject = subject_of(models.dense, models.sparse, models.data)
     files = report_files(options.report, folder, subject.files, "explanation")
     found = _explanation(models, options, reporter)
     document = {
@@ -154,28 +154,6 @@ def _check_alike(dense: Checkpoint, sparse: Checkpoint) -> None:
             f"{sparse.path}: tensor '{other[0]}' is not as in {dense.path}, so the two are no "
             "points of one loss; name the dense model that it was pruned from with --dense"
         )
-
-
-def _subject(models: _Models) -> Subject:
-    sparse, labels = models.sparse, models.data.labels
-    lineage = sparse.lineage
-    record = lineage.sparsity if lineage else None
-    mitigated = lineage is not None and lineage.stage == "mitigated"
-    return Subject(
-        dense=str(models.dense.path),
-        dense_sha256=models.dense.sha256,
-        sparse=str(sparse.path),
-        sparse_sha256=sparse.sha256,
-        architecture=architecture_of(sparse.model),
-        sparsity=record.achieved if record else None,
-        method=str(lineage.recipe.get("method")) if lineage and mitigated else None,
-        groups=str(labels.csv),
-        groups_sha256=labels.sha256,
-        label_column=labels.label_column,
-        groups_by=labels.groups_by,
-        missing=labels.missing,
-        dropped=labels.dropped,
-    )
 
 
 # What is measured

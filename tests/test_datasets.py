@@ -983,13 +983,20 @@ def test_the_csvs_own_files_can_be_taken_in_place_of_the_data_set(trained: Path)
     assert document["data"]["dataset"] is None
 
 
-def test_a_report_does_not_replace_the_data_set(trained: Path) -> None:
+@pytest.mark.parametrize("command", ["audit", "explain"])
+def test_a_report_does_not_replace_the_data_set(trained: Path, command: str) -> None:
     done("prune", "--sparsity", "0.5")
     before = (trained / "all.tar").read_bytes()
-    result = ceag("audit", "--workers", "0", "--report", "json=all.tar")
+    result = ceag(command, "--workers", "0", "--report", "json=all.tar")
     assert result.exit_code == 2
     assert "all.tar" in result.stderr
     assert (trained / "all.tar").read_bytes() == before
+
+
+def test_an_explanation_names_the_data_set(trained: Path) -> None:
+    done("prune", "--sparsity", "0.5")
+    document = json.loads(ceag("explain", "--workers", "0", "--format", "json").stdout)
+    assert document["data"]["dataset"]["name"] == "tar"
 
 
 def test_answers_are_kept_and_shown_with_the_data_set(trained: Path) -> None:
