@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ceag_cli.arrays import Integers
-from ceag_cli.images import BEGINNING
+from ceag_cli.stores import BEGINNING
 
 
 class Contents(Protocol):

@@ -24,7 +24,7 @@ from ceag_cli.classes import class_index
 from ceag_cli.distributed import World
 from ceag_cli.errors import CheckpointError, LineageError, OptionError, PruningError, first
 from ceag_cli.groups import look_alikes
-from ceag_cli.images import Images, Split, Store, count_duplicates, open_store
+from ceag_cli.images import Images, Split
 from ceag_cli.joining import JoinedCsv, without_a_row
 from ceag_cli.labels import Labels, read_labels
 from ceag_cli.lineage import (
@@ -55,6 +55,7 @@ from ceag_cli.sources import (
     relative_place,
     takes_place,
 )
+from ceag_cli.stores import Store, count_duplicates, open_store
 
 MANY_ZEROS = 0.01
 """Share of zeros from which a model that says nothing of it is taken for a pruned one."""

@@ -28,7 +28,7 @@ from ceag_cli.evaluation import (
 )
 from ceag_cli.fairgrape import prune_fairly
 from ceag_cli.groups import Grouping, GroupStats
-from ceag_cli.images import Folder, Images, Split
+from ceag_cli.images import Images, Split
 from ceag_cli.iterates import Keeper
 from ceag_cli.masks import Masks
 from ceag_cli.methods import objective
@@ -36,6 +36,7 @@ from ceag_cli.options import AuditOptions, DenseOptions, MitigateOptions, PruneO
 from ceag_cli.progress import Quiet
 from ceag_cli.prunable import prunable_parameters
 from ceag_cli.pruning import GradualPruning, IterativePruning
+from ceag_cli.stores import Folder
 
 Found = dict[str, Any]
 

@@ -15,24 +15,13 @@ from toys import COLOURS, ROWS, write_images
 
 from ceag_cli import images
 from ceag_cli.errors import ImageError, LabelsError
-from ceag_cli.images import (
-    Folder,
-    Images,
-    Split,
-    Store,
-    Zip,
-    count_duplicates,
-    decode,
-    draw_flips,
-    flipped,
-    normalized,
-    open_store,
-)
+from ceag_cli.images import Images, Split, decode, draw_flips, flipped, normalized
 from ceag_cli.inputs import open_data
 from ceag_cli.labels import read_labels
 from ceag_cli.models import Preprocessing
 from ceag_cli.options import DataOptions
 from ceag_cli.progress import Quiet
+from ceag_cli.stores import BEGINNING, Folder, Store, Zip, count_duplicates, open_store
 
 RED = (255, 0, 0)
 
@@ -667,7 +656,7 @@ def test_images_of_equal_size_that_differ_do_not_count(store_of: Callable[..., S
 
 
 def test_images_that_only_begin_alike_do_not_count(store_of: Callable[..., Store]) -> None:
-    start = bytes(images.BEGINNING)
+    start = bytes(BEGINNING)
     store = store_of(a=start + b"1", b=start + b"2", c=start + b"1")
     assert count_duplicates(store, list("ab"), np.array([0, 2])) == 0
     assert count_duplicates(store, list("abc"), np.array([0, 2, 2])) == 1

@@ -94,6 +94,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
             "methods",
             "batchnorm",
             "distributed",
+            "stores",
         },
         {
             *("timm", "torchvision", "safetensors", "yaml", "PIL", "numpy", "pyarrow"),

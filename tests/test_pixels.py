@@ -20,9 +20,10 @@ from toys import ROWS, TINY, ceag, done, write_images
 
 from ceag_cli import images
 from ceag_cli.errors import ImageError
-from ceag_cli.images import Folder, Images, Store, Zip
+from ceag_cli.images import Images
 from ceag_cli.models import Preprocessing
 from ceag_cli.pixels import PixelCache
+from ceag_cli.stores import Folder, Store, Zip
 
 PATHS = [f"images/{i}.png" for i in range(ROWS)]
 SIZE = 128 + ROWS * 3 * 16 * 16 + 4 * ROWS
@@ -331,7 +332,8 @@ LIMITED = """
 import resource, sys
 from pathlib import Path
 from test_pixels import PATHS, cache, decoded, files, pixels_of, prepared
-from ceag_cli.images import Folder, Images
+from ceag_cli.images import Images
+from ceag_cli.stores import Folder
 import torch
 folder = Path(sys.argv[1])
 expected = decoded(Folder(folder))

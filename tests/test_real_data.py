@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from ceag_cli.images import Zip, count_duplicates
 from ceag_cli.inputs import Data, open_data
 from ceag_cli.models import Preprocessing
 from ceag_cli.options import DataOptions, DenseOptions
 from ceag_cli.progress import Quiet
+from ceag_cli.stores import Zip, count_duplicates
 
 ROOT = Path(__file__).parent.parent
 DATA = Path(os.environ.get("CEAG_DATA", ROOT / "../shared/data"))

@@ -30,11 +30,12 @@ import PIL
 import torch
 from PIL import Image
 
-from ceag_cli.images import Folder, Images, cores
+from ceag_cli.images import Images, cores
 from ceag_cli.labels import read_labels
 from ceag_cli.models import Preprocessing
 from ceag_cli.pixels import PixelCache
 from ceag_cli.progress import Quiet
+from ceag_cli.stores import Folder
 
 RACES = ("Black", "East Asian", "Indian", "Latino", "Middle Eastern", "Southeast Asian", "White")
 AGES = ("0-2", "3-9", "10-19", "20-29", "30-39", "40-49", "50-59", "60-69", "70+")
