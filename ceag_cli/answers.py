@@ -11,10 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +27,21 @@ from ceag_cli.checkpoints import Checkpoint
 from ceag_cli.classes import class_index
 from ceag_cli.columns import AT_ONCE, FORMAT, NAMES, Anything, read_npz, write_npz
 from ceag_cli.destinations import unwritable
-from ceag_cli.errors import LabelsError, OptionError, OutputError
+from ceag_cli.errors import LabelsError, OptionError, OutputError, first
 from ceag_cli.evaluation import Compute, Predictions, evaluate_together
 from ceag_cli.findings import Subject
 from ceag_cli.inputs import (
     Data,
+    Duplicate,
     check_targets,
     choose,
-    find_dense,
     left_out,
     masks_of,
     open_checkpoint,
     open_data,
-    warn_of_duplicates,
 )
 from ceag_cli.labels import SPLITS
-from ceag_cli.models import architecture_of
+from ceag_cli.models import Preprocessing, architecture_of
 from ceag_cli.options import (
     OF_DATASET,
     ArchitectureOptions,
@@ -50,6 +49,7 @@ from ceag_cli.options import (
     flag,
     given,
 )
+from ceag_cli.pairing import find_dense, refuse_trained_on, remarks_on
 from ceag_cli.policy import policy_of
 from ceag_cli.predictions import MODELS, SMALLEST, AnswerTable, as_arrays, read_as_asked
 from ceag_cli.progress import Reporter
@@ -148,7 +148,6 @@ def _from_file(path: Path, options: AuditOptions, reporter: Reporter) -> Answere
             )
         digest = str(origin.get("groups_file_sha256"))[:12]
         reporter.say(f"groups from {origin.get('groups_file')} (sha256 {digest}…)")
-    warn_of_duplicates(origin.get("duplicates", 0), reporter)
     if table.dropped:
         reporter.say(left_out(table.dropped, path))
     subject = Subject(
@@ -169,7 +168,16 @@ def _from_file(path: Path, options: AuditOptions, reporter: Reporter) -> Answere
         predictions=str(path),
         predictions_sha256=table.sha256,
         dataset=origin.get("dataset"),
+        pairing=tuple(about.get("pairing", ())),
+        duplicates=_duplicates_in(origin, path) if about else None,
     )
+    if options.forbid_duplicates:
+        if not about:
+            raise OptionError(
+                f"--forbid-duplicates: {path} holds answers and no images, so that equal ones "
+                "cannot be found"
+            )
+        _refuse_duplicates(subject.duplicates or (), str(path))
     kept_by_audit = about and path.name == PREDICTIONS
     beside = path.parent if kept_by_audit else folder_of(path)
     return Answered(
@@ -189,8 +197,8 @@ def _refuse_models(options: AuditOptions) -> None:
     Raises:
         OptionError: It was given as a flag, or in Python.
     """
-    names = {"checkpoint", "candidate", "dense", "groups", "data_dir", "class_map", "reevaluate"}
-    names |= {"dataset", *OF_DATASET, *ArchitectureOptions.__dataclass_fields__}
+    names = {"checkpoint", "candidate", "dense", "baseline", "groups", "data_dir", "class_map"}
+    names |= {"reevaluate", "dataset", *OF_DATASET, *ArchitectureOptions.__dataclass_fields__}
     names |= {
         "amp",
         "amp_dtype",
@@ -237,7 +245,7 @@ def _from_models(options: AuditOptions, reporter: Reporter) -> Answered:
     sparse = open_checkpoint(path, options, reporter)
     if sparse.lineage is not None and sparse.lineage.sparsity is not None:
         masks_of(sparse)  # refuses a file that was changed after pruning
-    dense = find_dense(sparse, options.dense, options, reporter)
+    dense = find_dense(sparse, options, reporter, inputs_may_differ=True)
     data = open_data(
         options, [sparse, dense], reporter, "audit", options.control, options.cluster_id
     )
@@ -246,6 +254,7 @@ def _from_models(options: AuditOptions, reporter: Reporter) -> Answered:
     refuse_seen(options.gate_splits, chosen_on)
     data.require(list(options.gate_splits), seen_in_train=True)
     policy_of(options).check_groups(data.labels.grouping.names)
+    refuse_trained_on(data, (sparse, dense), options.gate_splits, chosen_on, reporter)
     folder = Path(options.output) if options.output is not None else folder_of(path)
     compute = Compute.of(options)
 
@@ -272,14 +281,15 @@ def _from_models(options: AuditOptions, reporter: Reporter) -> Answered:
             "computes them anew"
         )
     if duplicates is None:
-        duplicates = data.duplicates()
-    warn_of_duplicates(duplicates, reporter)
+        duplicates = tuple(data.duplicates())
+    if options.forbid_duplicates:
+        _refuse_duplicates(duplicates, str(data.labels.csv))
     missing = {name: model for name, model in models.items() if name not in found}
     found |= _evaluate(missing, data, compute, options, reporter)
     table = _table(found, data, sparse, options)
-    subject = subject_of(dense, sparse, data)
+    subject = replace(subject_of(dense, sparse, data), duplicates=duplicates)
     eps = sparse.lineage.eps if sparse.lineage is not None else None
-    about = _about(subject, eps, keys, data, chosen_on, duplicates)
+    about = _about(subject, eps, keys, data, chosen_on)
     if taken.get("dense") != own:
         world.on_first(lambda: _keep_dense(own, table, about, reporter))
     world.on_first(lambda: write_npz(shared, as_arrays(table), about))
@@ -307,6 +317,7 @@ def subject_of(dense: Checkpoint, sparse: Checkpoint, data: Data) -> Subject:
         dropped=labels.dropped,
         cluster_id=labels.cluster_id,
         dataset=data.about_dataset(),
+        pairing=tuple(remarks_on(dense, sparse, labels)),
     )
 
 
@@ -323,25 +334,28 @@ def _evaluate(
     options: AuditOptions,
     reporter: Reporter,
 ) -> dict[str, _Said]:
-    """Run models over every split that has rows, in one pass over the images."""
+    """Run models over every split that has rows, all that see the same inputs in one pass."""
     if not models:
         return {}
     count = len(data.labels.paths)
     found = {
         name: _Said(np.zeros(count, np.int64), np.zeros(count), np.zeros(count)) for name in models
     }
-    preprocessing = next(iter(models.values())).preprocessing  # find_dense refuses another one
-    for split_name in (name for name in SPLITS if name in data.labels.splits):
+    alike: dict[Preprocessing, list[str]] = {}  # one and the same, unless compared on purpose
+    for name, model in models.items():
+        alike.setdefault(model.preprocessing, []).append(name)
+    splits = [name for name in SPLITS if name in data.labels.splits]
+    for (preprocessing, names), split_name in product(alike.items(), splits):
         split = data.split(split_name, preprocessing, options, reporter, keep=False)
         rows = data.labels.rows(split_name).numpy()
-        titles = {f"{name} on {split_name}": name for name in models}
+        titles = {f"{name} on {split_name}": name for name in names}
         says = evaluate_together(
             {title: models[name].model for title, name in titles.items()},
             split,
             preprocessing,
             compute,
             reporter,
-            f"{' and '.join(models)} on {split_name}",
+            f"{' and '.join(names)} on {split_name}",
         )
         for title, name in titles.items():
             said: Predictions = says[title]
@@ -438,7 +452,7 @@ def _digest(*parts: Any) -> str:
 
 def _look_up(
     model: str, key: Mapping[str, Any], places: Sequence[Path], reporter: Reporter
-) -> tuple[_Said, Path, int] | None:
+) -> tuple[_Said, Path, tuple[Duplicate, ...]] | None:
     """Answers that were kept, if they are of the same model, images and everything else."""
     reasons = []
     for place in places:
@@ -452,7 +466,7 @@ def _look_up(
                 arrays[f"{model}_p"].astype(np.float64),
                 arrays[f"{model}_p_label"].astype(np.float64),
             )
-            duplicates = int((about or {})["data"]["duplicates"])
+            duplicates = _duplicates_in((about or {})["data"], place)
         except LabelsError as error:
             reasons.append(f"{error}")
             continue
@@ -474,7 +488,6 @@ def _about(
     keys: Mapping[str, Mapping[str, Any]],
     data: Data,
     chosen_on: str | None,
-    duplicates: int,
 ) -> dict[str, Any]:
     """What is kept with the answers: where they come from, and what they depend on."""
     return {
@@ -486,6 +499,7 @@ def _about(
         "architecture": subject.architecture,
         "sparsity": subject.sparsity,
         "method": subject.method,
+        "pairing": list(subject.pairing),
         "eps": eps,
         "chosen_on": chosen_on,
         "data": {
@@ -498,10 +512,39 @@ def _about(
             "missing": subject.missing,
             "dropped": subject.dropped,
             "cluster_id": subject.cluster_id,
-            "duplicates": duplicates,
+            "duplicates": [list(each) for each in subject.duplicates or ()],
         },
         "keys": {name: dict(key) for name, key in keys.items()},
     }
+
+
+def _duplicates_in(origin: Mapping[str, Any], path: Path) -> tuple[Duplicate, ...]:
+    """The duplicates that were found when answers were kept.
+
+    Raises:
+        LabelsError: The file says it in another way, as versions before this one did.
+    """
+    try:
+        return tuple(Duplicate(*map(str, each)) for each in origin["duplicates"])
+    except (KeyError, TypeError):
+        raise LabelsError(
+            [f"{path}: does not say which images are in several splits; audit the models anew"]
+        ) from None
+
+
+def _refuse_duplicates(duplicates: Sequence[Duplicate], source: str) -> None:
+    """Refuse images that are in several splits.
+
+    Raises:
+        LabelsError: There are any.
+    """
+    problems = [
+        f"{source}: image '{each.path}' (split {each.split}) is byte for byte '{each.same_as}' "
+        f"(split {each.of_split}), and --forbid-duplicates is set"
+        for each in duplicates
+    ]
+    if problems:
+        raise LabelsError(first(problems))
 
 
 def _keep_dense(

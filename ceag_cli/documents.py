@@ -16,6 +16,9 @@ from ceag_cli.findings import (
 )
 from ceag_cli.policy import Policy
 
+LISTED = 1000
+"""How many of the images that are in several splits a document lists at most."""
+
 
 def audit_document(
     result: AuditResult,
@@ -52,6 +55,7 @@ def audit_document(
 
 def subject_document(subject: Subject) -> dict[str, Any]:
     """The files that a result is about, as the entries ``models`` and ``data``."""
+    duplicates = subject.duplicates
     return {
         "models": {
             "architecture": subject.architecture,
@@ -62,6 +66,7 @@ def subject_document(subject: Subject) -> dict[str, Any]:
                 "sparsity": subject.sparsity,
                 "method": subject.method,
             },
+            "remarks": list(subject.pairing),
         },
         "data": {
             "groups_file": subject.groups,
@@ -74,6 +79,8 @@ def subject_document(subject: Subject) -> dict[str, Any]:
             "predictions": subject.predictions,
             "predictions_sha256": subject.predictions_sha256,
             "dataset": subject.dataset and dict(subject.dataset),
+            "duplicates": None if duplicates is None else len(duplicates),
+            "duplicate_images": [each._asdict() for each in (duplicates or ())[:LISTED]],
         },
     }
 

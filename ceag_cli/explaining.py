@@ -44,7 +44,6 @@ from ceag_cli.inputs import (
     Data,
     check_targets,
     choose,
-    find_dense,
     masks_of,
     open_checkpoint,
     open_data,
@@ -52,6 +51,7 @@ from ceag_cli.inputs import (
 from ceag_cli.margins import closeness, margins
 from ceag_cli.models import Preprocessing
 from ceag_cli.options import ExplainOptions, no_effect
+from ceag_cli.pairing import find_dense
 from ceag_cli.progress import Quiet, Reporter
 from ceag_cli.report import printable
 from ceag_cli.runs import folder_of
@@ -130,7 +130,7 @@ def _open(options: ExplainOptions, reporter: Reporter) -> _Models:
     sparse = open_checkpoint(path, options, reporter)
     if sparse.lineage is not None and sparse.lineage.sparsity is not None:
         masks_of(sparse)  # refuses a file that was changed after pruning
-    dense = find_dense(sparse, options.dense, options, reporter)
+    dense = find_dense(sparse, options, reporter)
     _check_alike(dense, sparse)
     data = open_data(options, [sparse, dense], reporter, "explain")
     check_targets(data, sparse, options.class_map)
@@ -152,7 +152,7 @@ def _check_alike(dense: Checkpoint, sparse: Checkpoint) -> None:
     if other:
         raise CheckpointError(
             f"{sparse.path}: tensor '{other[0]}' is not as in {dense.path}, so the two are no "
-            "points of one loss; name the dense model that it was pruned from with --dense"
+            "points of one loss; compare it with the dense model that it was pruned from"
         )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ceag_cli.inputs import Duplicate, of_duplicates
 from ceag_cli.policy import Policy
 
 SCHEMA_VERSION = 2
@@ -212,6 +213,16 @@ class Subject:
     predictions_sha256: str | None = None
     dataset: Mapping[str, Any] | None = None
     """The data set of timm that the images come from, where that is not the CSV's own files."""
+    pairing: tuple[str, ...] = ()
+    """What a reader has to know of models and groups that do not belong together by their
+    metadata, in sentences."""
+    duplicates: tuple[Duplicate, ...] | None = None
+    """Images that are byte for byte in an earlier split, too; ``None`` where nobody has looked."""
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What was noticed about the files before anything was counted, in sentences."""
+        return (*self.pairing, *of_duplicates(len(self.duplicates or ())))
 
     @property
     def files(self) -> list[Path]:

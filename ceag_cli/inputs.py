@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -26,7 +26,7 @@ from ceag_cli.errors import CheckpointError, LineageError, OptionError, PruningE
 from ceag_cli.groups import look_alikes
 from ceag_cli.images import Images, Split
 from ceag_cli.joining import JoinedCsv, without_a_row
-from ceag_cli.labels import Labels, read_labels
+from ceag_cli.labels import SPLITS, Labels, read_labels
 from ceag_cli.lineage import (
     DatasetReference,
     GroupsReference,
@@ -55,10 +55,21 @@ from ceag_cli.sources import (
     relative_place,
     takes_place,
 )
-from ceag_cli.stores import Store, count_duplicates, open_store
+from ceag_cli.stores import Store, find_duplicates, open_store
+
+ANOTHER = "name another one with --{}"
 
 MANY_ZEROS = 0.01
 """Share of zeros from which a model that says nothing of it is taken for a pruned one."""
+
+
+class Duplicate(NamedTuple):
+    """An image that is byte for byte one of an earlier split."""
+
+    path: str
+    split: str
+    same_as: str
+    of_split: str
 
 
 @dataclass
@@ -85,13 +96,19 @@ class Data:
         self.labels.check_splits(splits, seen_in_train)
         self.labels.raise_problems()
 
-    def duplicates(self) -> int:
-        """How many held-out images are also in train."""
-        return count_duplicates(self.store, self.labels.paths, self.labels.split)
+    def duplicates(self) -> list[Duplicate]:
+        """The images that are byte for byte in an earlier split, too; the first process looks."""
+        paths, splits = self.labels.paths, self.labels.split
+        search = partial(find_duplicates, self.store, paths, splits)
+        return [
+            Duplicate(paths[row], SPLITS[splits[row]], paths[other], SPLITS[splits[other]])
+            for row, other in World.current().on_first(search)
+        ]
 
     def warn_of_duplicates(self, reporter: Reporter) -> None:
         """Say how many held-out images are also in train."""
-        warn_of_duplicates(self.duplicates(), reporter)
+        for warning in of_duplicates(len(self.duplicates())):
+            reporter.warn(warning)
 
     def split(
         self,
@@ -155,14 +172,15 @@ def _place(csv: Path, lines: Integers, row: int) -> str:
     return f"{csv} row {lines[row]}"
 
 
-def warn_of_duplicates(count: int, reporter: Reporter) -> None:
-    """Say how many held-out images are also in train."""
-    if count:
-        which = "1 image is" if count == 1 else f"{count} images are"
-        reporter.warn(
-            f"{which} byte for byte in more than one split; accuracies on val or test are a "
-            "little too good"
-        )
+def of_duplicates(count: int) -> list[str]:
+    """How many held-out images are also in train, in words; nothing where there are none."""
+    if not count:
+        return []
+    which = "1 image is" if count == 1 else f"{count} images are"
+    return [
+        f"{which} byte for byte in more than one split; accuracies on val or test are a little "
+        "too good"
+    ]
 
 
 def open_data(
@@ -192,16 +210,19 @@ def open_data(
         if not reference:
             continue
         if csv is None:
-            csv = str(reference.csv.find(checkpoint.path, "groups CSV", "--groups"))
+            csv = str(named_csv(checkpoint.path, reference))
             reporter.say(f"groups from {csv}, named by {checkpoint.path}")
         elif not Path(csv).is_file() or sha256_of(Path(csv)) != reference.csv.sha256:
+            reporter.say(
+                f"{csv} is not the groups CSV that {checkpoint.path} names, '{reference.csv.path}'"
+            )
             continue
         dataset = dataset_of(options, reference, checkpoint.path)
         if data_dir is None and reference.data_dir and takes_place(dataset, reference):
             kept_there = (
                 dataset is not None and dataset.kind == "hfds"
             )  # made of what lies elsewhere
-            data_dir = _find_images(
+            data_dir = find_images(
                 checkpoint, reference.data_dir, Path(csv), may_be_made=kept_there
             )
             reporter.say(f"images from {data_dir}, named by {checkpoint.path}")
@@ -248,13 +269,30 @@ def open_data(
     return Data(labels, store, data_dir, joined.store.dataset, len(joined.unlisted()))
 
 
+def named_csv(path: Path, reference: GroupsReference) -> Path:
+    """The groups CSV that a model names.
+
+    Raises:
+        LabelsError: It has changed, and something is wrong in its rows.
+        LineageError: It is gone, or has changed.
+    """
+    try:
+        return reference.csv.find(path, "groups CSV", ANOTHER.format("groups"))
+    except LineageError:
+        changed = path.parent / reference.csv.path
+        if changed.is_file() and reference.dataset is None:
+            columns = (reference.label_column, reference.groups_by, reference.missing)
+            read_labels(changed, *columns).raise_problems()
+        raise
+
+
 def left_out(count: int, path: Path) -> str:
     """How many rows ``--missing drop`` has left out."""
     which = "1 row without a group is" if count == 1 else f"{count} rows without a group are"
     return f"{which} left out of {path}, from the groups and from the whole (--missing drop)"
 
 
-def _find_images(
+def find_images(
     checkpoint: Checkpoint, data_dir: str, csv: Path, *, may_be_made: bool = False
 ) -> str:
     """The folder or .zip of images that a model names, or one of that name beside the CSV."""
@@ -345,41 +383,6 @@ def open_checkpoint(
     return checkpoint
 
 
-def find_dense(
-    sparse: Checkpoint, given: str | None, options: ArchitectureOptions, reporter: Reporter
-) -> Checkpoint:
-    """The dense model that a sparse one descends from, or the one given.
-
-    Raises:
-        LineageError: The sparse file names none, or it is gone or changed.
-        CheckpointError: The two differ in preprocessing or classes.
-    """
-    if given is not None:
-        path = weights_in(Path(given))
-    else:
-        reference = sparse.lineage and sparse.lineage.parents.get("dense")
-        if not reference:
-            raise LineageError(f"{sparse.path}: names no dense model; name it with --dense")
-        path = reference.find(sparse.path, "dense model", "--dense")
-    dense = open_checkpoint(path, options, reporter, sparse.config if given is None else None)
-    if dense.preprocessing != sparse.preprocessing:
-        raise CheckpointError(
-            [
-                "the dense and the sparse model see different inputs, so their accuracies cannot "
-                "be compared:",
-                f"  {dense.path}: {dense.preprocessing}",
-                f"  {sparse.path}: {sparse.preprocessing}",
-            ]
-        )
-    if dense.model.num_classes != sparse.model.num_classes or (
-        dense.label_names and sparse.label_names and dense.label_names != sparse.label_names
-    ):
-        raise CheckpointError(
-            f"{dense.path} and {sparse.path} have different classes, so they cannot be compared"
-        )
-    return dense
-
-
 def find_early(source: Checkpoint, options: PruneOptions, reporter: Reporter) -> Checkpoint:
     """The same model as it was early in its training, for lottery tickets.
 
@@ -396,7 +399,7 @@ def find_early(source: Checkpoint, options: PruneOptions, reporter: Reporter) ->
                 f"{source.path}: names no early weights to rewind to; train it with 'ceag dense "
                 "--early-epoch 1', or name a file with --early"
             )
-        path = reference.find(source.path, "early weights", "--early")
+        path = reference.find(source.path, "early weights", ANOTHER.format("early"))
     early = open_checkpoint(path, options, reporter, source.config)
     shapes, wanted = (
         {name: tuple(tensor.shape) for name, tensor in checkpoint.model.state_dict().items()}

@@ -67,7 +67,7 @@ class Reference:
         Args:
             named_by: The file that names it.
             what: Its role, for the message.
-            remedy: The flag that names another file.
+            remedy: What else to do than to restore it.
 
         Raises:
             LineageError: No file of that hash is at the path or beside ``named_by``.
@@ -82,7 +82,7 @@ class Reference:
         state = "has changed since" if expected.is_file() else "is not there"
         raise LineageError(
             f"{named_by}: its {what} '{self.path}' {state} (sha256 {self.sha256[:12]}…), and no "
-            f"file beside it is the same; restore it, or name another one with {remedy}"
+            f"file beside it is the same; restore it, or {remedy}"
         )
 
 

@@ -604,10 +604,12 @@ class MitigateOptions(DataOptions, ArchitectureOptions, TrainingOptions, RunOpti
     )
     dense: str | None = option(
         None,
-        "Dense model that psi is measured against.",
+        "Where the dense model lies that psi is measured against.",
         MODEL,
-        flags=("--baseline",),
-        shown="the one the file names",
+        shown="where the file names it",
+    )
+    baseline: str | None = option(
+        None, "Another dense model in its place, on purpose.", MODEL, shown="none"
     )
     eps: float = option(
         0.02,
@@ -852,10 +854,16 @@ class AuditOptions(DataOptions, ArchitectureOptions, RunOptions):
     )
     dense: str | None = option(
         None,
-        "Dense model to compare with.",
+        "Where the dense model lies that the sparse one was made from.",
         MODEL,
-        flags=("--baseline",),
-        shown="the one the file names",
+        shown="where the file names it",
+    )
+    baseline: str | None = option(
+        None,
+        "Another model to compare with, on purpose; reports say so. The two may see the images in "
+        "different sizes.",
+        MODEL,
+        shown="none",
     )
     candidate: str | None = option(
         None, "Sparse model, where it is not given as FILE.", MODEL, shown="FILE"
@@ -873,6 +881,12 @@ class AuditOptions(DataOptions, ArchitectureOptions, RunOptions):
         "widened for it, and are approximate then.",
         DATA,
         shown="every image counts for itself",
+    )
+    forbid_duplicates: bool = option(
+        False,
+        "Refuse images that are byte for byte in an earlier split, too; else they are counted, "
+        "listed and warned of.",
+        DATA,
     )
     reevaluate: bool = option(
         False, "Evaluate both models anew, even where their answers were kept.", RUN
@@ -1022,10 +1036,12 @@ class ExplainOptions(DataOptions, ArchitectureOptions, RunOptions):
     )
     dense: str | None = option(
         None,
-        "Dense model to start from.",
+        "Where the dense model lies that the sparse one was made from.",
         MODEL,
-        flags=("--baseline",),
-        shown="the one the file names",
+        shown="where the file names it",
+    )
+    baseline: str | None = option(
+        None, "Another dense model in its place, on purpose.", MODEL, shown="none"
     )
     split: str = option(
         "test", "Split whose images are looked at.", DATA, choices=("train", "val", "test")

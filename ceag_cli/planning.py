@@ -29,6 +29,7 @@ from ceag_cli.columns import Source
 from ceag_cli.errors import LabelsError, LineageError, OptionError
 from ceag_cli.findings import NO_DATA, REFERENCE
 from ceag_cli.groups import Grouping, look_alikes
+from ceag_cli.inputs import named_csv
 from ceag_cli.intervals import Counts, psi_bounds, quantile_of
 from ceag_cli.labels import MISSING, SPLITS, Labels, read_labels
 from ceag_cli.lineage import (
@@ -206,7 +207,7 @@ def _sizes_of_csv(
     if lineage is not None and lineage.groups is not None:
         reference = lineage.groups
         if csv is None:
-            csv = str(reference.csv.find(path, "groups CSV", "--groups"))
+            csv = str(named_csv(path, reference))
             reporter.say(f"groups from {csv}, named by {path}")
         if Path(csv).is_file() and sha256_of(Path(csv)) == reference.csv.sha256:
             label_column = label_column or reference.label_column

@@ -37,7 +37,6 @@ from ceag_cli.inputs import (
     check_further,
     check_targets,
     choose,
-    find_dense,
     find_early,
     inherited_groups,
     masks_of,
@@ -80,6 +79,7 @@ from ceag_cli.options import (
     TrainingOptions,
     no_effect,
 )
+from ceag_cli.pairing import find_dense
 from ceag_cli.policy import policy_of
 from ceag_cli.progress import Reporter
 from ceag_cli.prunable import prunable_parameters, standardised
@@ -300,8 +300,9 @@ def mitigate(options: MitigateOptions, reporter: Reporter | None = None) -> Miti
         check_further(source, options.sparsity, reporter, rule.names, rule.scope)
     reference = source
     from_dense = source.lineage is None or "dense" not in source.lineage.parents
-    if options.sparsity is None or options.dense is not None or not from_dense:
-        reference = find_dense(source, options.dense, options, reporter)
+    named = options.dense is not None or options.baseline is not None
+    if options.sparsity is None or named or not from_dense:
+        reference = find_dense(source, options, reporter)
     data = open_data(options, [source, reference], reporter, "mitigate")
     check_targets(data, source, options.class_map)
     data.require(["train"], seen_in_train=True)
@@ -371,6 +372,7 @@ def run_audit(options: AuditOptions, reporter: Reporter | None = None) -> Audit:
         identical=subject.dense_sha256 is not None
         and subject.dense_sha256 == subject.sparse_sha256,
     )
+    result = replace(result, warnings=(*subject.remarks, *result.warnings))
     if options.format != "text":  # which has them
         for warning in result.warnings:
             reporter.warn(warning)

@@ -143,7 +143,7 @@ def open_store(csv: Path, data_dir: str | None, paths: Iterable[str]) -> Store:
     return Folder(folder)
 
 
-def count_duplicates(store: Store, paths: Sequence[str], splits: Integers) -> int:
+def find_duplicates(store: Store, paths: Sequence[str], splits: Integers) -> list[tuple[int, int]]:
     """Images that are byte for byte equal to one of an earlier split.
 
     Of many files of one size only the beginnings are read, and the whole of those that begin alike.
@@ -152,6 +152,9 @@ def count_duplicates(store: Store, paths: Sequence[str], splits: Integers) -> in
         store: Where they lie.
         paths: Of all images.
         splits: Number of the split of each, the earlier the smaller.
+
+    Returns:
+        Row of each and of the first one that it is equal to, in the order of rows.
     """
     steps: tuple[Callable[[str], Hashable], ...] = (
         store.mark,
@@ -166,7 +169,11 @@ def count_duplicates(store: Store, paths: Sequence[str], splits: Integers) -> in
             for same in _alike(rows, (hash(step(paths[row])) for row in rows.tolist()))
             if len(np.unique(splits[same])) > 1
         ]
-    return sum(int((splits[rows] > splits[rows].min()).sum()) for rows in sets)
+    found = []
+    for rows in sets:
+        first = int(rows[np.argmin(splits[rows])])
+        found += [(row, first) for row in rows.tolist() if splits[row] > splits[first]]
+    return sorted(found)
 
 
 def _alike(rows: Integers, keys: Iterable[int]) -> list[Integers]:

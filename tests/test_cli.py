@@ -1191,7 +1191,7 @@ def test_an_eps_of_zero_is_an_eps(here: Path) -> None:
     assert result.stderr.splitlines()[-1].startswith("eps 0 (from x.safetensors)")
     assert result.exit_code in (0, 1)
     # The model is its own reference here, so every psi is zero, and not only on these images.
-    result = done("audit", "x.safetensors", "--dense", "x.safetensors", "--eps", "0")
+    result = done("audit", "x.safetensors", "--baseline", "x.safetensors", "--eps", "0")
     assert "both models are the same file" in result.stdout
 
 
@@ -1286,7 +1286,7 @@ def test_equal_images_across_splits_are_counted_and_warned_of(here: Path) -> Non
     assert (
         "warning: 1 image is byte for byte in more than one split; accuracies on val or test "
         "are a little too good"
-    ) in result.stderr.splitlines()
+    ) in " ".join(result.stdout.split())
 
 
 def test_the_target_is_the_label_column(images: Path) -> None:
@@ -1364,7 +1364,8 @@ def test_a_dense_model_that_has_changed_is_refused(here: Path) -> None:
     assert problem.startswith(
         "model.mitigated.safetensors: its dense model 'model.safetensors' has changed since"
     )
-    done("audit", "--dense", "model.safetensors", "--eps", "1")
+    assert errors("audit", "--dense", "model.safetensors") != []
+    done("audit", "--baseline", "model.safetensors", "--eps", "1")
 
 
 def test_a_groups_csv_that_has_changed_is_refused(here: Path) -> None:
@@ -1394,9 +1395,11 @@ def test_a_model_that_was_changed_after_pruning_is_refused(
 
 def test_models_that_see_different_inputs_are_not_compared(here: Path) -> None:
     done(*DENSE, "--epochs", "1", "--mean", "0.25", "-o", "other.safetensors")
-    assert errors("audit", "--dense", "other.safetensors")[0].startswith(
-        "the dense and the sparse model see different inputs"
-    )
+    for command in (("audit",), ("explain",), MITIGATE):
+        given = (*command, "model.pruned.safetensors", "--baseline", "other.safetensors")
+        if command == ("audit",):
+            continue  # which can show each model the images as it is used (test_pairing)
+        assert errors(*given)[0].startswith("the dense and the sparse model see different inputs")
 
 
 # Models from elsewhere

@@ -21,7 +21,7 @@ from ceag_cli.labels import read_labels
 from ceag_cli.models import Preprocessing
 from ceag_cli.options import DataOptions
 from ceag_cli.progress import Quiet
-from ceag_cli.stores import BEGINNING, Folder, Store, Zip, count_duplicates, open_store
+from ceag_cli.stores import BEGINNING, Folder, Store, Zip, find_duplicates, open_store
 
 RED = (255, 0, 0)
 
@@ -638,28 +638,28 @@ def store_of(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., St
     return make
 
 
-def test_images_of_test_or_val_that_are_also_in_train_are_counted(
+def test_images_of_test_or_val_that_are_also_in_train_are_found_with_the_first_of_them(
     store_of: Callable[..., Store],
 ) -> None:
     store = store_of(a=b"11", b=b"11", c=b"11", d=b"22", e=b"33", f=b"22", g=b"55")
     splits = np.array([0, 2, 1, 0, 2, 0, 2])
-    assert count_duplicates(store, list("abcdefg"), splits) == 2
+    assert find_duplicates(store, list("abcdefg"), splits) == [(1, 0), (2, 0)]
 
 
 def test_equal_images_within_train_do_not_count(store_of: Callable[..., Store]) -> None:
     store = store_of(a=b"11", b=b"11", c=b"22")
-    assert count_duplicates(store, list("abc"), np.array([0, 0, 2])) == 0
+    assert find_duplicates(store, list("abc"), np.array([0, 0, 2])) == []
 
 
 def test_images_of_equal_size_that_differ_do_not_count(store_of: Callable[..., Store]) -> None:
-    assert count_duplicates(store_of(a=b"11", b=b"12"), list("ab"), np.array([0, 2])) == 0
+    assert find_duplicates(store_of(a=b"11", b=b"12"), list("ab"), np.array([0, 2])) == []
 
 
 def test_images_that_only_begin_alike_do_not_count(store_of: Callable[..., Store]) -> None:
     start = bytes(BEGINNING)
     store = store_of(a=start + b"1", b=start + b"2", c=start + b"1")
-    assert count_duplicates(store, list("ab"), np.array([0, 2])) == 0
-    assert count_duplicates(store, list("abc"), np.array([0, 2, 2])) == 1
+    assert find_duplicates(store, list("ab"), np.array([0, 2])) == []
+    assert find_duplicates(store, list("abc"), np.array([0, 2, 2])) == [(2, 0)]
 
 
 def test_of_files_that_begin_otherwise_the_rest_is_not_read(tmp_path: Path) -> None:
@@ -670,7 +670,7 @@ def test_of_files_that_begin_otherwise_the_rest_is_not_read(tmp_path: Path) -> N
     for name in "abc":
         (tmp_path / name).write_text(name * 9)
     store = Beginnings(tmp_path)
-    assert count_duplicates(store, list("abc"), np.array([0, 2, 2])) == 0
+    assert find_duplicates(store, list("abc"), np.array([0, 2, 2])) == []
     assert store.beginning("b") == b"bbbbbbbbb"
 
 

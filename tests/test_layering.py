@@ -89,6 +89,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
             "runs",
             "evaluation",
             "inputs",
+            "pairing",
             "info",
             "training",
             "methods",

@@ -176,7 +176,7 @@ def test_a_reference_is_relative_to_the_file_that_names_it(
     file(tmp_path / named_by, "model")
     reference = refer(there, tmp_path / named_by)
     assert reference == Reference(path, sha256_of(there))
-    assert reference.find(tmp_path / named_by, "groups CSV", "--groups").samefile(there)
+    assert reference.find(tmp_path / named_by, "groups CSV", "name another one").samefile(there)
 
 
 def test_a_reference_is_found_from_another_working_folder(
@@ -203,7 +203,7 @@ def test_what_was_moved_beside_the_file_is_found_by_its_hash(tmp_path: Path) -> 
     reference = refer(old, tmp_path / "m.safetensors")
     file(tmp_path / "a.csv", "other")
     old.rename(tmp_path / "renamed.csv")
-    found = reference.find(tmp_path / "m.safetensors", "groups CSV", "--groups")
+    found = reference.find(tmp_path / "m.safetensors", "groups CSV", "name another one")
     assert found.samefile(tmp_path / "renamed.csv")
 
 
@@ -220,7 +220,7 @@ def test_a_file_that_has_changed_is_refused(tmp_path: Path) -> None:
     reference = refer(file(tmp_path / "l.csv", "x"), tmp_path / "m.safetensors")
     file(tmp_path / "l.csv", "y")
     with pytest.raises(LineageError) as caught:
-        reference.find(tmp_path / "m.safetensors", "groups CSV", "--groups")
+        reference.find(tmp_path / "m.safetensors", "groups CSV", "name another one with --groups")
     assert caught.value.problems == [
         f"{tmp_path / 'm.safetensors'}: its groups CSV 'l.csv' has changed since (sha256 "
         f"{reference.sha256[:12]}…), and no file beside it is the same; restore it, or name "
@@ -233,7 +233,7 @@ def test_a_file_that_is_gone_is_refused(tmp_path: Path) -> None:
     reference = refer(target, tmp_path / "m.safetensors")
     target.unlink()
     with pytest.raises(LineageError, match=r"its dense model 'd\.safetensors' is not there"):
-        reference.find(tmp_path / "m.safetensors", "dense model", "--dense")
+        reference.find(tmp_path / "m.safetensors", "dense model", "name another one with --dense")
 
 
 # Names

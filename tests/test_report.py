@@ -407,6 +407,7 @@ def test_the_audit_document() -> None:
             "sparsity": 0.9,
             "method": None,
         },
+        "remarks": [],
     }
     assert document["data"] == {
         "groups_file": "labels.csv",
@@ -419,6 +420,8 @@ def test_the_audit_document() -> None:
         "predictions": None,
         "predictions_sha256": None,
         "dataset": None,
+        "duplicates": None,
+        "duplicate_images": [],
     }
     overall = dict(document["overall"])
     assert overall.pop("noise_floor") == document["splits"][0]["noise_floor"]

@@ -22,10 +22,11 @@ from torch.nn import functional
 
 from ceag_cli.evaluation import Compute
 from ceag_cli.images import Split
-from ceag_cli.inputs import check_targets, find_dense, open_checkpoint, open_data
+from ceag_cli.inputs import check_targets, open_checkpoint, open_data
 from ceag_cli.mixing import mixed
 from ceag_cli.models import Preprocessing
 from ceag_cli.options import AuditOptions
+from ceag_cli.pairing import find_dense
 from ceag_cli.progress import Quiet
 
 COMPUTE = Compute(torch.device("cpu"), batch_size=500)
@@ -102,7 +103,7 @@ def main(folder: Path, methods: list[str]) -> None:
     options = AuditOptions(device="cpu")
     files = [folder / f"{method}.safetensors" for method in methods]
     sparse = [open_checkpoint(path, options, quiet) for path in files]
-    dense = find_dense(sparse[0], None, options, quiet)
+    dense = find_dense(sparse[0], options, quiet)
     preprocessing = dense.preprocessing
     data = open_data(options, [sparse[0], dense], quiet, "audit")
     check_targets(data, dense, None)
