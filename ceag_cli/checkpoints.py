@@ -42,6 +42,7 @@ from ceag_cli.models import (
     from_config,
     model_kwargs,
     preprocessing_of,
+    timm_keys,
 )
 from ceag_cli.options import ArchitectureOptions
 from ceag_cli.packing import pack, unpack
@@ -86,6 +87,7 @@ def load(path: Path, options: ArchitectureOptions, child: TimmConfig | None = No
     """
     state, stored_name, metadata = read_state(path, use_ema=options.use_ema)
     config, source, warnings = _configuration(path, metadata, stored_name, options, child)
+    state = timm_keys(config["architecture"], state)
     kwargs = model_kwargs(options)
     if "num_classes" in config:  # a whole configuration
         model = from_config(config | {"model_args": (config.get("model_args") or {}) | kwargs})
@@ -121,7 +123,7 @@ def load_adapted(path: Path, num_classes: int, options: ArchitectureOptions) -> 
     state, stored_name, metadata = read_state(path, use_ema=options.use_ema)
     config, _, _ = _configuration(path, metadata, stored_name, options)
     if "num_classes" not in config:
-        kwargs = model_kwargs(options)
+        kwargs, state = model_kwargs(options), timm_keys(config["architecture"], state)
         bare = _bare(config["architecture"], state, kwargs, options, infer_classes=True)
         config = describe(bare, preprocessing_of(bare), None)
     with tempfile.TemporaryDirectory() as folder:
@@ -271,9 +273,12 @@ def _input_channels(model: nn.Module) -> int | None:
 
 def _load_state(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
     wanted = model.state_dict()
+    counters = {name for name in wanted if name.endswith(".num_batches_tracked")}
+    if counters & state.keys():  # files of PyTorch before 0.4.1 have none: they start at zero
+        counters = set()
     problems = []
     for what, names in (
-        ("lacks", sorted(wanted.keys() - state.keys())),
+        ("lacks", sorted(wanted.keys() - state.keys() - counters)),
         ("has unexpected", sorted(state.keys() - wanted.keys())),
     ):
         if names:

@@ -25,6 +25,7 @@ from timm.data.transforms_factory import create_transform
 from timm.models._hub import save_config_for_hf
 from torch import Tensor, nn
 
+from ceag_cli import cifarresnets
 from ceag_cli.errors import CheckpointError, OptionError
 from ceag_cli.options import ArchitectureOptions, PreprocessingOptions
 
@@ -163,6 +164,16 @@ def from_config(config: TimmConfig) -> nn.Module:
         arguments=arguments,
         overlay=config.get("pretrained_cfg"),
     )
+
+
+def timm_keys(architecture: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights under timm's keys, where published files of the architecture have others.
+
+    Only those of the models that ceag adds to timm are known.
+    """
+    if architecture.split(".")[0] in cifarresnets.default_cfgs:
+        return cifarresnets.timm_keys(state)
+    return dict(state)
 
 
 def preprocessing_of(

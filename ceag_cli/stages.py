@@ -555,9 +555,10 @@ def _dense_model(
 
 
 def _as_it_is(options: DenseOptions) -> DenseOptions:
-    """The options without what changes the input of a checkpoint that is to be fine-tuned."""
+    """The options without what changes input or outputs of a checkpoint to be fine-tuned."""
     return replace(
         options,
+        num_classes=None if options.epochs else options.num_classes,
         img_size=None,
         in_chans=None,
         mean=None,

@@ -79,6 +79,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
             "joining",
             "sources",
             "models",
+            "cifarresnets",
             "prunable",
             "kinds",
             "lineage",
