@@ -32,6 +32,7 @@ def text(explained: Explained) -> str:
     if left_out:
         lines.append(f"and {left_out} more groups")
     lines += notes(found)
+    lines += [f"warning: {printable(remark)}" for remark in explained.subject.remarks]
     for feature in found.features:
         first, *others = feature_lines(feature)
         table = correlation_rows(feature)
@@ -71,6 +72,7 @@ def markdown(explained: Explained) -> str:
     if left_out:
         lines += ["", f"{left_out} more groups are in explanation.json."]
     lines += ["", *(f"- {escaped(note)}" for note in notes(found))]
+    lines += [f"- warning: {escaped(remark)}" for remark in explained.subject.remarks]
     for feature in found.features:
         lines += [f"- {escaped(line)}" for line in feature_lines(feature)]
         table = correlation_rows(feature)

@@ -91,6 +91,14 @@ def test_any_pair_is_compared_on_purpose_and_every_report_says_so(here: Path) ->
     assert again["models"]["remarks"] == [remark]
 
 
+def test_an_explanation_of_a_pair_on_purpose_says_so(here: Path) -> None:
+    asked = ("explain", SPARSE, "--baseline", "other.safetensors", "--max-iterations", "2")
+    remark = f"other.safetensors is not the dense model that {SPARSE} was made from; they were"
+    for given in ((), ("--format", "markdown"), ("--format", "json")):
+        assert remark in done(*asked, *given).stdout.replace("\\", "")
+    assert remark in Path("model.pruned.run/explanation.html").read_text()
+
+
 def test_dense_and_baseline_together_are_refused(here: Path) -> None:
     two = ("--dense", "model.safetensors", "--baseline", "other.safetensors")
     assert errors(*AUDIT, *two) == [
