@@ -33,8 +33,11 @@ demo-seeds: install
 	test -e demo/labels.csv || $(BIN)/python recipes/digits/write_digits.py demo
 	cd demo && OMP_NUM_THREADS=1 ../$(BIN)/ceag sweep ../recipes/digits/seeds.yaml --jobs 2
 
+# Half an hour on two idle cores.
 bench: install
 	$(BIN)/python recipes/benchmarks/steps.py
+	$(BIN)/python recipes/benchmarks/steps.py --variants compute --models resnet vit
+	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node 2 recipes/benchmarks/steps.py --variants ranks
 	$(BIN)/python recipes/benchmarks/pruning.py
 	OMP_NUM_THREADS=1 $(BIN)/python recipes/benchmarks/audit.py speed
 	$(BIN)/python recipes/benchmarks/predictions.py
@@ -70,7 +73,7 @@ bench-comparisons: install
 bench-data: install
 	OMP_NUM_THREADS=1 $(BIN)/python recipes/benchmarks/data.py
 
-# Ten minutes, and 12 GB of memory.
+# Fifteen minutes, and 12 GB of memory.
 bench-scale: install
 	OMP_NUM_THREADS=2 $(BIN)/python recipes/benchmarks/scale.py
 
