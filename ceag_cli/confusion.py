@@ -7,12 +7,12 @@ is counted over those alone, and the number of classes costs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from ceag_cli.arrays import Integers, Numbers
+from ceag_cli.arrays import Flags, Integers, Numbers
 from ceag_cli.means import benjamini_hochberg, divided, mcnemar, names_of
 
 MOST_CLASSES = 300
@@ -103,46 +103,96 @@ def confusion(
     """
     seen = max((int(x.max()) + 1 for x in (label, dense, sparse) if len(x)), default=0)
     number = max(len(names), seen)
-    called = names_of(names, number)
-    changed = dense != sparse
-    label_of, gone, come = label[changed], dense[changed], sparse[changed]
-    keys, where = np.unique(
-        np.concatenate([label_of * number + come, label_of * number + gone]), return_inverse=True
-    )
-    where = where.reshape(-1)
-    moved_in = np.bincount(where[: len(come)], minlength=len(keys))
-    moved_out = np.bincount(where[len(come) :], minlength=len(keys))
-    p = mcnemar(moved_in, moved_out)
-    row, column = np.divmod(keys, max(number, 1))
-    # What goes into a cell comes out of another one of its row: the mistakes are a family of their
-    # own, and so are the classes, which are listed apart.
-    mistakes = row != column
-    q = np.empty(len(p))
-    for family in (mistakes, ~mistakes):
-        q[family] = benjamini_hochberg(p[family])
-
-    n = np.bincount(label, minlength=number)
-    moved = moved_in - moved_out
-    off = np.flatnonzero(mistakes & (moved != 0))
-    shown = off[np.lexsort((keys[off], p[off], -np.abs(moved[off])))][:MOST_CELLS]
-    before = _counts(keys[shown], label * number + dense)
-    cells = [
-        Cell(
-            label=called[int(row[i])],
-            predicted=called[int(column[i])],
-            dense=count,
-            sparse=count + int(moved[i]),
-            share_dense=count / int(n[row[i]]),
-            share_sparse=(count + int(moved[i])) / int(n[row[i]]),
-            moved=int(moved[i]),
-            p=float(p[i]),
-            q=float(q[i]),
-        )
-        for i, count in zip(shown.tolist(), before, strict=True)
-    ]
     few = number <= MOST_CLASSES
-    variation = np.bincount(row, np.abs(moved), number) / 2
-    diagonal = {int(row[i]): i for i in np.flatnonzero(~mistakes).tolist()}
+    called = names_of(names, number)
+    moves = _Moves.between(label, dense, sparse, number)
+    return Confusion(
+        classes=number,
+        tested=int(moves.mistake.sum()),
+        cells=tuple(_cells(moves, label, dense, called)),
+        by_class=tuple(_by_class(moves, label, dense, sparse, called, every_class=few)),
+        dense=_matrix(label, dense, number) if few else None,
+        sparse=_matrix(label, sparse, number) if few else None,
+    )
+
+
+@dataclass(frozen=True)
+class _Moves:
+    """Cells that images moved into or out of, by number: label times classes plus predicted."""
+
+    keys: Integers
+    row: Integers
+    """Label of each cell."""
+    column: Integers
+    """Predicted class of each cell."""
+    moved: Integers
+    """Images that came less those that went."""
+    p: Numbers
+    q: Numbers
+
+    @classmethod
+    def between(cls, label: Integers, dense: Integers, sparse: Integers, number: int) -> _Moves:
+        changed = dense != sparse
+        label_of, gone, come = label[changed], dense[changed], sparse[changed]
+        keys, where = np.unique(
+            np.concatenate([label_of * number + come, label_of * number + gone]),
+            return_inverse=True,
+        )
+        where = where.reshape(-1)
+        moved_in = np.bincount(where[: len(come)], minlength=len(keys))
+        moved_out = np.bincount(where[len(come) :], minlength=len(keys))
+        p = mcnemar(moved_in, moved_out)
+        row, column = np.divmod(keys, max(number, 1))
+        # What goes into a cell comes out of another one of its row: the mistakes are a family of
+        # their own, and so are the classes, which are listed apart.
+        q = np.empty(len(p))
+        for family in (row != column, row == column):
+            q[family] = benjamini_hochberg(p[family])
+        return cls(keys, row, column, moved_in - moved_out, p, q)
+
+    @property
+    def mistake(self) -> Flags:
+        """Whether a cell is off the diagonal."""
+        found: Flags = self.row != self.column
+        return found
+
+
+def _cells(
+    moves: _Moves, label: Integers, dense: Integers, called: Sequence[str]
+) -> Iterator[Cell]:
+    """The mistakes that most images moved into or out of."""
+    n = np.bincount(label, minlength=len(called))
+    off = np.flatnonzero(moves.mistake & (moves.moved != 0))
+    order = np.lexsort((moves.keys[off], moves.p[off], -np.abs(moves.moved[off])))
+    shown = off[order][:MOST_CELLS]
+    before = _counts(moves.keys[shown], label * len(called) + dense)
+    for i, count in zip(shown.tolist(), before, strict=True):
+        row, moved = int(moves.row[i]), int(moves.moved[i])
+        yield Cell(
+            label=called[row],
+            predicted=called[int(moves.column[i])],
+            dense=count,
+            sparse=count + moved,
+            share_dense=count / int(n[row]),
+            share_sparse=(count + moved) / int(n[row]),
+            moved=moved,
+            p=float(moves.p[i]),
+            q=float(moves.q[i]),
+        )
+
+
+def _by_class(
+    moves: _Moves,
+    label: Integers,
+    dense: Integers,
+    sparse: Integers,
+    called: Sequence[str],
+    *,
+    every_class: bool,
+) -> Iterator[ClassShift]:
+    """All classes, or those that occur."""
+    number = len(called)
+    n = np.bincount(label, minlength=number)
     right = [np.bincount(label[said == label], minlength=number) for said in (dense, sparse)]
     said = [np.bincount(answers, minlength=number) for answers in (dense, sparse)]
     recall = divided(right[0], n), divided(right[1], n)
@@ -155,31 +205,21 @@ def confusion(
         "precision_sparse": precision[1],
         "precision_drop": precision[0] - precision[1],
         "share_ratio": divided(said[1], said[0]),
-        "total_variation": divided(variation, n),
+        "total_variation": divided(np.bincount(moves.row, np.abs(moves.moved), number) / 2, n),
     }
-    by_class = []
-    for k in np.flatnonzero((n > 0) | (said[0] > 0) | (said[1] > 0) | few).tolist():
+    diagonal = {int(moves.row[i]): i for i in np.flatnonzero(~moves.mistake).tolist()}
+    for k in np.flatnonzero((n > 0) | (said[0] > 0) | (said[1] > 0) | every_class).tolist():
         test = diagonal.get(k)
         numbers = {name: float(column[k]) for name, column in columns.items()}
-        by_class.append(
-            ClassShift(
-                name=called[k],
-                n=int(n[k]),
-                predicted_dense=int(said[0][k]),
-                predicted_sparse=int(said[1][k]),
-                **{name: None if x != x else x for name, x in numbers.items()},
-                p=None if test is None else float(p[test]),
-                q=None if test is None else float(q[test]),
-            )
+        yield ClassShift(
+            name=called[k],
+            n=int(n[k]),
+            predicted_dense=int(said[0][k]),
+            predicted_sparse=int(said[1][k]),
+            **{name: None if x != x else x for name, x in numbers.items()},
+            p=None if test is None else float(moves.p[test]),
+            q=None if test is None else float(moves.q[test]),
         )
-    return Confusion(
-        classes=number,
-        tested=int(mistakes.sum()),
-        cells=tuple(cells),
-        by_class=tuple(by_class),
-        dense=_matrix(label, dense, number) if few else None,
-        sparse=_matrix(label, sparse, number) if few else None,
-    )
 
 
 def _counts(wanted: Integers, keys: Integers) -> list[int]:

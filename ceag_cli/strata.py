@@ -153,31 +153,116 @@ def stratified(
         alpha: Error of each bound.
         interval: As for psi; bounds over several levels are put together by MOVER in any case.
     """
-    number, total = len(names), len(strata)
-    count = max(len(levels), int(strata.max()) + 1 if total else 0)
+    count = max(len(levels), int(strata.max()) + 1 if len(strata) else 0)
     called = names_of(levels, count)
-    of_level = [np.bincount(strata[f], minlength=count) for f in (lost, gained, changed)]
-    size = np.bincount(strata, minlength=count)
-    churn, gap = divided(of_level[2], size), divided(of_level[0] - of_level[1], size)
-
-    keys, cell = np.unique(strata[:, None] * number + groups, return_inverse=True)
-    cell = cell.reshape(groups.shape)
-    k, g = np.divmod(keys, max(number, 1))
-    n, n_lost, n_gained, n_changed = (
-        summed(cell, f, len(keys)) for f in (None, lost, gained, changed)
+    counted = _Counted.of(strata, count, groups, len(names), lost, gained, changed)
+    psi = _psi(counted, alpha, interval)
+    changed_beside = counted.changed_by_level[counted.k]
+    excess = excess_share(
+        counted.changed, counted.n, changed_beside, counted.beside, alpha, interval
     )
-    psi = _psi(k, n, n_lost, n_gained, size, of_level, alpha, interval)
-    excess = excess_share(n_changed, n, of_level[2][k], size[k], alpha, interval)
-
-    n_group = np.bincount(g, n, number)
-    beside = np.bincount(g, size[k], number)  # images of the levels that a group has images of
-    coverage = beside / max(total, 1)
-    own, common = n / n_group[g], size[k] / beside[g]
-    overall_gap = (int(lost.sum()) - int(gained.sum())) / max(total, 1)
-    raw = (
-        divided(np.bincount(g, n_lost - n_gained, number), n_group) - overall_gap,
-        divided(np.bincount(g, n_changed, number), n_group) - int(changed.sum()) / max(total, 1),
+    groups_of, groups_in_all = _over_levels(counted, psi, excess, names)
+    occupied = np.flatnonzero(counted.size)
+    largest = np.sort(occupied[_first(counted.size[occupied].astype(np.float64))])
+    churn = divided(counted.changed_by_level, counted.size)
+    gap = divided(counted.lost_by_level - counted.gained_by_level, counted.size)
+    shown = _first(np.abs(counted.n * psi[0]))
+    listed = [bounded(*_only(estimate, shown)) for estimate in (psi, excess)]
+    return Strata(
+        by=by,
+        levels=tuple(
+            Level(called[i], int(counted.size[i]), float(churn[i]), float(gap[i]))
+            for i in largest.tolist()
+        ),
+        levels_in_all=len(occupied),
+        groups=tuple(groups_of),
+        groups_in_all=groups_in_all,
+        cells=tuple(
+            GroupInLevel(
+                *names[int(counted.g[i])], called[int(counted.k[i])], int(counted.n[i]), a, b
+            )
+            for i, a, b in zip(shown.tolist(), *listed, strict=True)
+            if a is not None and b is not None
+        ),
+        cells_in_all=len(counted.n),
     )
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """Images by level, and by cell: a group in a level that has images of it."""
+
+    total: int
+    number: int
+    """Of groups."""
+    size: Integers
+    """By level."""
+    lost_by_level: Integers
+    gained_by_level: Integers
+    changed_by_level: Integers
+    k: Integers
+    """Level of each cell."""
+    g: Integers
+    """Group of each cell."""
+    n: Numbers
+    """By cell."""
+    lost: Numbers
+    gained: Numbers
+    changed: Numbers
+
+    @classmethod
+    def of(
+        cls,
+        strata: Integers,
+        levels: int,
+        groups: Integers,
+        number: int,
+        lost: Flags,
+        gained: Flags,
+        changed: Flags,
+    ) -> _Counted:
+        keys, cell = np.unique(strata[:, None] * number + groups, return_inverse=True)
+        cell = cell.reshape(groups.shape)
+        k, g = np.divmod(keys, max(number, 1))
+        by_level = [np.bincount(strata[f], minlength=levels) for f in (lost, gained, changed)]
+        by_cell = [summed(cell, f, len(keys)) for f in (None, lost, gained, changed)]
+        return cls(
+            total=len(strata),
+            number=number,
+            size=np.bincount(strata, minlength=levels),
+            lost_by_level=by_level[0],
+            gained_by_level=by_level[1],
+            changed_by_level=by_level[2],
+            k=k,
+            g=g,
+            n=by_cell[0],
+            lost=by_cell[1],
+            gained=by_cell[2],
+            changed=by_cell[3],
+        )
+
+    @property
+    def beside(self) -> Integers:
+        """All images of the level of each cell."""
+        found: Integers = self.size[self.k]
+        return found
+
+
+def _over_levels(
+    counted: _Counted, psi: Estimate, excess: Estimate, names: Sequence[tuple[str, str]]
+) -> tuple[list[GroupOverLevels], int]:
+    """Groups over all levels, and how many have images."""
+    g, number, total = counted.g, counted.number, max(counted.total, 1)
+    n_group = np.bincount(g, counted.n, number)
+    beside = np.bincount(g, counted.beside, number)  # images of the levels that it has images of
+    coverage = beside / total
+    own, common = counted.n / n_group[g], counted.beside / beside[g]
+    net = (counted.lost - counted.gained, counted.lost_by_level - counted.gained_by_level)
+    moved = (counted.changed, counted.changed_by_level)
+    raw = [
+        divided(np.bincount(g, by_cell, number), n_group) - int(by_level.sum()) / total
+        for by_cell, by_level in (net, moved)
+    ]
     present = np.flatnonzero(n_group > 0)
     chosen = np.sort(present[_first(np.abs(n_group * raw[0])[present])])
     apart = [
@@ -188,29 +273,12 @@ def stratified(
         )
         for whole, estimate in zip(raw, (psi, excess), strict=True)
     ]
-    occupied = np.flatnonzero(size)
-    largest = np.sort(occupied[_first(size[occupied].astype(np.float64))])
-    shown = _first(np.abs(n * psi[0]))
-    listed = [bounded(*_only(estimate, shown)) for estimate in (psi, excess)]
-    return Strata(
-        by=by,
-        levels=tuple(
-            Level(called[i], int(size[i]), float(churn[i]), float(gap[i])) for i in largest.tolist()
-        ),
-        levels_in_all=len(occupied),
-        groups=tuple(
-            GroupOverLevels(names[i][0], names[i][1], int(n_group[i]), float(coverage[i]), a, b)
-            for i, a, b in zip(chosen.tolist(), *apart, strict=True)
-            if a is not None and b is not None
-        ),
-        groups_in_all=len(present),
-        cells=tuple(
-            GroupInLevel(*names[int(g[i])], called[int(k[i])], int(n[i]), a, b)
-            for i, a, b in zip(shown.tolist(), *listed, strict=True)
-            if a is not None and b is not None
-        ),
-        cells_in_all=len(keys),
-    )
+    found = [
+        GroupOverLevels(names[i][0], names[i][1], int(n_group[i]), float(coverage[i]), a, b)
+        for i, a, b in zip(chosen.tolist(), *apart, strict=True)
+        if a is not None and b is not None
+    ]
+    return found, len(present)
 
 
 def _first(weight: Numbers) -> Integers:
@@ -224,32 +292,24 @@ def _only(estimate: Estimate, chosen: Integers) -> Estimate:
     return value[chosen], lower[chosen], upper[chosen]
 
 
-def _psi(
-    k: Integers,
-    n: Numbers,
-    lost: Numbers,
-    gained: Numbers,
-    size: Integers,
-    of_level: Sequence[Integers],
-    alpha: float,
-    interval: str,
-) -> Estimate:
+def _psi(counted: _Counted, alpha: float, interval: str) -> Estimate:
     """The psi of each cell within its level. Cells of the same counts, mostly small, are one."""
+    n, lost, gained = counted.n, counted.lost, counted.gained
     if not len(n):
         return np.zeros(0), np.zeros(0), np.zeros(0)
-    code = k
+    code = counted.k
     for numbers in (n, lost, gained):  # renumbered each time, so that the codes stay small
         pair = code * (int(numbers.max()) + 1) + numbers.astype(np.int64)
         _, first, code = np.unique(pair, return_index=True, return_inverse=True)
         code = code.reshape(-1)
-    level = k[first]
+    level = counted.k[first]
     counts = Counts(
         n[first],
         lost[first],
         gained[first],
-        size[level].astype(np.float64),
-        of_level[0][level].astype(np.float64),
-        of_level[1][level].astype(np.float64),
+        counted.size[level].astype(np.float64),
+        counted.lost_by_level[level].astype(np.float64),
+        counted.gained_by_level[level].astype(np.float64),
     )
     psi, lower, upper = psi_bounds(counts, quantile_of(alpha), interval)
     return psi[code], lower[code], upper[code]
