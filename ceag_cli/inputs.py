@@ -33,7 +33,6 @@ from ceag_cli.lineage import (
     Lineage,
     Reference,
     newest,
-    sha256_of,
     weights_in,
 )
 from ceag_cli.masks import Masks
@@ -48,16 +47,13 @@ from ceag_cli.options import (
 from ceag_cli.pixels import PixelCache
 from ceag_cli.progress import Reporter
 from ceag_cli.prunable import prunable_parameters
+from ceag_cli.reading import ANOTHER, Reading
 from ceag_cli.sources import (
-    dataset_of,
     join,
     refuse_without_dataset,
     relative_place,
-    takes_place,
 )
 from ceag_cli.stores import Store, find_duplicates, open_store
-
-ANOTHER = "name another one with --{}"
 
 MANY_ZEROS = 0.01
 """Share of zeros from which a model that says nothing of it is taken for a pruned one."""
@@ -202,46 +198,20 @@ def open_data(
         LabelsError, LineageError, ImageError: It cannot be read, has changed, or its images
             cannot be found.
     """
-    csv, data_dir = options.groups, options.data_dir
-    label_column, groups_by, missing = options.label_column, options.groups_by, options.missing
-    dataset = dataset_of(options)
-    for checkpoint in named_by:
-        reference = checkpoint.lineage and checkpoint.lineage.groups
-        if not reference:
-            continue
-        if csv is None:
-            csv = str(named_csv(checkpoint.path, reference))
-            reporter.say(f"groups from {csv}, named by {checkpoint.path}")
-        elif not Path(csv).is_file() or sha256_of(Path(csv)) != reference.csv.sha256:
-            reporter.say(
-                f"{csv} is not the groups CSV that {checkpoint.path} names, '{reference.csv.path}'"
-            )
-            continue
-        dataset = dataset_of(options, reference, checkpoint.path)
-        if data_dir is None and reference.data_dir and takes_place(dataset, reference):
-            kept_there = (
-                dataset is not None and dataset.kind == "hfds"
-            )  # made of what lies elsewhere
-            data_dir = find_images(
-                checkpoint, reference.data_dir, Path(csv), may_be_made=kept_there
-            )
-            reporter.say(f"images from {data_dir}, named by {checkpoint.path}")
-        label_column = label_column or reference.label_column
-        groups_by = groups_by or reference.groups_by
-        missing = missing or reference.missing
-        break
-    if csv is None:
+    named = [(checkpoint.path, checkpoint.lineage) for checkpoint in named_by]
+    reading = Reading.of(options, named, reporter)
+    if reading.csv is None:
         raise OptionError(f"ceag {command} needs --groups, a CSV with one row per image")
-    joined = None
+    dataset, data_dir, joined = reading.dataset, reading.data_dir, None
     if dataset is not None:
-        joined = join(Path(csv), dataset, data_dir, label_column, options.class_map)
+        joined = join(reading.csv, dataset, data_dir, reading.label_column, options.class_map)
     else:
         refuse_without_dataset(options)
     labels = read_labels(
-        Path(csv),
-        label_column or "label",
-        groups_by,
-        missing or "error",
+        reading.csv,
+        reading.label_column or "label",
+        reading.groups_by,
+        reading.missing or "error",
         cluster_id,
         control,
         joined,
@@ -269,43 +239,10 @@ def open_data(
     return Data(labels, store, data_dir, joined.store.dataset, len(joined.unlisted()))
 
 
-def named_csv(path: Path, reference: GroupsReference) -> Path:
-    """The groups CSV that a model names.
-
-    Raises:
-        LabelsError: It has changed, and something is wrong in its rows.
-        LineageError: It is gone, or has changed.
-    """
-    try:
-        return reference.csv.find(path, "groups CSV", ANOTHER.format("groups"))
-    except LineageError:
-        changed = path.parent / reference.csv.path
-        if changed.is_file() and reference.dataset is None:
-            columns = (reference.label_column, reference.groups_by, reference.missing)
-            read_labels(changed, *columns).raise_problems()
-        raise
-
-
 def left_out(count: int, path: Path) -> str:
     """How many rows ``--missing drop`` has left out."""
     which = "1 row without a group is" if count == 1 else f"{count} rows without a group are"
     return f"{which} left out of {path}, from the groups and from the whole (--missing drop)"
-
-
-def find_images(
-    checkpoint: Checkpoint, data_dir: str, csv: Path, *, may_be_made: bool = False
-) -> str:
-    """The folder or .zip of images that a model names, or one of that name beside the CSV."""
-    named = checkpoint.path.parent / data_dir
-    if may_be_made:
-        return os.path.relpath(named)
-    for candidate in (named, csv.parent / named.name):
-        if candidate.exists():
-            return os.path.relpath(candidate)
-    raise LineageError(
-        f"{checkpoint.path}: its images '{data_dir}' are not there, nor '{named.name}' beside "
-        f"{csv}; name them with --data-dir"
-    )
 
 
 def _look_in_dataset(labels: Labels, joined: JoinedCsv, reporter: Reporter) -> None:

@@ -14,11 +14,12 @@ from pathlib import Path
 
 from ceag_cli.checkpoints import Checkpoint
 from ceag_cli.errors import CheckpointError, LabelsError, LineageError, OptionError, first
-from ceag_cli.inputs import Data, find_images, open_checkpoint
+from ceag_cli.inputs import Data, open_checkpoint
 from ceag_cli.labels import Labels, read_labels
 from ceag_cli.lineage import GroupsReference, identity_of, weights_in
 from ceag_cli.options import AuditOptions, ExplainOptions, MitigateOptions
 from ceag_cli.progress import Reporter
+from ceag_cli.reading import images_of
 from ceag_cli.stores import open_store
 
 ELSEWHERE = "say where it is with --dense, or compare with another one on purpose by --baseline"
@@ -174,7 +175,7 @@ def _places_seen(
     csv = reference.csv.find(model.path, "groups CSV", "look at what the two have in common")
     missing = reference.missing
     labels = read_labels(csv, reference.label_column, reference.groups_by, missing)
-    folder = reference.data_dir and find_images(model, reference.data_dir, csv)
+    folder = reference.data_dir and images_of(model.path, reference.data_dir, csv)
     root = os.path.realpath(open_store(csv, folder, labels.paths).root)
     names = [name for name in ("train", chosen_on) if name in labels.splits]
     return {_place(root, path): name for name in names for _, path in _rows(labels, name)}

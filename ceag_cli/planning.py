@@ -15,7 +15,6 @@ are for a split in which all groups grow alike.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,7 +28,6 @@ from ceag_cli.columns import Source
 from ceag_cli.errors import LabelsError, LineageError, OptionError
 from ceag_cli.findings import NO_DATA, REFERENCE
 from ceag_cli.groups import Grouping, look_alikes
-from ceag_cli.inputs import named_csv
 from ceag_cli.intervals import Counts, psi_bounds, quantile_of
 from ceag_cli.labels import MISSING, SPLITS, Labels, read_labels
 from ceag_cli.lineage import (
@@ -37,14 +35,14 @@ from ceag_cli.lineage import (
     Lineage,
     newest,
     read_metadata,
-    sha256_of,
     weights_in,
 )
 from ceag_cli.options import AuditOptions, flag, given
 from ceag_cli.policy import Policy, policy_of
 from ceag_cli.predictions import AnswerTable, read_as_asked
 from ceag_cli.progress import Quiet, Reporter
-from ceag_cli.sources import dataset_of, join, refuse_without_dataset, takes_place
+from ceag_cli.reading import Reading
+from ceag_cli.sources import join, refuse_without_dataset
 
 POWER = 0.8
 
@@ -201,36 +199,22 @@ def _sizes_of_csv(
 ) -> tuple[Sizes, tuple[str, float | None] | None]:
     """The sizes of a groups CSV, and the eps of the model that would be audited."""
     path, lineage = _model(options)
-    csv, label_column, groups_by = options.groups, options.label_column, options.groups_by
-    missing, data_dir = options.missing, options.data_dir
-    dataset = dataset_of(options)
-    if lineage is not None and lineage.groups is not None:
-        reference = lineage.groups
-        if csv is None:
-            csv = str(named_csv(path, reference))
-            reporter.say(f"groups from {csv}, named by {path}")
-        if Path(csv).is_file() and sha256_of(Path(csv)) == reference.csv.sha256:
-            label_column = label_column or reference.label_column
-            groups_by = groups_by or reference.groups_by
-            missing = missing or reference.missing
-            dataset = dataset_of(options, reference, path)
-            if data_dir is None and reference.data_dir and takes_place(dataset, reference):
-                data_dir = os.path.relpath(path.parent / reference.data_dir)
-    if csv is None:
+    reading = Reading.of(options, [(path, lineage)], reporter, needs_images=False)
+    if reading.csv is None:
         raise OptionError(
             "no groups CSV is named, and no model here names one: say 'ceag groups FILE', 'ceag "
             "audit --plan --groups FILE', or --predictions FILE for a table of answers"
         )
-    if dataset is None:
+    if reading.dataset is None:
         refuse_without_dataset(options)
     sizes = read_sizes(
-        Path(csv),
-        label_column or "label",
-        groups_by,
-        missing or "error",
+        reading.csv,
+        reading.label_column or "label",
+        reading.groups_by,
+        reading.missing or "error",
         options.cluster_id,
         options.control,
-        joined_by(options, Path(csv), dataset, data_dir, label_column),
+        joined_by(options, reading.csv, reading.dataset, reading.data_dir, reading.label_column),
     )
     return sizes, None if lineage is None else (str(path), lineage.eps)
 

@@ -89,6 +89,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
             "checkpoints",
             "runs",
             "evaluation",
+            "reading",
             "inputs",
             "pairing",
             "info",
