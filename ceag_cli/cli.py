@@ -26,7 +26,15 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from ceag_cli.errors import CeagError, Ended, OutputError
-from ceag_cli.options import COMMANDS, EMPTY, AuditOptions, Command, flag, parse, value_type
+from ceag_cli.options import (
+    COMMANDS,
+    EMPTY,
+    AuditOptions,
+    Command,
+    flag,
+    parse,
+    value_type,
+)
 from ceag_cli.progress import Update
 from ceag_cli.recipe import named_as_given, resolve
 
@@ -535,11 +543,85 @@ def _without_answers(options: AuditOptions) -> AuditOptions:
     return found
 
 
+WRITING = "Writing the CSV (with --from)"
+_WRITING: dict[str, Any] = {"rich_help_panel": WRITING, "show_default": False}
+
+
+def _warn_of_idle(given: dict[str, Any], where: str) -> None:
+    for name, value in given.items():
+        if value is not None:
+            Terminal().warn(f"{flag(name)} has no effect {where}")
+
+
+def _write_groups(layout: str, folder: str | None, given: dict[str, Any], as_json: bool) -> None:
+    """Write a groups CSV from a published data set, and say what was written."""
+    from ceag_cli import conversion
+
+    if folder is None:
+        raise CeagError(f"--from {layout} needs the folder of the data set")
+    for name in ("test_share", "val_share"):
+        try:
+            given[name] = given[name] and float(given[name])
+        except ValueError:
+            raise CeagError(f"{flag(name)}: '{given[name]}' is not a number") from None
+    given["seed"] = given["seed"] and parse(AuditOptions, "seed", given["seed"])
+    known = {name: value for name, value in given.items() if value is not None}
+    found = conversion.write_groups(layout, folder, reporter=Terminal(), **known)
+    _show(conversion.lines(found), conversion.document(found), as_json)
+
+
 @_registered("groups")
 def _groups(
     file: Annotated[
         str | None,
-        typer.Argument(help="The groups CSV. [default: the policy's, else the model's]"),
+        typer.Argument(
+            help="The groups CSV. [default: the policy's, else the model's] With --from, the "
+            "folder of the data set."
+        ),
+    ] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="Write the CSV from a data set as it is published: utkface, fairface, cifar10, "
+            "cifar100, celeba or imagefolder.",
+            **_WRITING,
+        ),
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", help="The CSV to write. [default: labels.csv]", **_WRITING),
+    ] = None,
+    missing: Annotated[
+        str | None,
+        typer.Option(
+            "--missing",
+            help="Images of which something is not known: error, drop, or group (their cells stay "
+            "empty). [default: error]",
+            **_WRITING,
+        ),
+    ] = None,
+    test_share: Annotated[
+        str | None,
+        typer.Option(
+            "--test-share",
+            help="Fraction of the images that become test, where there is no test split. "
+            "[default: 0.2]",
+            **_WRITING,
+        ),
+    ] = None,
+    val_share: Annotated[
+        str | None,
+        typer.Option(
+            "--val-share", help="Fraction of them that become val. [default: 0]", **_WRITING
+        ),
+    ] = None,
+    seed: Annotated[
+        str | None, typer.Option("--seed", help="Seed of the draws. [default: 42]", **_WRITING)
+    ] = None,
+    overwrite: Annotated[
+        bool | None,
+        typer.Option("--overwrite", help="Replace an output that exists.", **_WRITING),
     ] = None,
     groups_by: Annotated[
         str | None, typer.Option("--groups-by", help="Columns that make the groups.")
@@ -573,11 +655,38 @@ def _groups(
 ) -> None:
     """Show the groups of a CSV, and which of them an audit could decide at this eps.
 
-    No model is needed. What is asked is what 'ceag audit' would ask in this folder.
+    No model is needed. What is asked is what 'ceag audit' would ask in this folder. With --from
+    the CSV is written: --label-column says what becomes the label, --groups-by which columns.
 
     Example: ceag groups labels.csv --eps 0.02
+
+    Example: ceag groups --from utkface UTKFace -o labels.csv --missing drop
     """
     with exit_codes():
+        writing = {
+            "output": output,
+            "missing": missing,
+            "test_share": test_share,
+            "val_share": val_share,
+            "seed": seed,
+            "overwrite": overwrite,
+        }
+        showing = {
+            "eps": eps,
+            "alpha": alpha,
+            "interval": interval,
+            "against": against,
+            "gate_splits": gate_splits,
+            "churn": churn,
+            "config": config,
+        }
+        _check_format(output_format)
+        if layout is not None:
+            _warn_of_idle(showing, "with --from")
+            columns = {"label_column": label_column, "groups_by": groups_by}
+            _write_groups(layout, file, columns | writing, output_format == "json")
+            return
+        _warn_of_idle(writing, "without --from")
         given = {
             "groups": file,
             "groups_by": groups_by,
@@ -590,7 +699,6 @@ def _groups(
             "plan_churn": churn,
             "format": output_format,
         }
-        _check_format(output_format)
         names = {"groups": "FILE", "plan_churn": "--churn"}
         options = resolve(AuditOptions, given, config, names=names)
         options = options if file is None else _without_answers(options)

@@ -233,3 +233,30 @@ def set_aside(strata: Tensor, share: float, generator: torch.Generator) -> Tenso
     picks = ((torch.arange(count).double() + 0.5) * len(free) / max(count, 1)).long()
     chosen[free[picks]] = True
     return chosen
+
+
+def set_aside_whole(
+    strata: Tensor, clusters: Tensor, share: float, generator: torch.Generator
+) -> Tensor:
+    """Choose a stratified part of some clusters, with all of their samples.
+
+    For images of people, so that nobody is on both sides. A cluster counts as one of the stratum
+    that most of its samples are in.
+
+    Args:
+        strata: As for ``set_aside``.
+        clusters: Which samples belong together, integers, shape ``(N,)``.
+        share: Fraction of the clusters to set aside, in (0, 1).
+        generator: Draws within the strata.
+
+    Returns:
+        Bool, shape ``(N,)``.
+    """
+    _, stratum = torch.unique(strata, dim=0, return_inverse=True)
+    _, cluster = torch.unique(clusters, return_inverse=True)
+    pairs, size = torch.unique(torch.stack([cluster, stratum], 1), dim=0, return_counts=True)
+    order = torch.argsort(size, stable=True)  # so that the largest is written last
+    main = torch.empty(int(cluster.max()) + 1, dtype=torch.int64)
+    for number, of_number in pairs[order].tolist():
+        main[number] = of_number
+    return set_aside(main[:, None], share, generator)[cluster]
