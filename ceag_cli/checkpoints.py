@@ -93,11 +93,7 @@ def load(path: Path, options: ArchitectureOptions, child: TimmConfig | None = No
         model = from_config(config | {"model_args": (config.get("model_args") or {}) | kwargs})
     else:
         model = _bare(config["architecture"], state, kwargs, options)
-        config = {"pretrained_cfg": dict(model.pretrained_cfg)}  # type: ignore[arg-type]
-        channels = _input_channels(model)
-        if channels is not None:
-            size = config["pretrained_cfg"].get("input_size", (channels, 224, 224))
-            config["pretrained_cfg"]["input_size"] = (channels, *size[1:])
+        config = _own_configuration(model)
     _load_state(model, state, path)
     preprocessing = preprocessing_of(config, options)
     expected = _input_channels(model)
@@ -125,7 +121,7 @@ def load_adapted(path: Path, num_classes: int, options: ArchitectureOptions) -> 
     if "num_classes" not in config:
         kwargs, state = model_kwargs(options), timm_keys(config["architecture"], state)
         bare = _bare(config["architecture"], state, kwargs, options, infer_classes=True)
-        config = describe(bare, preprocessing_of(bare), None)
+        config = describe(bare, preprocessing_of(_own_configuration(bare)), None)
     with tempfile.TemporaryDirectory() as folder:
         if PACKED in read_metadata(path):  # timm reads the file itself
             path = Path(folder, WEIGHTS_NAME)
@@ -256,6 +252,16 @@ def _bare(
         img_size=options.img_size,
         arguments=arguments,
     )
+
+
+def _own_configuration(model: nn.Module) -> TimmConfig:
+    """The configuration of an architecture, with the input channels that the model really has."""
+    config = dict(model.pretrained_cfg)  # type: ignore[arg-type]
+    channels = _input_channels(model)
+    if channels is not None:
+        size = config.get("input_size", (channels, 224, 224))
+        config["input_size"] = (channels, *size[1:])
+    return {"pretrained_cfg": config}
 
 
 def _input_channels(model: nn.Module) -> int | None:

@@ -480,6 +480,14 @@ def test_a_new_classifier_of_a_bare_file(tmp_path: Path) -> None:
     assert torch.equal(theirs["conv1.0.weight"], model.state_dict()["conv1.0.weight"])
 
 
+def test_a_bare_file_for_grey_images_is_adapted(tmp_path: Path) -> None:
+    model = tiny_model("test_resnet", num_classes=3, in_chans=1)
+    path = bare(tmp_path / "m.safetensors", model)
+    options = ArchitectureOptions(model="test_resnet", in_chans=1, img_size=64)
+    theirs = load_adapted(path, 5, options).state_dict()
+    assert torch.equal(theirs["conv1.0.weight"], model.state_dict()["conv1.0.weight"])
+
+
 def test_a_transformer_is_adapted_to_another_image_size(tmp_path: Path) -> None:
     """4 patches become 16."""
     path = written(tmp_path / "m.safetensors", tiny_model("test_vit", img_size=32), img_size=32)
