@@ -253,7 +253,8 @@ def _parameter(command: type[Command], name: str) -> inspect.Parameter:
     if limits["choices"]:
         help_text += f" One of {', '.join(limits['choices'])}."
     if limits["positional"]:
-        info = typer.Argument(help=help_text, show_default=False, metavar="FILE")
+        metavar = "[FILE]..." if limits["repeatable"] else "FILE"
+        info = typer.Argument(help=help_text, show_default=False, metavar=metavar)
     else:
         defaults = []
         if limits["shown"] or not (field.default is False or field.default in (None, ())):
@@ -441,15 +442,38 @@ def _explain(options: Command) -> None:
     _print(render(found, options.format))
 
 
-@_registered("schema")
-def _schema() -> None:
-    """Print the JSON schema of the audit's JSON document.
+@_command(
+    "exemplars",
+    "Example: ceag exemplars seed-*/model.pruned.safetensors (describes; the exit code is no "
+    "verdict)",
+)
+def _exemplars(options: Command) -> None:
+    from ceag_cli import identifying
+    from ceag_cli.pieformats import render
+    from ceag_cli.pies import ExemplarsNotWritten
 
-    Example: ceag schema
+    try:
+        found = identifying.exemplars(options, Terminal())  # type: ignore[arg-type]
+    except ExemplarsNotWritten as error:
+        _print(render(error.exemplars, options.format))
+        raise
+    _print(render(found, options.format))
+
+
+@_registered("schema")
+def _schema(
+    command: Annotated[
+        str, typer.Argument(help="audit, explain or exemplars.", metavar="COMMAND")
+    ] = "audit",
+) -> None:
+    """Print the JSON schema of a command's JSON document.
+
+    Example: ceag schema explain
     """
     with exit_codes():
-        path = Path(__file__).with_name("audit.schema.json")
-        _print(path.read_text(encoding="utf-8"))
+        from ceag_cli.schemas import schema
+
+        _print(schema(command))
 
 
 @_command("export", "Example: ceag export model.pruned.safetensors")

@@ -27,6 +27,7 @@ def audit_document(
     seed: int,
     more: Sequence[Mapping[str, Any]] = (),
     explanation: Mapping[str, Any] | None = None,
+    exemplars: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """An audit as one JSON document: fractions, never percent; ``null`` for what is not known."""
     return {
@@ -50,6 +51,7 @@ def audit_document(
         "checks": [_fields(check) for check in result.checks],
         "more": [dict(found) for found in more],
         "explanation": None if explanation is None else dict(explanation),
+        "exemplars": None if exemplars is None else dict(exemplars),
     }
 
 

@@ -28,7 +28,7 @@ def text(explained: Explained) -> str:
     """Plain text: a table of groups, worst first, and what follows."""
     found = explained.explanation
     rows, left_out = _groups(found)
-    lines = [headline(found), *_aligned([[printable(cell) for cell in row] for row in rows])]
+    lines = [headline(found), *aligned([[printable(cell) for cell in row] for row in rows])]
     if left_out:
         lines.append(f"and {left_out} more groups")
     lines += notes(found)
@@ -36,7 +36,7 @@ def text(explained: Explained) -> str:
     for feature in found.features:
         first, *others = feature_lines(feature)
         table = correlation_rows(feature)
-        lines += [first, *(f"  {line}" for line in [*others, *_aligned(table)])]
+        lines += [first, *(f"  {line}" for line in [*others, *aligned(table)])]
         lines += [f"  {few(feature)}"] * bool(table)
     lines += [CAVEAT, f"report: {explained.page}"]
     # GitHub takes a line of a log that begins so for a command.
@@ -55,7 +55,8 @@ def _groups(found: Explanation) -> tuple[Rows, int]:
     return [head, *rows], len(groups) - len(rows)
 
 
-def _aligned(rows: Rows) -> list[str]:
+def aligned(rows: Rows) -> list[str]:
+    """A table as lines, numbers to the right under each other."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for name, *cells in rows:
@@ -68,7 +69,7 @@ def markdown(explained: Explained) -> str:
     """For a summary or a comment: the table of groups and what follows."""
     found = explained.explanation
     rows, left_out = _groups(found)
-    lines = ["## ceag explain", "", escaped(headline(found)), "", *_table(rows)]
+    lines = ["## ceag explain", "", escaped(headline(found)), "", *as_table(rows)]
     if left_out:
         lines += ["", f"{left_out} more groups are in explanation.json."]
     lines += ["", *(f"- {escaped(note)}" for note in notes(found))]
@@ -77,11 +78,12 @@ def markdown(explained: Explained) -> str:
         lines += [f"- {escaped(line)}" for line in feature_lines(feature)]
         table = correlation_rows(feature)
         if table:
-            lines += ["", *_table(table), "", escaped(f"{few(feature)}."), ""]
+            lines += ["", *as_table(table), "", escaped(f"{few(feature)}."), ""]
     return "\n".join([*lines, "", escaped(CAVEAT), "", _written_by(explained)]) + "\n"
 
 
-def _table(rows: Rows) -> list[str]:
+def as_table(rows: Rows) -> list[str]:
+    """A table in Markdown."""
     head, *others = [[escaped(cell) for cell in row] for row in rows]
     sides = [":--", *("--:" for _ in head[1:])]
     return [f"| {' | '.join(row)} |" for row in (head, sides, *others)]

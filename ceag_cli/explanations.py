@@ -269,18 +269,30 @@ def kept_explanation(folder: Path, subject: Subject) -> tuple[Explanation | None
         pairs = {
             "another dense model": (models["dense"]["sha256"], subject.dense_sha256),
             "another sparse model": (models["sparse"]["sha256"], subject.sparse_sha256),
-            "another groups CSV": (data["groups_file_sha256"], subject.groups_sha256),
-            "another label column": (data["label_column"], subject.label_column),
-            "other groups": (data["groups_by"], subject.groups_by),
-            "another treatment of missing groups": (data["missing"], subject.missing),
         }
+        other = [name for name, (one, two) in pairs.items() if one != two]
+        other += other_groups(data, subject)
         found = explanation_from(plain["explanation"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None, f"{place}: holds no explanation; 'ceag explain' writes it anew"
-    other = [name for name, (one, two) in pairs.items() if one != two]
     if other:
         return None, f"{place}: is about {other[0]}; 'ceag explain' writes it anew"
     return found, None
+
+
+def other_groups(data: Mapping[str, Any], subject: Subject) -> list[str]:
+    """In what the images or groups of a document differ from those of an audit.
+
+    Raises:
+        KeyError, TypeError: It is no such document.
+    """
+    pairs = {
+        "another groups CSV": (data["groups_file_sha256"], subject.groups_sha256),
+        "another label column": (data["label_column"], subject.label_column),
+        "other groups": (data["groups_by"], subject.groups_by),
+        "another treatment of missing groups": (data["missing"], subject.missing),
+    }
+    return [name for name, (one, two) in pairs.items() if one != two]
 
 
 @dataclass(frozen=True)

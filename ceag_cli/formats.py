@@ -51,7 +51,13 @@ def _lines(value: Any, levels: int, indent: str = "") -> str:
 
 def _html(audit: Audit) -> str:
     return page(
-        audit.result, audit.subject, audit.version, audit.more, audit.flips, audit.explanation
+        audit.result,
+        audit.subject,
+        audit.version,
+        audit.more,
+        audit.flips,
+        audit.explanation,
+        audit.exemplars,
     )
 
 

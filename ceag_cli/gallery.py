@@ -55,11 +55,9 @@ def gallery(
 def _flip(
     group: GroupResult, answers: AnswerTable, row: int, read: Callable[[str], bytes]
 ) -> Flip | None:
-    """One image; ``None`` when it cannot be read any more, for the page does without it."""
     path = answers.ids[row]
-    try:
-        thumbnail = data_uri(read(path))
-    except Exception:  # Pillow and zipfile raise many kinds for damaged bytes
+    thumbnail = shown(path, read)
+    if thumbnail is None:
         return None
     return Flip(
         split=group.split,
@@ -70,6 +68,14 @@ def _flip(
         sparse=answers.classes[int(answers.sparse[row])],
         thumbnail=thumbnail,
     )
+
+
+def shown(path: str, read: Callable[[str], bytes]) -> str | None:
+    """An image as a data URI; ``None`` if it cannot be read, for the page does without it."""
+    try:
+        return data_uri(read(path))
+    except Exception:  # Pillow and zipfile raise many kinds for damaged bytes
+        return None
 
 
 def data_uri(content: bytes) -> str:

@@ -75,7 +75,7 @@ def answers(asked: Questions, alpha: float, interval: str, against: str) -> Answ
     p_accepted = p.copy()
     if excused.any():
         p_accepted[excused] = p_values(counts.only(excused), asked.accepted[excused], *kind)
-    beyond_eps, beyond_accepted = _corrected(asked, p), _corrected(asked, p_accepted)
+    beyond_eps, beyond_accepted = corrected(p, asked.same_as), corrected(p_accepted, asked.same_as)
     p_holm = np.where(excused, beyond_eps, beyond_accepted)
     passes: Flags = upper <= eps
     fails: Flags = (beyond_accepted <= alpha) & ~passes
@@ -99,26 +99,32 @@ def answers(asked: Questions, alpha: float, interval: str, against: str) -> Answ
         too_small=best > eps,
         times=times,
         grows=grows,
-        family_size=int(_distinct(asked).sum()),
+        family_size=int(distinct(asked.same_as).sum()),
     )
 
 
-def _distinct(asked: Questions) -> Flags:
-    found: Flags = asked.same_as == np.arange(len(asked.same_as))
+def distinct(same_as: Integers) -> Flags:
+    """Which questions are the first to ask what they ask."""
+    found: Flags = same_as == np.arange(len(same_as))
     return found
 
 
-def _corrected(asked: Questions, p: Numbers) -> Numbers:
-    """One family of all distinct questions, so that nothing said of one group weakens another."""
-    distinct = _distinct(asked)
+def corrected(p: Numbers, same_as: Integers) -> Numbers:
+    """Holm's correction over one family of all distinct questions.
+
+    Args:
+        p: One per question.
+        same_as: Number of the first question that asks the same of the same images.
+    """
+    asked = distinct(same_as)
     found = np.ones(len(p))
-    found[distinct] = holm(p[distinct])
-    return found[asked.same_as]
+    found[asked] = holm(p[asked])
+    return found[same_as]
 
 
 def _level(asked: Questions, fails: Flags, alpha: float) -> float:
     """What the p-value of an undecided group would have to be for FAIL, others as they are."""
-    return alpha / max(int((_distinct(asked) & ~fails).sum()), 1)
+    return alpha / max(int((distinct(asked.same_as) & ~fails).sum()), 1)
 
 
 def _times(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 
+from ceag_cli import piereport
 from ceag_cli.explanationreport import brief_lines
 from ceag_cli.findings import DESCRIPTIVE, AuditResult, GroupResult, SplitResult
 from ceag_cli.report import (
@@ -51,6 +52,9 @@ def markdown(audit: Audit) -> str:
                 lines += ["", *(f"- {escaped(line.strip())}" for line in shift_lines(found))]
     if audit.explanation is not None:
         lines += ["", *(f"- {escaped(line.strip())}" for line in brief_lines(audit.explanation))]
+    if audit.exemplars is not None:
+        found_images = piereport.brief_lines(audit.exemplars)
+        lines += ["", *(f"- {escaped(line.strip())}" for line in found_images)]
     text = "\n".join(lines) + "\n"
     for split in splits:
         text += _folded(result, split, MOST_BYTES - len(text.encode()))

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from scipy import special
 
 from ceag_cli.arrays import Integers, Numbers
-from ceag_cli.intervals import REST_SHARE, Bounds, clopper_pearson
+from ceag_cli.intervals import MOST, REST_SHARE, Bounds, clopper_pearson, crossing
 
 FEWEST = 100
 """Images below which a mean of numbers that are not 0 or 1 gets no bounds: Student's t would be
@@ -117,7 +117,7 @@ def excess_share(
     n: npt.ArrayLike,
     all_count: npt.ArrayLike,
     all_n: npt.ArrayLike,
-    alpha: float,
+    alpha: Numbers | float,
     interval: str = "score",
 ) -> tuple[Numbers, Numbers, Numbers]:
     """A group's share less that of all images, with bounds.
@@ -154,6 +154,47 @@ def excess_share(
     rest_low, rest_high = wilson(rest_x, others, z)
     down, up = np.hypot(p - low, rest_high - q), np.hypot(high - p, q - rest_low)
     return excess, excess - weight * down, excess + weight * up
+
+
+def excess_share_p(
+    count: npt.ArrayLike,
+    n: npt.ArrayLike,
+    all_count: npt.ArrayLike,
+    all_n: npt.ArrayLike,
+    interval: str = "score",
+) -> Numbers:
+    """For each group the smallest alpha at which the lower bound of its excess share is above 0.
+
+    Args:
+        count: As for :func:`excess_share`.
+        n: Likewise.
+        all_count: Likewise.
+        all_n: Likewise.
+        interval: ``score`` or ``exact``.
+
+    Returns:
+        p of "its share is at most that of all images", in [0, 1/2], and 1 where the excess is not
+        above 0; NaN for a group without images.
+    """
+    given = np.broadcast_arrays(*(np.asarray(v, np.float64) for v in (count, n, all_count, all_n)))
+    x, some, all_x, others = (column.reshape(-1) for column in given)
+
+    def lower(z: Numbers, i: Integers) -> Numbers:
+        level = special.ndtr(-z)
+        return excess_share(x[i], some[i], all_x[i], others[i], level, interval)[1]
+
+    everywhere = np.arange(len(x))
+    at_low = lower(np.zeros(len(everywhere)), everywhere)  # the excess itself for the score bounds
+    p = np.where(np.isnan(at_low), np.nan, 1.0)
+    above = np.flatnonzero(at_low > 0)
+    if len(above):
+        low, high = np.zeros(len(above)), np.full(len(above), MOST)
+        at_high = lower(high, above)
+        z = crossing(
+            lambda x, i: lower(x, above[i]), low, high, at_low[above], np.minimum(at_high, -1e-300)
+        )
+        p[above] = special.ndtr(-np.where(at_high > 0, MOST, z))
+    return p.reshape(given[0].shape)
 
 
 def mean_shift(
@@ -213,12 +254,25 @@ def mean_shift(
     excess = np.where(rest > 0, weight * (mean - np.nan_to_num(rest_mean)), 0.0 * weight)
     both = known & (rest >= FEWEST) & (other > tiny)
     a, b = own[both] / n[both], other[both] / rest[both]
-    freedom = (a + b) ** 2 / (a**2 / (n[both] - 1) + b**2 / (rest[both] - 1))
+    freedom = satterthwaite(a, n[both] - 1, b, rest[both] - 1)
     wide = np.full(number, np.nan)
     wide[both] = special.stdtrit(freedom, 1 - alpha) * np.sqrt((a + b) * by_excess[both])
     wide[both] *= weight[both]
     wide[n == total] = 0.0  # everybody's excess is 0 by definition
     return shifts, (excess, excess - wide, excess + wide)
+
+
+def satterthwaite(
+    a: npt.ArrayLike, of_a: Numbers | float, b: npt.ArrayLike, of_b: Numbers | float
+) -> Numbers:
+    """Degrees of freedom of ``a + b``, two variances that are known by so many degrees each.
+
+    NaN where both are 0. Source: Satterthwaite 1946.
+    """
+    one, two = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    # Of the shares of both, since squares of small variances may vanish.
+    share = divided(one, one + two)
+    return divided(1.0, share**2 / of_a + (1 - share) ** 2 / of_b)
 
 
 def benjamini_hochberg(p: Numbers) -> Numbers:

@@ -34,7 +34,14 @@ AUDIT_FORMATS = ("text", "json", "markdown", "github", "junit", "csv", "html")
 EXPLAIN_FORMATS = ("text", "json", "markdown", "html")
 """What an explanation can be written as; ``explanationformats`` knows how."""
 
-REPORT_EXAMPLES = {AUDIT_FORMATS: "junit=audit.xml", EXPLAIN_FORMATS: "markdown=why.md"}
+EXEMPLARS_FORMATS = ("text", "json", "markdown", "csv", "html")
+"""What identified exemplars can be written as; ``pieformats`` knows how."""
+
+REPORT_EXAMPLES = {
+    AUDIT_FORMATS: "junit=audit.xml",
+    EXPLAIN_FORMATS: "markdown=why.md",
+    EXEMPLARS_FORMATS: "csv=exemplars.csv",
+}
 """For who has given something else."""
 
 EMPTY = "is empty, as an unset variable makes it; give a value, or leave it out"
@@ -1081,6 +1088,94 @@ class ExplainOptions(DataOptions, ArchitectureOptions, RunOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExemplarsOptions(DataOptions, ArchitectureOptions, RunOptions):
+    """Find the images that several dense and several sparse models answer differently.
+
+    They are the pruning identified exemplars of Hooker et al. 2019, with their rate by group, and
+    Welch's test of each group's excess gap over the models. Nothing of it is a verdict.
+    """
+
+    files: tuple[str, ...] = option(
+        (),
+        "Sparse models, e.g. seed-*/model.pruned.safetensors.",
+        MODEL,
+        positional=True,
+        repeatable=True,
+    )
+    sparse: tuple[str, ...] = option(
+        (),
+        "Sparse model, where it is not given as FILE; may be repeated.",
+        MODEL,
+        repeatable=True,
+    )
+    dense: tuple[str, ...] = option(
+        (),
+        "Dense model; may be repeated.",
+        MODEL,
+        repeatable=True,
+        shown="those that the sparse ones name",
+    )
+    predictions: tuple[str, ...] = option(
+        (),
+        "Answers of a dense and a sparse model in place of models, as ceag audit --predictions "
+        "takes them or keeps them (predictions.npz); may be repeated, for several of either.",
+        DATA,
+        repeatable=True,
+        shown="none",
+    )
+    split: str = option(
+        "test", "Split whose images are looked at.", DATA, choices=("train", "val", "test")
+    )
+    cluster_id: str | None = option(
+        None,
+        "Column that tells which images belong together, e.g. the person in them; bounds are "
+        "widened for it, and are approximate then.",
+        DATA,
+        shown="every image counts for itself",
+    )
+    reevaluate: bool = option(
+        False, "Evaluate all models anew, even where their answers were kept.", RUN
+    )
+    alpha: float = option(
+        0.05,
+        "Error level of each bound, and of what is said to be shown of any group, together.",
+        METHOD,
+        above=0,
+        below=0.5,
+    )
+    interval: str = option(
+        "score",
+        "Bounds of a group's rate beside that of all images: score holds alpha nominally, exact "
+        "never exceeds it.",
+        METHOD,
+        choices=("score", "exact"),
+    )
+    output: str | None = option(
+        None,
+        "Folder for exemplars.json and exemplars.html.",
+        OUTPUT,
+        flags=("-o",),
+        shown="exemplars.run",
+    )
+    format: str = option("text", "What is printed.", OUTPUT, choices=EXEMPLARS_FORMATS)
+    report: tuple[str, ...] = option(
+        (),
+        "FORMAT=FILE: also write the result to a file, as any of the formats; may be repeated.",
+        OUTPUT,
+        repeatable=True,
+        rule=partial(_not_a_report, formats=EXEMPLARS_FORMATS),
+    )
+    gallery: int | None = option(
+        None,
+        "Images shown on the HTML page, and so copied into it, the clearest ones; 0 shows none.",
+        OUTPUT,
+        low=0,
+        high=200,
+        shown="24; 0 where the environment variable CI is set",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExportOptions(DataOptions, ArchitectureOptions, RunOptions):
     """Write a model as ONNX, which ONNX Runtime and OpenVINO run; compared with PyTorch.
 
@@ -1104,7 +1199,13 @@ class ExportOptions(DataOptions, ArchitectureOptions, RunOptions):
 
 
 Command = (
-    DenseOptions | PruneOptions | MitigateOptions | AuditOptions | ExplainOptions | ExportOptions
+    DenseOptions
+    | PruneOptions
+    | MitigateOptions
+    | AuditOptions
+    | ExplainOptions
+    | ExemplarsOptions
+    | ExportOptions
 )
 
 COMMANDS: dict[str, type[Command]] = {
@@ -1113,6 +1214,7 @@ COMMANDS: dict[str, type[Command]] = {
     "mitigate": MitigateOptions,
     "audit": AuditOptions,
     "explain": ExplainOptions,
+    "exemplars": ExemplarsOptions,
     "export": ExportOptions,
 }
 

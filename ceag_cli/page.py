@@ -23,6 +23,8 @@ from ceag_cli.findings import (
     GroupResult,
     Subject,
 )
+from ceag_cli.piereport import pies_html
+from ceag_cli.pies import Pies
 from ceag_cli.policy import Waiver
 from ceag_cli.report import (
     CAVEAT,
@@ -290,6 +292,7 @@ def page(
     more: Sequence[Shifts] = (),
     flips: Sequence[Flip] = (),
     explanation: Explanation | None = None,
+    exemplars: Pies | None = None,
 ) -> str:
     """The whole page. Names from the CSV are escaped, so they stay inert."""
     policy = result.policy
@@ -331,6 +334,7 @@ def page(
         pictures=_pictures(flips),
         more={found.split: shift_html(found) for found in more},
         why="" if explanation is None else explanation_html(explanation),
+        pies="" if exemplars is None else pies_html(exemplars),
         shapes=SHAPES,
         drawn=DRAWN,
         width=WIDTH,

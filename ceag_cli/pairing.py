@@ -56,12 +56,7 @@ def find_dense(
         )
     given = options.dense if options.baseline is None else options.baseline
     reference = sparse.lineage and sparse.lineage.parents.get("dense")
-    if given is not None:
-        path = weights_in(Path(given))
-    elif reference:
-        path = reference.find(sparse.path, "dense model", ELSEWHERE)
-    else:
-        raise LineageError(f"{sparse.path}: names no dense model; name it with --dense")
+    path = named_dense(sparse) if given is None else weights_in(Path(given))
     if options.dense is not None and reference and path.is_file():
         found = identity_of(path)
         if found != reference.sha256:
@@ -71,24 +66,53 @@ def find_dense(
                 f"or compare with it on purpose by --baseline {given}"
             )
     dense = open_checkpoint(path, options, reporter, sparse.config if given is None else None)
-    on_purpose = inputs_may_differ and options.baseline is not None
-    if dense.preprocessing != sparse.preprocessing and not on_purpose:
-        allowed = " (--baseline compares them on purpose)" if inputs_may_differ else ""
+    allowed = " (--baseline compares them on purpose)" if inputs_may_differ else ""
+    if not (inputs_may_differ and options.baseline is not None):
+        check_inputs(dense, sparse, "the dense and the sparse model", allowed)
+    check_classes(dense, sparse)
+    return dense
+
+
+def named_dense(sparse: Checkpoint, remedy: str = ELSEWHERE) -> Path:
+    """Where the dense model is that a sparse one names.
+
+    Raises:
+        LineageError: It names none, or that is gone or changed.
+    """
+    reference = sparse.lineage and sparse.lineage.parents.get("dense")
+    if not reference:
+        raise LineageError(f"{sparse.path}: names no dense model; name it with --dense")
+    return reference.find(sparse.path, "dense model", remedy)
+
+
+def check_inputs(one: Checkpoint, other: Checkpoint, who: str, allowed: str = "") -> None:
+    """Refuse models that see different inputs.
+
+    Raises:
+        CheckpointError: Their preprocessing differs.
+    """
+    if one.preprocessing != other.preprocessing:
         raise CheckpointError(
             [
-                "the dense and the sparse model see different inputs, so their accuracies cannot "
-                f"be compared{allowed}:",
-                f"  {dense.path}: {dense.preprocessing}",
-                f"  {sparse.path}: {sparse.preprocessing}",
+                f"{who} see different inputs, so their accuracies cannot be compared{allowed}:",
+                f"  {one.path}: {one.preprocessing}",
+                f"  {other.path}: {other.preprocessing}",
             ]
         )
-    if dense.model.num_classes != sparse.model.num_classes or (
-        dense.label_names and sparse.label_names and dense.label_names != sparse.label_names
+
+
+def check_classes(one: Checkpoint, other: Checkpoint) -> None:
+    """Refuse models of other classes.
+
+    Raises:
+        CheckpointError: They differ in number or name.
+    """
+    if one.model.num_classes != other.model.num_classes or (
+        one.label_names and other.label_names and one.label_names != other.label_names
     ):
         raise CheckpointError(
-            f"{dense.path} and {sparse.path} have different classes, so they cannot be compared"
+            f"{one.path} and {other.path} have different classes, so they cannot be compared"
         )
-    return dense
 
 
 def remarks_on(dense: Checkpoint, sparse: Checkpoint, labels: Labels) -> list[str]:

@@ -6,6 +6,7 @@ import io
 
 from rich.console import Console
 
+from ceag_cli import piereport
 from ceag_cli.explanationreport import brief_lines
 from ceag_cli.report import (
     CAVEAT,
@@ -32,6 +33,10 @@ def print_audit(audit: Audit, console: Console) -> None:
         console.print()
     if audit.explanation is not None:
         for line in brief_lines(audit.explanation):
+            console.print(line)
+        console.print()
+    if audit.exemplars is not None:
+        for line in piereport.brief_lines(audit.exemplars):
             console.print(line)
         console.print()
     for line in check_lines(result):

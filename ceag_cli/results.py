@@ -12,6 +12,7 @@ from ceag_cli.errors import OutputError
 from ceag_cli.explanations import Explanation
 from ceag_cli.findings import AuditResult, SplitResult, Subject
 from ceag_cli.iterates import Measured
+from ceag_cli.pies import Pies
 from ceag_cli.shifts import Shifts
 
 
@@ -156,6 +157,8 @@ class Audit:
     """A few of the images that are lost, of the worst groups."""
     explanation: Explanation | None = None
     """What ``ceag explain`` has left in the folder about the same files."""
+    exemplars: Pies | None = None
+    """What ``ceag exemplars`` has left in the folder about populations of such models."""
 
 
 class NotWritten(OutputError):

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from ceag_cli.findings import GroupResult
@@ -19,14 +20,15 @@ _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
 
 def sheet(audit: Audit) -> str:
     """Every field of every group; fractions, and nothing where nothing is known."""
-    rows = [[cell(getattr(group, name)) for name in COLUMNS] for group in audit.result.groups]
-    return "".join(_line(row) for row in [list(COLUMNS), *rows])
+    rows = [[getattr(group, name) for name in COLUMNS] for group in audit.result.groups]
+    return "".join(line(row) for row in [list(COLUMNS), *rows])
 
 
-def _line(row: list[Any]) -> str:
+def line(row: Sequence[Any]) -> str:
+    """A row of the file."""
     # A cell with either break is quoted only if both of them end the lines that the writer writes.
     file = io.StringIO(newline="")
-    csv.writer(file, lineterminator="\r\n").writerow(row)
+    csv.writer(file, lineterminator="\r\n").writerow(map(cell, row))
     return file.getvalue().removesuffix("\r\n") + "\n"
 
 

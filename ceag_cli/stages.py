@@ -80,6 +80,7 @@ from ceag_cli.options import (
     no_effect,
 )
 from ceag_cli.pairing import find_dense
+from ceag_cli.pies import kept_pies, pies_document
 from ceag_cli.policy import policy_of
 from ceag_cli.progress import Reporter
 from ceag_cli.prunable import prunable_parameters, standardised
@@ -385,13 +386,21 @@ def run_audit(options: AuditOptions, reporter: Reporter | None = None) -> Audit:
     )
     further = [shift_document(found) for found in more]
     why, reason = world.on_first(partial(kept_explanation, folder, subject))
-    if reason is not None:
-        reporter.say(reason)
-    explained = None if why is None else explanation_document(why)
-    document = audit_document(result, subject, _version(), options.seed, further, explained)
+    pies, other_reason = world.on_first(partial(kept_pies, folder, subject))
+    for said in filter(None, (reason, other_reason)):
+        reporter.say(said)
+    document = audit_document(
+        result,
+        subject,
+        _version(),
+        options.seed,
+        further,
+        None if why is None else explanation_document(why),
+        None if pies is None else pies_document(pies),
+    )
     flips = gallery(result, table, answered.read, options.gallery) if answered.read else ()
     page = folder / "audit.html"
-    found = Audit(result, subject, document, page, more, _version(), flips, why)
+    found = Audit(result, subject, document, page, more, _version(), flips, why, pies)
     world.on_first(partial(write_reports, found, files))
     return found
 

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 from toys import ceag, done, write_images
 
-from ceag_cli import answers, columns, evaluation
+from ceag_cli import columns, evaluation
+from ceag_cli import kept as keeping
 from ceag_cli.answers import pairs_of
 from ceag_cli.audit import audit
 from ceag_cli.columns import read_npz, write_npz
@@ -821,7 +822,7 @@ def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
             passes.append([title.removesuffix(" on test") for title in models])
         return real(models, split, *arguments)
 
-    monkeypatch.setattr(answers, "evaluate_together", watched)
+    monkeypatch.setattr(keeping, "evaluate_together", watched)
     return passes
 
 
@@ -922,7 +923,7 @@ def test_another_version_evaluates_anew(
     here: Path, evaluated: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done(*AUDIT)
-    monkeypatch.setattr(answers, "version", lambda name: "99")
+    monkeypatch.setattr(keeping, "version", lambda name: "99")
     assert "was made with other versions" in done(*AUDIT).stderr
     assert evaluated == [["dense", "sparse"]] * 2
 

@@ -28,6 +28,7 @@ from ceag_cli.means import (
     benjamini_hochberg,
     bounded,
     excess_share,
+    excess_share_p,
     mcnemar,
     mean_shift,
     summed,
@@ -191,6 +192,36 @@ def test_the_exact_interval_of_an_excess_share_is_wider() -> None:
 def test_excess_share_of_everybody_and_of_nobody() -> None:
     assert [float(v) for v in excess_share(3, 10, 3, 10, 0.05)] == [0, 0, 0]
     assert all(math.isnan(float(v)) for v in excess_share(0, 0, 3, 10, 0.05))
+
+
+@pytest.mark.parametrize("interval", ["score", "exact"])
+def test_at_p_the_lower_bound_of_an_excess_share_is_zero(interval: str) -> None:
+    count, n = np.array([6, 30, 9, 2, 0, 10]), np.array([10, 60, 40, 40, 0, 10])
+    found = excess_share_p(count, n, 57, 160, interval)
+    assert found[3] == 1  # below that of all
+    assert math.isnan(found[4])  # nobody
+    for g in (0, 1, 5):
+        assert 0 < found[g] < 0.5
+        _, lower, _ = excess_share(count[g], n[g], 57, 160, float(found[g]), interval)
+        assert float(lower) == pytest.approx(0, abs=1e-9)
+        for alpha, shown in ((found[g] * 1.01, True), (found[g] * 0.99, False)):
+            _, lower, _ = excess_share(count[g], n[g], 57, 160, float(alpha), interval)
+            assert (float(lower) > 0) is shown
+    assert found[5] < found[0]  # 10 of 10 say more than 6 of 10
+    everybody = excess_share_p(57, 160, 57, 160, interval)
+    assert float(everybody) == 1
+    assert excess_share_p(np.array([]), np.array([]), 0, 0).shape == (0,)
+
+
+def test_p_of_an_excess_share_is_seldom_small_by_chance() -> None:
+    """Exactly, by enumeration: the same share in a group of 20 and in the 60 others."""
+    x, y = np.meshgrid(np.arange(21), np.arange(61), indexing="ij")
+    p = excess_share_p(x, 20, x + y, 80, "exact")
+    weight = np.outer(
+        stats.binom.pmf(np.arange(21), 20, 0.1), stats.binom.pmf(np.arange(61), 60, 0.1)
+    )
+    for alpha in (0.05, 0.01, 0.001):
+        assert weight[p <= alpha].sum() <= alpha
 
 
 def coverage(n: int, rest: int, p: float, q: float, alpha: float) -> tuple[float, float]:

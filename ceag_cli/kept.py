@@ -1,0 +1,266 @@
+"""The answers of a model, with all that they depend on, so that none are computed twice.
+
+Those of the dense model lie in ``answers.npz`` in its own run folder, where the audit of another
+sparse model finds them, those of both in ``predictions.npz`` in the folder of the audit.
+docs/predictions.md has the layout.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import islice, product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ceag_cli.arrays import Integers, Numbers
+from ceag_cli.checkpoints import Checkpoint
+from ceag_cli.columns import AT_ONCE, Column, coded, encoded, read_npz, write_npz
+from ceag_cli.errors import LabelsError
+from ceag_cli.evaluation import Compute, Predictions, evaluate_together
+from ceag_cli.inputs import Data, Duplicate
+from ceag_cli.labels import SPLITS
+from ceag_cli.models import Preprocessing
+from ceag_cli.options import ArchitectureOptions, RunOptions
+from ceag_cli.predictions import SMALLEST
+from ceag_cli.progress import Reporter
+
+KEPT = "answers.npz"
+PREDICTIONS = "predictions.npz"
+
+
+@dataclass(frozen=True)
+class Said:
+    """A model's answers to the rows of a groups CSV."""
+
+    predicted: Integers
+    """Output, by row."""
+    p: Numbers
+    """Probability of that output."""
+    p_label: Numbers
+    """Probability of the true label."""
+
+    def only(self, rows: Integers) -> Said:
+        """Those to some rows."""
+        return Said(self.predicted[rows], self.p[rows], self.p_label[rows])
+
+
+def evaluated(
+    models: Mapping[str, Checkpoint],
+    data: Data,
+    compute: Compute,
+    options: RunOptions,
+    reporter: Reporter,
+    splits: Iterable[str] = SPLITS,
+) -> dict[str, Said]:
+    """Run models over splits, all that see the same inputs in one pass over the images.
+
+    Args:
+        models: By name.
+        data: The images.
+        compute: Where and how.
+        options: How images are decoded.
+        reporter: Shows a bar for each split.
+        splits: Those that have no rows are passed over. Rows of others are 0 in what is returned.
+    """
+    if not models:
+        return {}
+    count = len(data.labels.paths)
+    found = {
+        name: Said(np.zeros(count, np.int64), np.zeros(count), np.zeros(count)) for name in models
+    }
+    alike: dict[Preprocessing, list[str]] = {}  # one and the same, unless compared on purpose
+    for name, model in models.items():
+        alike.setdefault(model.preprocessing, []).append(name)
+    with_rows = [name for name in splits if name in data.labels.splits]
+    for (preprocessing, names), split_name in product(alike.items(), with_rows):
+        split = data.split(split_name, preprocessing, options, reporter, keep=False)
+        rows = data.labels.rows(split_name).numpy()
+        titles = {f"{name} on {split_name}": name for name in names}
+        few = " and ".join(names) if len(names) < 3 else f"{len(names)} models"
+        says = evaluate_together(
+            {title: models[name].model for title, name in titles.items()},
+            split,
+            preprocessing,
+            compute,
+            reporter,
+            f"{few} on {split_name}",
+        )
+        for title, name in titles.items():
+            said: Predictions = says[title]
+            found[name].predicted[rows] = said.predicted.numpy()
+            found[name].p[rows] = said.confidence.numpy()
+            found[name].p_label[rows] = said.loss.neg().exp().numpy()
+    return found
+
+
+def as_kept(probabilities: Numbers) -> Numbers:
+    """As the file has them, so that it makes no difference where they come from."""
+    return np.maximum(probabilities, SMALLEST).astype(np.float32).astype(np.float64)
+
+
+def output_names(index: Mapping[str, int], outputs: int) -> tuple[str, ...]:
+    """A name for each output of a model: the first that is given to it, or its number."""
+    names: dict[int, str] = {}
+    for name, output in index.items():
+        names.setdefault(output, name)
+    for output in range(outputs):
+        name = f"output {output}"
+        while output not in names and name in index:
+            name += "'"
+        names.setdefault(output, name)
+    return tuple(names[output] for output in range(outputs))
+
+
+def rows_of(data: Data, rows: Integers | None = None) -> dict[str, str]:
+    """What answers depend on besides the model, by name; every image is asked for its state.
+
+    Args:
+        data: The images.
+        rows: Of the CSV, where not all of them are answered.
+    """
+    labels = data.labels
+    assert data.targets is not None
+    chosen = np.arange(len(labels.paths)) if rows is None else rows
+    paths = [labels.paths[row] for row in chosen.tolist()]
+    targets = data.targets.numpy()[chosen].tolist()
+    return {
+        "rows": _digest(paths, labels.split[chosen].tolist(), targets),
+        "images": _digest(map(data.store.state, paths)),
+    }
+
+
+def key_of(
+    model: Checkpoint, options: ArchitectureOptions, compute: Compute, rows: Mapping[str, str]
+) -> dict[str, str | bool]:
+    """Everything that a model's answers depend on, by name.
+
+    Args:
+        model: The model.
+        options: How the model is read.
+        compute: Where and how it runs.
+        rows: What :func:`rows_of` says.
+    """
+    return {
+        "model": model.sha256,
+        "averaged weights": options.use_ema,
+        "architecture and preprocessing": _digest(model.config, str(model.preprocessing)),
+        **rows,
+        "amp": compute.amp and str(compute.amp_dtype),
+        "compiled": str(compute.backend),
+        "device": compute.device.type,
+        "versions": " ".join(f"{name} {version(name)}" for name in ("ceag", "torch", "timm")),
+    }
+
+
+def _digest(*parts: Any) -> str:
+    """A hash of some things one after the other; of rows a few at a time, since they are many."""
+    digest = hashlib.sha256()
+    for part in parts:
+        rows = iter([part] if isinstance(part, (str, Mapping)) else part)
+        while some := list(islice(rows, AT_ONCE)):
+            text = json.dumps(some, sort_keys=True, ensure_ascii=False, default=str)
+            digest.update(text.encode("utf-8", "surrogatepass"))
+        digest.update(b"\n")
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Found:
+    """Answers that were kept."""
+
+    said: Said
+    place: Path
+    duplicates: tuple[Duplicate, ...] | None
+    """Images that are in an earlier split, too; ``None`` where nobody has looked."""
+
+
+def look_up(
+    model: str, key: Mapping[str, Any], places: Sequence[Path], reporter: Reporter, who: str = ""
+) -> Found | None:
+    """Answers that were kept, if they are of the same model, images and everything else.
+
+    Args:
+        model: Name of the column that they are in: ``dense`` or ``sparse``.
+        key: What they must depend on.
+        places: Files to look into.
+        reporter: Hears why answers that are there are not taken.
+        who: What the model is called then.
+    """
+    reasons = []
+    for place in places:
+        if not place.is_file():
+            continue
+        try:
+            arrays, about = read_npz(place)
+            had = (about or {})["keys"][model]
+            said = Said(
+                arrays[model].astype(np.int64),
+                arrays[f"{model}_p"].astype(np.float64),
+                arrays[f"{model}_p_label"].astype(np.float64),
+            )
+            duplicates = duplicates_in((about or {})["data"], place)
+        except LabelsError as error:
+            reasons.append(f"{error}")
+            continue
+        except (KeyError, TypeError, ValueError, AttributeError):
+            reasons.append(f"{place}: holds no answers of the {model} model")
+            continue
+        other = [name for name, value in key.items() if had.get(name) != value]
+        if not other:
+            return Found(said, place, duplicates)
+        reasons.append(f"{place}: was made with other {', '.join(other)}")
+    for reason in reasons[:1]:
+        reporter.say(f"{reason}; {who or f'the {model} model'} is evaluated anew")
+    return None
+
+
+def duplicates_in(origin: Mapping[str, Any], path: Path) -> tuple[Duplicate, ...] | None:
+    """The duplicates that were found when answers were kept; ``None`` where nobody has looked.
+
+    Raises:
+        LabelsError: The file says it in another way, as versions before this one did.
+    """
+    try:
+        found = origin["duplicates"]
+        return None if found is None else tuple(Duplicate(*map(str, each)) for each in found)
+    except (KeyError, TypeError):
+        raise LabelsError(
+            [f"{path}: does not say which images are in several splits; audit the models anew"]
+        ) from None
+
+
+def keep(
+    place: Path,
+    model: str,
+    said: Said,
+    ids: Sequence[str],
+    columns: Mapping[str, Column],
+    classes: tuple[str, ...],
+    about: Mapping[str, Any],
+) -> None:
+    """Write the answers of one model, in the layout of a table of answers.
+
+    Args:
+        place: The file.
+        model: Name of the column: ``dense`` or ``sparse``.
+        said: The answers.
+        ids: Of the rows.
+        columns: ``split`` and ``label``, one entry per row.
+        classes: Names of the outputs.
+        about: Where they come from, and under ``keys`` what they depend on.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    arrays = {"id": encoded(ids)}
+    for name, column in {**columns, model: Column(said.predicted, classes)}.items():
+        arrays |= coded(name, column)
+    for kind in ("p", "p_label"):
+        arrays[f"{model}_{kind}"] = as_kept(getattr(said, kind)).astype(np.float32)
+    write_npz(place, arrays, about)
