@@ -180,6 +180,7 @@ AFTER_INTERRUPTION = {
     "mitigate": "the same command with --resume continues",
     "sweep": "the same command continues",
     "audit": "there is no verdict; the same command begins anew",
+    "exemplars": "the same command goes on with the models that are still to answer",
 }
 """What to do when a command was interrupted, where there is anything to say."""
 

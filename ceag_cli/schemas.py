@@ -51,8 +51,7 @@ def _explain(audit: Mapping[str, Any]) -> dict[str, Any]:
 def _exemplars(audit: Mapping[str, Any]) -> dict[str, Any]:
     models, data = (audit["properties"][name] for name in ("models", "data"))
     files = {
-        kind: {"type": "array", "minItems": 1, "items": models["properties"][kind]}
-        for kind in ("dense", "sparse")
+        kind: {"type": "array", "items": models["properties"][kind]} for kind in ("dense", "sparse")
     }
     table = {
         "type": "object",

@@ -105,7 +105,8 @@ def test_versions_are_shown() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["dense", "prune", "mitigate", "audit", "explain", "export", "info"]
+    "command",
+    ["dense", "prune", "mitigate", "audit", "explain", "exemplars", "export", "info"],
 )
 def test_every_command_has_help(command: str) -> None:
     result = done(command, "--help")

@@ -139,7 +139,7 @@ def test_commands_for_one_process_say_so(monkeypatch: pytest.MonkeyPatch) -> Non
     named = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
     for name, value in named.items():
         monkeypatch.setenv(name, value)
-    for command in ("sweep", "explain", "export", "info", "groups"):
+    for command in ("sweep", "explain", "exemplars", "export", "info", "groups"):
         result = ceag(command)
         assert result.exit_code == 2
         assert f"ceag {command} runs in one process; start it without torchrun" in result.output

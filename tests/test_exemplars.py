@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from toys import TINY, ceag, done, write_csv, write_images
 import ceag_cli
 from ceag_cli import ExemplarsOptions, checkpoints, evaluation, identifying, kept
 from ceag_cli.errors import CeagError
+from ceag_cli.findings import Subject
 from ceag_cli.identifying import exemplars, pictures_asked
 from ceag_cli.modes import identify
-from ceag_cli.pies import GroupPies, Pies, pies_document, pies_from
+from ceag_cli.pies import GroupPies, Pies, kept_pies, pies_document, pies_from
+from ceag_cli.populations import pairs_of
 from ceag_cli.schemas import schema
 
 # Three models of each population, five images, as in test_modes.
@@ -409,10 +412,10 @@ def test_from_models(here: Path, evaluated: list[list[str]]) -> None:
     answers: dict[str, list[Any]] = {"dense": [], "sparse": []}
     for path in SPARSE_FILES:
         ceag("audit", path, *FAST)
-        archive = np.load(Path(path).with_suffix(".run") / "predictions.npz")
-        test = archive["split"] == list(archive["split/names"]).index(b"test")
-        for role, found in answers.items():
-            found.append(archive[role][test].astype(np.int64))
+        with np.load(Path(path).with_suffix(".run") / "predictions.npz") as archive:
+            test = archive["split"] == list(archive["split/names"]).index(b"test")
+            for role, found in answers.items():
+                found.append(archive[role][test].astype(np.int64))
     expected = identify(np.array(answers["dense"]), np.array(answers["sparse"]))
     assert said["exemplars"]["count"] == int(expected.pies.sum())
 
@@ -420,8 +423,9 @@ def test_from_models(here: Path, evaluated: list[list[str]]) -> None:
 def test_nothing_is_evaluated_twice(here: Path, evaluated: list[list[str]]) -> None:
     first = document(*SPARSE_FILES, *FAST)
     assert len(evaluated) == 1
-    result = done("exemplars", *SPARSE_FILES, *FAST)
+    result = done("exemplars", *SPARSE_FILES, *FAST, "--overwrite")
     assert "answers of 6 models taken from their run folders" in result.stderr
+    assert "--overwrite has no effect on exemplars" in result.stderr
     assert document(*SPARSE_FILES, *FAST, "--groups-by", "label") != first
     assert len(evaluated) == 1
     assert document(*SPARSE_FILES, *FAST) == first
@@ -478,9 +482,9 @@ def test_sparse_and_dense_by_flags(here: Path) -> None:
     flags = [a for path in SPARSE_FILES for a in ("--sparse", path)]
     flags += [a for path in DENSE_FILES for a in ("--dense", path)]
     assert document(*flags, *FAST) == document(*SPARSE_FILES, *FAST)
-    turned = [a for path in reversed(DENSE_FILES) for a in ("--dense", path)]
-    said = document(*SPARSE_FILES, *turned, *FAST)["exemplars"]
-    assert said["within_pairs"] is True  # by what the sparse models name, whatever the order
+    assert pairs_of(["x", "y", "z"], ["z", "x", "y"]) == (2, 0, 1)
+    for made_of in (["x", "y"], ["x", "x", "y"], ["x", "y", None], ["x", "y", "other"]):
+        assert pairs_of(["x", "y", "z"], made_of) is None
 
 
 def test_a_sparse_model_that_names_no_dense_one(here: Path) -> None:
@@ -503,7 +507,7 @@ def test_images_are_on_the_page_but_not_in_ci(here: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("CI", "true")
     done("exemplars", *SPARSE_FILES, *FAST)
     assert "<figure>" not in page.read_text()
-    assert "data:image" not in page.read_text()
+    assert 'src="data:image' not in page.read_text()
     done("exemplars", *SPARSE_FILES, *FAST, "--gallery", "1")
     assert page.read_text().count("<figure>") == 1
 
@@ -520,31 +524,53 @@ def test_pictures_in_ci(value: str | None, expected: int, monkeypatch: pytest.Mo
 
 
 def test_an_audit_shows_exemplars_of_its_models(here: Path) -> None:
-    run = "seed-0/model.pruned.run"
+    run = Path("seed-0/model.pruned.run")
     done("exemplars", *SPARSE_FILES, *FAST, "-o", run)
-    result = ceag("audit", SPARSE_FILES[0], *FAST)
-    assert "exemplars (ceag exemplars): test: 12 images, 3 dense and 3 sparse models." in (
-        result.stdout
+    result = ceag("audit", SPARSE_FILES[0], *FAST, "--report", "markdown=a.md")
+    said = "exemplars (ceag exemplars): test: 12 images, 3 dense and 3 sparse models."
+    assert said in result.stdout
+    assert said in Path("a.md").read_text()
+    document = json.loads((run / "audit.json").read_text())
+    assert document["exemplars"]["n"] == 12
+    assert wrong(document, json.loads(schema("audit"))) == []
+    page = (run / "audit.html").read_text()
+    assert "identified exemplars on test (described only)" in page
+
+
+def test_exemplars_of_other_models_are_not_shown(here: Path) -> None:
+    done("exemplars", *SPARSE_FILES, *FAST, "-o", "run")
+    document = json.loads(Path("run/exemplars.json").read_text())
+    data, models = document["data"], document["models"]
+    subject = Subject(
+        dense="a",
+        dense_sha256=models["dense"][2]["sha256"],
+        sparse="b",
+        sparse_sha256=models["sparse"][0]["sha256"],
+        architecture=None,
+        sparsity=None,
+        method=None,
+        groups=data["groups_file"],
+        groups_sha256=data["groups_file_sha256"],
+        label_column=data["label_column"],
+        groups_by=data["groups_by"],
     )
-    said = json.loads(Path(run, "audit.json").read_text())
-    assert said["exemplars"]["n"] == 12
-    assert wrong(said, json.loads(schema("audit"))) == []
-    assert "identified exemplars on test (described only)" in Path(run, "audit.html").read_text()
-    assert "exemplars (ceag exemplars)" in ceag(
-        "audit", SPARSE_FILES[0], *FAST, "--format", "markdown"
-    ).stdout.replace("&#", "")
-    # Another model's audit does not.
-    result = ceag("audit", SPARSE_FILES[1], *FAST, "-o", "elsewhere")
-    assert json.loads(Path("elsewhere/audit.json").read_text())["exemplars"] is None
-    Path("elsewhere/exemplars.json").write_text(Path(run, "exemplars.json").read_text())
-    done("prune", DENSE_FILES[1], "--sparsity", "0.5", "-o", "other.safetensors")
-    result = ceag("audit", "other.safetensors", *FAST, "-o", "elsewhere")
-    assert "exemplars.json: is about other sparse models; 'ceag exemplars' writes it anew" in (
-        result.stderr
-    )
-    Path("elsewhere/exemplars.json").write_text("{}")
-    result = ceag("audit", "other.safetensors", *FAST, "-o", "elsewhere")
-    assert "exemplars.json: holds no exemplars" in result.stderr
+    found, why = kept_pies(Path("run"), subject)
+    assert why is None
+    assert found is not None
+    assert found.n == 12
+    assert kept_pies(Path("nowhere"), subject) == (None, None)
+    for change, what in (
+        ({"dense_sha256": None}, "other dense models"),
+        ({"sparse_sha256": "0"}, "other sparse models"),
+        ({"groups_by": "label"}, "other groups"),
+        ({"groups_sha256": "0"}, "another groups CSV"),
+    ):
+        found, why = kept_pies(Path("run"), replace(subject, **change))  # type: ignore[arg-type]
+        assert found is None
+        assert why == f"run/exemplars.json: is about {what}; 'ceag exemplars' writes it anew"
+    Path("run/exemplars.json").write_text("{}")
+    found, why = kept_pies(Path("run"), subject)
+    assert why == "run/exemplars.json: holds no exemplars; 'ceag exemplars' writes it anew"
 
 
 def test_the_function_in_python(here: Path) -> None:
@@ -554,8 +580,3 @@ def test_the_function_in_python(here: Path) -> None:
     assert len(found.pies.images) == found.pies.count
     with pytest.raises(CeagError, match="needs the sparse models"):
         ceag_cli.exemplars(ExemplarsOptions())
-
-
-def test_options_without_effect(here: Path) -> None:
-    said = done("exemplars", *SPARSE_FILES, *FAST, "--overwrite").stderr
-    assert "--overwrite has no effect on exemplars" in said

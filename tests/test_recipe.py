@@ -214,7 +214,7 @@ def test_an_unknown_section_is_named_with_the_nearest_one() -> None:
         resolve(DenseOptions, {})
     assert caught.value.problems == [
         "ceag.yaml: 'mitigation' is not a section; did you mean 'mitigate'? "
-        "(one section per command: dense, prune, mitigate, audit, explain, export; "
+        "(one section per command: dense, prune, mitigate, audit, explain, exemplars, export; "
         "e.g. 'mitigate: {eps: 0.02}')"
     ]
 

@@ -54,7 +54,7 @@ def main(images: int, models: int, classes: int) -> None:
                     role: {"path": f"{role}-{i}.safetensors", "sha256": f"{role}-{i}"}
                     for role in ("dense", "sparse")
                 },
-                "data": {"groups_by": "label", "missing": "error"},
+                "data": {"groups_by": "label", "missing": "error", "duplicates": []},
             }
             tables.append(Path(place) / f"{i}.npz")
             write_npz(tables[-1], arrays, about)
