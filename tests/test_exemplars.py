@@ -565,7 +565,7 @@ def test_exemplars_of_other_models_are_not_shown(here: Path) -> None:
         ({"groups_by": "label"}, "other groups"),
         ({"groups_sha256": "0"}, "another groups CSV"),
     ):
-        found, why = kept_pies(Path("run"), replace(subject, **change))  # type: ignore[arg-type]
+        found, why = kept_pies(Path("run"), replace(subject, **change))
         assert found is None
         assert why == f"run/exemplars.json: is about {what}; 'ceag exemplars' writes it anew"
     Path("run/exemplars.json").write_text("{}")
