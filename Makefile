@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install test lint families demo demo-seeds bench bench-audit bench-speed bench-methods bench-choices bench-unseen bench-comparisons bench-data bench-scale clean
+.PHONY: install test lint docs docs-test docs-pictures docs-architecture families demo demo-seeds bench bench-audit bench-speed bench-methods bench-choices bench-unseen bench-comparisons bench-data bench-scale clean
 
 install: .venv/installed
 
@@ -21,6 +21,14 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The site is written into site/; anything it warns of ends it.
+docs: .venv/docs-installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --config-file .mkdocs.yml
+
+.venv/docs-installed: .venv/installed
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@
+
 demo: install
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash recipes/digits/demo.sh
 
@@ -28,6 +36,17 @@ demo: install
 
 families: install
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python -m pytest tests/test_families.py --every-family
+
+# What the pages say to do, done: two minutes.
+docs-test: install
+	$(BIN)/python -m pytest tests/test_docs.py tests/test_recipes.py --follow-docs
+
+docs-pictures: install docs-architecture
+	rm -rf demo/tutorial && $(BIN)/python docs/.site/blocks.py demo/tutorial/digits --update
+	OMP_NUM_THREADS=1 $(BIN)/python docs/.site/pictures.py demo/tutorial/digits
+
+docs-architecture: install
+	$(BIN)/python docs/.site/architecture.py
 
 demo-seeds: install
 	test -e demo/labels.csv || $(BIN)/python recipes/digits/write_digits.py demo
@@ -78,4 +97,4 @@ bench-scale: install
 	OMP_NUM_THREADS=2 $(BIN)/python recipes/benchmarks/scale.py
 
 clean:
-	rm -rf demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf demo site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -9,3 +9,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="prune a model of every family of timm instead of a few (make families)",
     )
+    parser.addoption(
+        "--follow-docs",
+        action="store_true",
+        help="run the commands of the tutorial and of the pages after it (make docs-test)",
+    )

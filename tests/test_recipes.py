@@ -47,7 +47,7 @@ def command_lines() -> list[str]:
     """Every line of the pages that calls ceag, in code blocks and in running text."""
     found = []
     for page in PAGES:
-        text = page.read_text()
+        text = re.sub(r"\\\n *", "", page.read_text())  # what goes on in the next line is one
         found += re.findall(r"`(ceag [^`]+)`", text)
         found += re.findall(r"^(?: {4,}|\$ )(ceag [^#\n]+)", text, flags=re.MULTILINE)
     return [" ".join(line.split()) for line in found]
