@@ -95,6 +95,8 @@ bench-data: install
 # Fifteen minutes, and 12 GB of memory.
 bench-scale: install
 	OMP_NUM_THREADS=2 $(BIN)/python recipes/benchmarks/scale.py
+	OMP_NUM_THREADS=1 $(BIN)/python recipes/benchmarks/exemplars.py
+	OMP_NUM_THREADS=1 $(BIN)/python recipes/benchmarks/exemplars.py --images 50000 --models 30
 
 clean:
 	rm -rf demo site .pytest_cache .mypy_cache .ruff_cache .hypothesis

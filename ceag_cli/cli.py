@@ -254,8 +254,7 @@ def _parameter(command: type[Command], name: str) -> inspect.Parameter:
     if limits["choices"]:
         help_text += f" One of {', '.join(limits['choices'])}."
     if limits["positional"]:
-        metavar = "[FILE]..." if limits["repeatable"] else "FILE"
-        info = typer.Argument(help=help_text, show_default=False, metavar=metavar)
+        info = typer.Argument(help=help_text, show_default=False, metavar="FILE")
     else:
         defaults = []
         if limits["shown"] or not (field.default is False or field.default in (None, ())):

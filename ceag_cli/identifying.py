@@ -22,10 +22,10 @@ from ceag_cli.pies import (
     Picture,
     Pie,
     pies_document,
-    pies_in,
 )
 from ceag_cli.populations import Populations, members_document, same_models
 from ceag_cli.progress import Quiet, Reporter
+from ceag_cli.tally import pies_in
 from ceag_cli.voting import from_models
 
 SCHEMA_VERSION = 1

@@ -6,6 +6,7 @@ What is computed is kept in the run folder of the model, so that the next time n
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -129,10 +130,14 @@ class _Work:
         self.rows = labels.rows(self.options.split).numpy()
         self.targets = self.data.targets.numpy()
         self.rows_of_split = rows_of(self.data, self.rows)
-        self.rows_of_all = rows_of(self.data)
         outputs = int(self.example.model.num_classes)  # type: ignore[arg-type]
         index = class_index(self.example.label_names, self.options.class_map, outputs)
         self.classes = output_names(index, outputs)
+
+    @cached_property
+    def _rows_of_all(self) -> dict[str, str]:
+        """Only where an audit has kept answers: every image is asked for its state."""
+        return rows_of(self.data)
 
     def answers(self, role: str) -> Integers:
         """Of a population, shape ``(M, N)``."""
@@ -196,8 +201,11 @@ class _Work:
         found = look_up(role, key, [of_split], Quiet())
         if found is not None:
             return found.said
-        whole = key_of(model, self.options, self.compute, self.rows_of_all)
-        found = look_up(role, whole, [own, of_audit], self.reporter, str(model.path))
+        of_all = [place for place in (own, of_audit) if place.is_file()]
+        if not of_all:
+            return None
+        whole = key_of(model, self.options, self.compute, self._rows_of_all)
+        found = look_up(role, whole, of_all, self.reporter, str(model.path))
         return None if found is None else found.said.only(self.rows)
 
     def evaluate(self) -> None:

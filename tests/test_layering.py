@@ -127,6 +127,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
             "voting",
             "ballots",
             "pies",
+            "tally",
             "identifying",
             "piereport",
             "pieformats",

@@ -7,7 +7,7 @@ from itertools import combinations, product
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ceag_cli import modes as subject
@@ -87,9 +87,9 @@ def slowly(dense: Integers, sparse: Integers) -> tuple[list[bool], list[float]]:
 
 
 @st.composite
-def answers(draw: st.DrawFn) -> tuple[Integers, Integers]:
+def answers(draw: st.DrawFn, most: int = 5) -> tuple[Integers, Integers]:
     n = draw(st.integers(1, 8))
-    of = st.lists(st.lists(st.integers(0, 3), min_size=n, max_size=n), min_size=1, max_size=5)
+    of = st.lists(st.lists(st.integers(0, 3), min_size=n, max_size=n), min_size=1, max_size=most)
     return np.array(draw(of), np.int64), np.array(draw(of), np.int64)
 
 
@@ -98,6 +98,7 @@ def same(one: Identified, other: Identified) -> None:
     assert one.margin.tolist() == pytest.approx(other.margin.tolist())
 
 
+@settings(deadline=None)
 @given(answers())
 def test_as_by_a_slow_loop(both: tuple[Integers, Integers]) -> None:
     found = identify(*both)
@@ -107,6 +108,7 @@ def test_as_by_a_slow_loop(both: tuple[Integers, Integers]) -> None:
     assert ((found.margin > 0) == found.pies).all()
 
 
+@settings(deadline=None)
 @given(answers(), st.permutations(range(4)), st.randoms())
 def test_what_changes_nothing(
     both: tuple[Integers, Integers], names: list[int], random: np.random.RandomState
@@ -122,6 +124,7 @@ def test_what_changes_nothing(
     assert not identify(dense, dense).pies.any()
 
 
+@settings(deadline=None)
 @given(answers())
 def test_an_image_is_for_itself(both: tuple[Integers, Integers]) -> None:
     found = identify(*both)
@@ -130,6 +133,7 @@ def test_an_image_is_for_itself(both: tuple[Integers, Integers]) -> None:
         assert (one.pies[0], one.margin[0]) == (found.pies[i], found.margin[i])
 
 
+@settings(deadline=None)
 @given(answers())
 def test_small_integers_are_enough(both: tuple[Integers, Integers]) -> None:
     small = identify(both[0].astype(np.uint8), both[1].astype(np.uint8))
@@ -191,6 +195,22 @@ def test_deals_are_drawn_where_they_are_many(monkeypatch: pytest.MonkeyPatch) ->
         again = by_dealing(dense, sparse, ids, 1, pairs, seed=1)
         assert (again.overall, again.p) == (drawn.overall, drawn.p)
         assert 1 / 21 <= drawn.p <= 1
+
+
+@settings(max_examples=25, deadline=None)
+@given(answers(most=3), st.integers(0, 2**8 - 1))
+def test_counts_of_groups_add_up(both: tuple[Integers, Integers], which: int) -> None:
+    """Whatever the groups of a feature, and a group that is split in two shares its images."""
+    n = both[0].shape[1]
+    one = np.array([which >> i & 1 for i in range(n)])
+    halves = np.where(one == 1, 1 + np.arange(n) % 2, 0)
+    found = by_dealing(*both, np.column_stack([one, 2 + halves]), 5)
+    assert found.by_group[:2].sum() == pytest.approx(found.overall)
+    assert found.by_group[2] == pytest.approx(found.by_group[0])
+    assert found.by_group[3:].sum() == pytest.approx(found.by_group[1])
+    turned = by_dealing(both[1], both[0], np.zeros((n, 1), np.int64), 1)
+    assert turned.overall == pytest.approx(found.overall)
+    assert turned.p == pytest.approx(found.p)
 
 
 def by_dealing_all(

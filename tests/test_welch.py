@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -35,6 +35,7 @@ def test_by_hand() -> None:
     assert [found.lower[0], found.upper[0]] == pytest.approx([-3 - half, -3 + half])
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10_000), st.integers(2, 6), st.integers(2, 6))
 def test_as_scipy_has_it(seed: int, m: int, k: int) -> None:
     generator = np.random.default_rng(seed)
@@ -97,6 +98,7 @@ def test_so_many_models_are_needed() -> None:
     assert np.isnan(models_needed(*near, levels)[0])  # too many
 
 
+@settings(deadline=None)
 @given(st.integers(0, 1000))
 def test_a_stricter_level_needs_no_fewer_models(seed: int) -> None:
     generator = np.random.default_rng(seed)
