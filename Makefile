@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install test lint docs docs-test docs-pictures docs-architecture families demo demo-seeds bench bench-audit bench-speed bench-methods bench-choices bench-unseen bench-comparisons bench-data bench-scale clean
+.PHONY: install test lint docs docs-test docs-pictures docs-architecture families demo demo-seeds bench bench-audit bench-speed bench-methods bench-choices bench-unseen bench-sweep bench-comparisons bench-data bench-scale clean
 
 install: .venv/installed
 
@@ -84,9 +84,14 @@ bench-unseen: install
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash recipes/benchmarks/methods.sh demo/methods \
 		tuning-classes tuning-hidden tuning-race unseen-classes unseen-hidden unseen-race
 
+# How far a model can be pruned, by which criterion and with which fine-tuning.
+bench-sweep: install
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash recipes/benchmarks/methods.sh demo/methods sweep-cifar100
+
 # A quarter of an hour.
 bench-comparisons: install
 	OMP_NUM_THREADS=1 $(BIN)/python recipes/benchmarks/comparisons.py
+	OMP_NUM_THREADS=1 $(BIN)/python recipes/benchmarks/regressions.py
 
 # A quarter of an hour, and two gigabytes of disk for a while.
 bench-data: install

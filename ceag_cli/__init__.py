@@ -36,6 +36,7 @@ _HOMES = {
     "prune": "stages",
     "read_policy": "policy",
     "run_audit": "stages",
+    "run_sweep": "sweep",
 }
 
 __all__ = sorted(_HOMES)

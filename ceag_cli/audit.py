@@ -150,7 +150,7 @@ def audit(
     policy: Policy,
     gated: Sequence[str] = ("test",),
     *,
-    seed: int = 0,
+    seed: int | None = 0,
     today: datetime.date | None = None,
     identical: bool = False,
 ) -> AuditResult:
@@ -162,7 +162,7 @@ def audit(
         policy: What is asked.
         gated: The splits that the verdict depends on. A split that a model was fitted or chosen on
             is described, never gated.
-        seed: Of the noise floor and the omnibus test.
+        seed: Of the noise floor and the omnibus test; without one they are left out.
         today: For waivers; the present day.
         identical: Both models are one and the same file, so that psi is 0 on any images.
     """
@@ -399,11 +399,13 @@ def _split_result(
     grouping: Grouping,
     groups: Sequence[GroupResult],
     policy: Policy,
-    seed: int,
+    seed: int | None,
 ) -> SplitResult:
     psi = {g: found.excess_gap for g, found in enumerate(groups) if found.excess_gap is not None}
     worst = max(psi, key=lambda g: psi[g], default=None)
-    chance = _chance(split, policy, seed) if split.gated and split.clusters is None else None
+    chance = None
+    if seed is not None and split.gated and split.clusters is None:
+        chance = _chance(split, policy, seed)
     decided = np.array([group.verdict in CONCLUSIVE for group in groups], bool)
     coverage = float(decided[split.ids].any(axis=1).mean()) if split.gated and split.total else None
     accuracies = [group.acc_dense for group in groups if group.acc_dense is not None]
@@ -559,3 +561,18 @@ def _above(measured: tuple[int, int], limit: float) -> bool:
 @lru_cache
 def _rational(limit: float) -> Fraction:
     return Fraction(repr(float(limit)))
+
+
+def counted(pair: Paired, grouping: Grouping, gated: bool) -> tuple[Counts, Integers]:
+    """The groups of a split that can be judged, as the bounds take them.
+
+    Args:
+        pair: Both models' answers.
+        grouping: The sensitive features and their groups.
+        gated: Whether images that belong together count as fewer, as they do for a verdict.
+
+    Returns:
+        The counts, and the numbers of the groups: those that have images and are not everybody.
+    """
+    split = _counted(pair, grouping, gated)
+    return split.counts(split.decidable), np.flatnonzero(split.decidable)

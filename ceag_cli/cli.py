@@ -463,7 +463,7 @@ def _exemplars(options: Command) -> None:
 @_registered("schema")
 def _schema(
     command: Annotated[
-        str, typer.Argument(help="audit, explain or exemplars.", metavar="COMMAND")
+        str, typer.Argument(help="audit, explain, exemplars or sweep.", metavar="COMMAND")
     ] = "audit",
 ) -> None:
     """Print the JSON schema of a command's JSON document.
@@ -505,20 +505,32 @@ def _sweep(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Do runs again whose options have changed.")
     ] = False,
+    collect: Annotated[
+        bool, typer.Option("--collect", help="Run nothing; show what is there already.")
+    ] = False,
     output_format: Annotated[str, typer.Option("--format", help="text or json.")] = "text",
 ) -> None:
-    """Run methods x sparsities x seeds from one recipe, print tables and compare methods.
+    """Run criteria x methods x sparsities x seeds from one recipe, and say how far one can prune.
 
+    Prints tables and the sparsest setting that passes the audit; sweep.html in the folder has more.
     What is done already is not done again, so the same line continues a sweep that was stopped.
 
     Example: ceag sweep recipes/benchmarks/cifar100-hidden.yaml --jobs 2
     """
     with exit_codes("sweep"):
         from ceag_cli import sweep, sweepreport
+        from ceag_cli.sweepdocument import as_document
 
         _check_format(output_format)
-        found = sweep.sweep(recipe, output, jobs=jobs, overwrite=overwrite, reporter=Terminal())
-        _show(sweepreport.lines(found), sweepreport.as_document(found), output_format == "json")
+        found = sweep.run_sweep(
+            recipe,
+            output,
+            jobs=jobs,
+            overwrite=overwrite,
+            collect=collect,
+            reporter=Terminal(),
+        )
+        _show(sweepreport.lines(found), as_document(found), output_format == "json")
 
 
 @_registered("info")

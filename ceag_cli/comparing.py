@@ -21,7 +21,7 @@ docs/benchmarks.md has how often it covers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -186,10 +186,7 @@ def difference(method: Numbers, rival: Numbers, alpha: float = ALPHA) -> Differe
     over_images = float("nan")
     if parts > 1:
         over_images = (parts - 1) * float(found[:, 1:].mean(0).var())
-    together = over_seeds + over_images
-    lack = over_images**2 / max(parts - 1, 1) + over_seeds**2 / max(seeds - 1, 1)
-    freedom = together**2 / lack if lack else float("inf")
-    half = together**0.5 * _student(1 - alpha / 2, freedom) if together else 0.0
+    half, freedom = half_width([(over_images, parts - 1), (over_seeds, seeds - 1)], alpha)
     return Difference(
         estimate=estimate,
         lower=estimate - half,
@@ -199,6 +196,23 @@ def difference(method: Numbers, rival: Numbers, alpha: float = ALPHA) -> Differe
         error_images=over_images**0.5,
         degrees_of_freedom=freedom,
     )
+
+
+def half_width(parts: Sequence[tuple[float, int]], alpha: float) -> tuple[float, float]:
+    """Half of a two-sided interval whose error has several independent parts.
+
+    Args:
+        parts: Variance of each, and its degrees of freedom.
+        alpha: Two-sided error.
+
+    Returns:
+        The half, and the degrees of freedom of all parts together (Satterthwaite 1946).
+    """
+    together = sum(variance for variance, _ in parts)
+    lack = sum(variance**2 / max(freedom, 1) for variance, freedom in parts)
+    freedom = together**2 / lack if lack else float("inf")
+    half = together**0.5 * _student(1 - alpha / 2, freedom) if together else 0.0
+    return half, freedom
 
 
 def _student(p: float, freedom: float) -> float:

@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from ceag_cli.arrays import Flags, Integers, Numbers
+from ceag_cli.audit import Paired
 from ceag_cli.chance import by_chance
+from ceag_cli.columns import renumbered
 from ceag_cli.comparing import FOLDS, STATISTICS, Difference, difference, replicates
-from ceag_cli.experiment import Cell, Plan
-from ceag_cli.predictions import read_answers
+from ceag_cli.experiment import OWN, Approach, Cell, Plan
+from ceag_cli.groups import Grouping
+from ceag_cli.labels import SPLITS
+from ceag_cli.predictions import AnswerTable, read_answers
 
 SEED = 42
 """Of halves, parts and the noise floor; that of ``ceag audit``, which gives the same floor then."""
@@ -26,7 +31,7 @@ SEED = 42
 
 @dataclass(frozen=True)
 class SameImages:
-    """The answers of some runs to the same images, in the same groups."""
+    """The answers of some runs to the same images, in the same classes and groups."""
 
     split: str
     cells: tuple[Cell, ...]
@@ -34,9 +39,36 @@ class SameImages:
     dense: Flags
     """Whether the dense model is right, shape ``(M, N)``."""
     sparse: Flags
+    grouping: Grouping
     groups: Integers
     """Group ids, shape ``(N, F)``."""
-    num_groups: int
+    label_column: str
+    classes: tuple[str, ...]
+    """Names of the classes that any image of any split is of."""
+    label: Integers
+    """Number of the class of each image, shape ``(N,)``."""
+    train_classes: Integers
+    """Training images of each class, as far as the audit has them; shape ``(C,)``."""
+    train_groups: Integers
+    """Likewise of each group, shape ``(G,)``."""
+    clusters: Integers | None = None
+    """Number of the person or the like that an image belongs to."""
+
+    @property
+    def num_groups(self) -> int:
+        """G, over all features."""
+        return self.grouping.num_groups
+
+    def pair(self, cell: Cell) -> Paired:
+        """The answers of one run, as an audit takes them."""
+        m = self.cells.index(cell)
+        return Paired(
+            split=self.split,
+            dense=torch.from_numpy(self.dense[m]),
+            sparse=torch.from_numpy(self.sparse[m]),
+            groups=torch.from_numpy(self.groups),
+            clusters=None if self.clusters is None else torch.from_numpy(self.clusters),
+        )
 
 
 @dataclass(frozen=True)
@@ -61,6 +93,9 @@ class Comparison:
 
     task: str
     sparsity: float
+    criterion: str
+    """What the weights of both were chosen by; of a method that prunes by itself and another one,
+    that of the other."""
     split: str
     method: str
     rival: str
@@ -81,30 +116,72 @@ def same_images(files: Mapping[Cell, Path]) -> list[SameImages]:
     Raises:
         LabelsError: A file cannot be read.
     """
-    found: dict[tuple[str, bytes], list[tuple[Cell, Flags, Flags]]] = {}
-    groups: dict[tuple[str, bytes], tuple[Integers, int]] = {}
+    found: dict[tuple[str, bytes], SameImages] = {}
+    runs: dict[tuple[str, bytes], list[tuple[Cell, Flags, Flags]]] = {}
     for cell, path in files.items():
-        table = read_answers(path)
-        for split in table.splits:
-            part = table.only(split)
-            words = "\0".join((*part.ids, *(f"{f}={v}" for f, v in part.grouping.names)))
-            digest = hashlib.sha256(words.encode("utf-8", "surrogatepass"))
-            digest.update(np.ascontiguousarray(part.groups).tobytes())
-            key = (split, digest.digest())
-            dense, sparse = part.correct("dense"), part.correct("sparse")
-            found.setdefault(key, []).append((cell, dense, sparse))
-            groups[key] = (part.groups, part.grouping.num_groups)
+        for part in _by_split(read_answers(path)):
+            key = (part.split, _digest(part.images, part.table))
+            runs.setdefault(key, []).append(
+                (cell, part.table.correct("dense"), part.table.correct("sparse"))
+            )
+            found.setdefault(key, part.images)
     return [
-        SameImages(
-            split=key[0],
-            cells=tuple(cell for cell, _, _ in runs),
-            dense=np.stack([dense for _, dense, _ in runs]),
-            sparse=np.stack([sparse for _, _, sparse in runs]),
-            groups=groups[key][0],
-            num_groups=groups[key][1],
+        replace(
+            found[key],
+            cells=tuple(cell for cell, _, _ in of_key),
+            dense=np.stack([dense for _, dense, _ in of_key]),
+            sparse=np.stack([sparse for _, _, sparse in of_key]),
         )
-        for key, runs in found.items()
+        for key, of_key in runs.items()
     ]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One split of a run's answers: the images, without any answers, and the table."""
+
+    split: str
+    images: SameImages
+    table: AnswerTable
+
+
+def _by_split(table: AnswerTable) -> Iterator[_Part]:
+    labels, used = renumbered(table.label, len(table.classes))
+    names = tuple(table.classes[code] for code in used.tolist())
+    train = table.split == SPLITS.index("train")
+    nothing = np.zeros((0, 0), bool)
+    for split in table.splits:
+        rows = table.split == SPLITS.index(split)
+        part = table.only(split)
+        images = SameImages(
+            split=split,
+            cells=(),
+            dense=nothing,
+            sparse=nothing,
+            grouping=table.grouping,
+            groups=part.groups,
+            label_column=table.label_column,
+            classes=names,
+            label=labels[rows],
+            train_classes=np.bincount(labels[train], minlength=len(names)).astype(np.int64),
+            train_groups=np.bincount(
+                table.groups[train].reshape(-1), minlength=table.grouping.num_groups
+            ).astype(np.int64),
+            clusters=part.clusters,
+        )
+        yield _Part(split, images, part)
+
+
+def _digest(images: SameImages, table: AnswerTable) -> bytes:
+    """The same for the same images in the same classes, groups and clusters."""
+    names = (f"{feature}={value}" for feature, value in images.grouping.names)
+    words = "\0".join((*table.ids, *names, images.label_column, *images.classes))
+    digest = hashlib.sha256(words.encode("utf-8", "surrogatepass"))
+    clusters = np.zeros(0, np.int64) if images.clusters is None else images.clusters
+    counted = (images.train_classes, images.train_groups)
+    for array in (images.groups, images.label, clusters, *counted):
+        digest.update(np.ascontiguousarray(array, np.int64).tobytes())
+    return digest.digest()
 
 
 Replicates = dict[str, Numbers]
@@ -161,9 +238,10 @@ def comparisons(plan: Plan, split: str, values: Mapping[Cell, Replicates]) -> It
     for sparsity in plan.sparsities:
         for method, rival in pairs(plan):
             both = [
-                (Cell(seed, sparsity, method), Cell(seed, sparsity, rival)) for seed in plan.seeds
+                tuple(Cell(seed, sparsity, a.method, a.criterion) for a in (method, rival))
+                for seed in plan.seeds
             ]
-            both = [(one, two) for one, two in both if one in values and two in values]
+            both = [pair for pair in both if all(cell in values for cell in pair)]
             for statistic in STATISTICS if both else ():
                 own, other = (
                     np.stack([values[pair[side]][statistic] for pair in both]) for side in (0, 1)
@@ -171,9 +249,10 @@ def comparisons(plan: Plan, split: str, values: Mapping[Cell, Replicates]) -> It
                 yield Comparison(
                     task=plan.name,
                     sparsity=sparsity,
+                    criterion=plan.criterion_of(rival if method.criterion == OWN else method),
                     split=split,
-                    method=method,
-                    rival=rival,
+                    method=method.method,
+                    rival=rival.method,
                     statistic=statistic,
                     mean_method=float(own[:, 0].mean()),
                     mean_rival=float(other[:, 0].mean()),
@@ -181,9 +260,22 @@ def comparisons(plan: Plan, split: str, values: Mapping[Cell, Replicates]) -> It
                 )
 
 
-def pairs(plan: Plan) -> list[tuple[str, str]]:
-    """The methods to compare, each with its rival."""
-    return [(method, rival) for method, rivals in plan.compare.items() for rival in rivals]
+def pairs(plan: Plan) -> list[tuple[Approach, Approach]]:
+    """The approaches to compare: a method and its rival after the same pruning.
+
+    A method that prunes by itself is compared with its rival after each pruning.
+    """
+    by_method = [
+        (method, rival, criterion)
+        for criterion in plan.criteria or ("",)
+        for method, rivals in plan.compare.items()
+        for rival in rivals
+    ]
+    found = [
+        (plan.approach(method, criterion), plan.approach(rival, criterion))
+        for method, rival, criterion in by_method
+    ]
+    return list(dict.fromkeys(found))
 
 
 def not_comparable(plan: Plan, images: Sequence[SameImages]) -> list[str]:
@@ -198,11 +290,10 @@ def not_comparable(plan: Plan, images: Sequence[SameImages]) -> list[str]:
         }
         for method, rival in pairs(plan):
             apart = any(
-                where.get(Cell(seed, sparsity, method), -1)
-                != where.get(Cell(seed, sparsity, rival), -1)
+                len({where[cell] for cell in both if cell in where}) > 1
                 for seed in plan.seeds
                 for sparsity in plan.sparsities
-                if Cell(seed, sparsity, method) in where and Cell(seed, sparsity, rival) in where
+                for both in [[Cell(seed, sparsity, a.method, a.criterion) for a in (method, rival)]]
             )
             if apart:
                 found.append(

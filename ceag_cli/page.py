@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from ceag_cli.axes import ticks
 from ceag_cli.explanationreport import explanation_html
 from ceag_cli.explanations import Explanation
 from ceag_cli.findings import (
@@ -159,7 +160,7 @@ def plot(result: AuditResult, split: str) -> Plot:
         height=ROW * len(dots) + 34,
         zero=x(0.0),
         eps=[(x(eps[row[0]]), ROW * row[0] + 4, ROW * (row[-1] + 1) + 8) for row in rows],
-        ticks=[(x(t), text) for t, text in _ticks(low, high)],
+        ticks=[(x(t), text) for t, text in ticks(low, high)],
         dots=dots,
         left_out=len(known) - len(dots),
     )
@@ -178,13 +179,6 @@ def _range(result: AuditResult) -> tuple[float, float]:
     low, high = max(lowest, low - room), min(highest, high + room)
     margin = 0.04 * (high - low or 1.0)
     return low - margin, high + margin
-
-
-def _ticks(low: float, high: float, most: int = 10) -> list[tuple[float, str]]:
-    steps = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
-    step = next((s for s in steps if (high - low) / s <= most), 1.0)
-    found = [i * step for i in range(int(low / step) - 1, int(high / step) + 2)]
-    return [(t, f"{100 * t:+g}" if abs(t) > 1e-9 else "0") for t in found if low < t < high]
 
 
 def scatter(result: AuditResult, across: str, up: str) -> Scatter | None:
@@ -229,7 +223,7 @@ def scatter(result: AuditResult, across: str, up: str) -> Scatter | None:
     return Scatter(
         across=across,
         up=up,
-        ticks=[(x(t), y(t), text) for t, text in _ticks(low, high, 8)],
+        ticks=[(x(t), y(t), text) for t, text in ticks(low, high, 8)],
         zero=(x(0.0), y(0.0)),
         eps=(x(result.eps), y(result.eps)),
         dots=dots,

@@ -1,8 +1,8 @@
-"""A sweep as a picture: accuracy against harm, for every method, on test and on train.
+"""A sweep as a picture: accuracy against harm, for every approach, on test and on train.
 
 One column of panels for each sparsity. Above test, where the harm is the split-half harm, which
 chance alone does not raise; below train, where the largest psi is what training was to hold.
-Methods differ in colour and in marker, so that a black and white print can be read.
+Approaches differ in colour and in marker, so that a black and white print can be read.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ceag_cli.sweepreport import Row, Sweep
+from ceag_cli.sweepfindings import Row, Sweep
 
 if TYPE_CHECKING:  # it takes a second to import, and most commands draw nothing
     from matplotlib.figure import Figure
@@ -67,16 +67,18 @@ def drawn(found: Sweep) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    sparsities, methods = found.plan.sparsities, list(found.plan.methods)
-    legend = 0.25 + 0.2 * -(-len(methods) // 4)
+    plan, sparsities = found.plan, found.plan.sparsities
+    approaches = {(plan.criterion_of(a), a.method): str(a) for a in plan.approaches}
+    legend = 0.25 + 0.2 * -(-len(approaches) // 4)
     size = (max(3.4 * len(sparsities), 5.6), 5.6 + legend)
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(len(ROWS), len(sparsities), sharey="row", squeeze=False)
     for panels, of_row in zip(ROWS, axes, strict=True):
         for sparsity, panel in zip(sparsities, of_row, strict=True):
             own = [r for r in found.rows if (r.sparsity, r.split) == (sparsity, panels.split)]
-            for number, method in enumerate(methods):
-                _points(panel, [r for r in own if r.method == method], panels.harm, number)
+            for number, approach in enumerate(approaches):
+                rows = [r for r in own if (r.criterion, r.method) == approach]
+                _points(panel, rows, panels.harm, number)
             panel.set_xlabel(f"{panels.split}: accuracy, %")
             panel.grid(color="0.92", linewidth=0.6)
             panel.set_axisbelow(True)
@@ -84,13 +86,13 @@ def drawn(found: Sweep) -> Figure:
                 panel.set_title(f"sparsity {100 * sparsity:g} %")
         of_row[0].set_ylabel(panels.label)
         _lines(of_row, [row.eps for row in found.rows], panels is ROWS[0])
-    handles = [_handle(number, method) for number, method in enumerate(methods)]
+    handles = [_handle(number, name) for number, name in enumerate(approaches.values())]
     figure.legend(handles=[*handles, *_keys()], loc="outside lower center", ncols=4, frameon=False)
     return figure
 
 
 def _points(panel: Any, rows: Sequence[Row], harm: str, number: int) -> None:
-    """The runs of one method in one panel."""
+    """The runs of one approach in one panel."""
     known = [(row.acc_sparse, getattr(row, harm)) for row in rows]
     known = [(100 * x, 100 * y) for x, y in known if y is not None]
     if not known:
@@ -125,7 +127,7 @@ def _lines(panels: Sequence[Any], eps: Sequence[float], zero: bool) -> None:
     panels[0].set_ylim(low, high)
 
 
-def _handle(number: int, method: str) -> Any:
+def _handle(number: int, name: str) -> Any:
     from matplotlib.lines import Line2D
 
     return Line2D(
@@ -137,7 +139,7 @@ def _handle(number: int, method: str) -> Any:
         color=COLOURS[number % len(COLOURS)],
         markeredgecolor="black",
         markeredgewidth=0.7,
-        label=_plain(method),
+        label=_plain(name),
     )
 
 

@@ -1,7 +1,7 @@
 """The JSON schemas of what commands print with ``--format json``.
 
-That of the audit is a file. Those of the commands whose results it shows are made of its parts, so
-that nothing is described twice.
+Those of the audit and of the sweep are files. Those of the commands whose results the audit shows
+are made of its parts, so that nothing is described twice; so is what a sweep has of it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from ceag_cli.explaining import SCHEMA_VERSION as EXPLAIN_VERSION
 from ceag_cli.identifying import SCHEMA_VERSION as EXEMPLARS_VERSION
 
 AUDIT = Path(__file__).with_name("audit.schema.json")
-COMMANDS = ("audit", "explain", "exemplars")
+SWEEP = Path(__file__).with_name("sweep.schema.json")
+COMMANDS = ("audit", "explain", "exemplars", "sweep")
 
 
 def schema(command: str) -> str:
@@ -34,7 +35,7 @@ def schema(command: str) -> str:
             f"COMMAND: '{command}' is not one of {', '.join(COMMANDS)}{nearest(command, COMMANDS)}"
         )
     audit = json.loads(text)
-    made = _explain(audit) if command == "explain" else _exemplars(audit)
+    made = {"explain": _explain, "exemplars": _exemplars, "sweep": _sweep}[command](audit)
     return json.dumps(made, indent=2, ensure_ascii=False) + "\n"
 
 
@@ -82,6 +83,12 @@ def _exemplars(audit: Mapping[str, Any]) -> dict[str, Any]:
             "exemplars": {"$ref": "#/$defs/exemplars"},
         },
     )
+
+
+def _sweep(audit: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(SWEEP.read_text(encoding="utf-8"))
+    found["$defs"]["policy"] = audit["properties"]["policy"]
+    return found
 
 
 def _envelope(

@@ -1,114 +1,37 @@
-"""A sweep as tables: CSV, Markdown, JSON, and the lines that the terminal shows."""
+"""The runs and comparisons of a sweep as Markdown tables, and the lines that the terminal shows."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from ceag_cli.experiment import Plan
-from ceag_cli.findings import SCHEMA_VERSION
 from ceag_cli.heldout import Comparison
 from ceag_cli.heterogeneity import signed_root
+from ceag_cli.recommendationreport import recommendation_lines
+from ceag_cli.sweepfindings import Row, Sweep
+from ceag_cli.sweeptables import limit_rows, markdown_of, problems_of, regression_rows
 
 SPLITS = ("train", "test")
 
 
-@dataclass(frozen=True)
-class Row:
-    """One run on one split. Fractions; ``None`` where nothing can be said."""
-
-    task: str
-    sparsity: float
-    method: str
-    seed: int
-    split: str
-    images: int
-    acc_dense: float
-    acc_sparse: float
-    max_excess_gap: float
-    worst_group: str
-    pairwise_disparity: float
-    eps: float
-    mean_positive_gap: float | None
-    worst_group_accuracy: float | None
-    noise_floor: float | None
-    between_group_variance: float | None
-    split_half_harm: float | None
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """What a sweep found."""
-
-    plan: Plan
-    rows: tuple[Row, ...]
-    folder: Path
-    comparisons: tuple[Comparison, ...] = ()
-
-
-def as_csv(rows: Iterable[Row]) -> str:
-    """Every run on every split, one line each; fractions."""
-    return _csv(list(Row.__dataclass_fields__), [asdict(row) for row in rows])
-
-
-def comparisons_as_csv(comparisons: Iterable[Comparison]) -> str:
-    """Every comparison of every statistic on every split, one line each; fractions."""
-    return _csv(COMPARED, [_flat(each) for each in comparisons])
-
-
-COMPARED = [
-    *("task", "sparsity", "split", "method", "rival", "statistic", "mean_method", "mean_rival"),
-    *("estimate", "lower", "upper", "excludes_zero", "over", "seeds"),
-    *("error_seeds", "error_images", "degrees_of_freedom"),
-]
-"""Columns of ``comparisons.csv``."""
-
-
-def _csv(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def _flat(comparison: Comparison) -> dict[str, Any]:
-    """A comparison as one row; ``None`` for what is no number."""
-    found = comparison.difference
-    values = vars(comparison) | vars(found)
-    values |= {"over": found.over, "excludes_zero": found.excludes_zero}
-    return {
-        name: None
-        if isinstance(values[name], float) and not math.isfinite(values[name])
-        else values[name]
-        for name in COMPARED
-    }
-
-
-def as_document(found: Sweep) -> dict[str, Any]:
-    """The rows and comparisons as one JSON document; fractions."""
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "tool": "ceag",
-        "version": version("ceag"),
-        "command": "sweep",
-        "folder": str(found.folder),
-        "rows": [asdict(row) for row in found.rows],
-        "comparisons": [_flat(each) for each in found.comparisons],
-    }
-
-
 def lines(found: Sweep) -> list[str]:
-    """What the terminal shows."""
-    said = [_sentence(each) for each in _gathered(found.comparisons, ("test",))]
-    return [*table(found), *([""] if said else []), *said]
+    """What the terminal shows; what is recommended comes last, where it is seen."""
+    named = bool(found.plan.criteria)
+    said = [_sentence(each, named) for each in _gathered(found.comparisons, ("test",))]
+    # Of many regressions those that sum up the others.
+    most = [each for each in found.regressions if each.sparsity is None] or found.regressions
+    parts = [
+        table(found),
+        said,
+        markdown_of(limit_rows(found)),
+        markdown_of(regression_rows(replace(found, regressions=tuple(most)))),
+        problems_of(found),
+        recommendation_lines(found),
+    ]
+    return [line for part in parts if part for line in ("", *part)][1:]
 
 
 # Runs
@@ -130,17 +53,20 @@ def table(found: Sweep, splits: Sequence[str] = SPLITS) -> list[str]:
 
 
 def _table(found: Sweep, splits: Sequence[str], names: Sequence[str], cells: Any) -> list[str]:
-    columns = ["sparsity", "method", "seeds"]
+    plan = found.plan
+    columns = ["sparsity", *["criterion"] * bool(plan.criteria), "method", "seeds"]
     for split in splits:
         columns += [f"{split}: {names[0]}", *names[1:]]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    for sparsity in found.plan.sparsities:
-        for method in found.plan.methods:
-            rows = [r for r in found.rows if (r.sparsity, r.method) == (sparsity, method)]
+    for sparsity in plan.sparsities:
+        for approach in plan.approaches:
+            key = (sparsity, plan.criterion_of(approach), approach.method)
+            rows = [r for r in found.rows if (r.sparsity, r.criterion, r.method) == key]
             if not rows:
                 continue
             seeds = len({row.seed for row in rows})
-            line = [f"{100 * sparsity:g} %", method, str(seeds)]
+            line = [f"{100 * sparsity:g} %", *[key[1]] * bool(plan.criteria)]
+            line += [approach.method, str(seeds)]
             for split in splits:
                 of_split = [row for row in rows if row.split == split]
                 line += cells(of_split) if of_split else [""] * len(names)
@@ -195,14 +121,16 @@ Gathered = dict[str, Comparison]
 def comparison_table(found: Sweep) -> list[str]:
     """The comparisons as a Markdown table: method less rival, with 95 % intervals."""
     heads = [f"{name}, {unit}" for name, unit, _ in SHOWN.values()]
-    columns = ["split", "sparsity", "method", "less", "seeds", *heads]
+    named = bool(found.plan.criteria)
+    columns = ["split", "sparsity", *["criterion"] * named, "method", "less", "seeds", *heads]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for each in _gathered(found.comparisons, ("test", "val", "train")):
         first = each["accuracy"]
         seeds = str(first.difference.seeds)
         if first.difference.error_seeds is None:
             seeds += " (images only)"
-        cells = [first.split, f"{100 * first.sparsity:g} %", first.method, first.rival, seeds]
+        cells = [first.split, f"{100 * first.sparsity:g} %", *[first.criterion] * named]
+        cells += [first.method, first.rival, seeds]
         cells += [_interval(each[name], scale) for name, (_, _, scale) in SHOWN.items()]
         lines.append(f"| {' | '.join(cells)} |")
     return [
@@ -219,7 +147,7 @@ def comparison_table(found: Sweep) -> list[str]:
 def _gathered(comparisons: Sequence[Comparison], splits: Sequence[str]) -> list[Gathered]:
     found: dict[tuple[Any, ...], Gathered] = {}
     for each in comparisons:
-        key = (each.split, each.sparsity, each.method, each.rival)
+        key = (each.split, each.sparsity, each.criterion, each.method, each.rival)
         found.setdefault(key, {})[each.statistic] = each
     return [each for split in splits for key, each in found.items() if key[0] == split]
 
@@ -233,7 +161,7 @@ def _interval(comparison: Comparison, scale: float) -> str:
     return f"{values[0]:+z.2f} ({values[1]:+z.2f} to {values[2]:+z.2f}){star}"
 
 
-def _sentence(each: Gathered) -> str:
+def _sentence(each: Gathered, named: bool) -> str:
     """One pair on one split, for the terminal."""
     first = each["accuracy"]
     seeds = first.difference.seeds
@@ -243,6 +171,7 @@ def _sentence(each: Gathered) -> str:
     ]
     over = f"{seeds} seeds" if seeds > 1 else "1 seed, over images only"
     return (
-        f"{first.method} less {first.rival}, {100 * first.sparsity:g} %, {first.split} ({over}): "
+        f"{first.method} less {first.rival}, {f'{first.criterion}, ' * named}"
+        f"{100 * first.sparsity:g} %, {first.split} ({over}): "
         f"{'; '.join(parts)}"
     )

@@ -287,7 +287,7 @@ def test_the_document_is_as_its_schema_says(tables: list[str]) -> None:
 
 
 def test_every_reference_of_a_schema_is_there() -> None:
-    for command in ("audit", "explain", "exemplars"):
+    for command in ("audit", "explain", "exemplars", "sweep"):
         text = done("schema", command).stdout
         described = json.loads(text)
         named = set(re.findall(r'"#/\$defs/(\w+)"', text))
@@ -296,7 +296,7 @@ def test_every_reference_of_a_schema_is_there() -> None:
     assert done("schema").stdout == done("schema", "audit").stdout
     result = ceag("schema", "exemplar")
     assert result.exit_code == 2
-    assert "'exemplar' is not one of audit, explain, exemplars; did you mean" in result.stderr
+    assert "'exemplar' is not one of audit, explain, exemplars, sweep; did" in result.stderr
 
 
 def found_in(arguments: list[str], **options: Any) -> Pies:

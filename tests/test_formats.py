@@ -177,13 +177,15 @@ TYPES: dict[str, type | tuple[type, ...]] = {
 }
 
 
-def wrong(value: Any, schema: Mapping[str, Any], place: str = "$") -> list[str]:
+def wrong(
+    value: Any, schema: Mapping[str, Any], place: str = "$", defs: Mapping[str, Any] = SCHEMA
+) -> list[str]:
     """What of a document is not as its schema says, as far as our schema goes.
 
     Stricter than a validator: a field that the schema does not name is wrong too.
     """
     if "$ref" in schema:
-        schema = SCHEMA["$defs"][schema["$ref"].removeprefix("#/$defs/")]
+        schema = defs["$defs"][schema["$ref"].removeprefix("#/$defs/")]
     known = {
         *("$schema", "$id", "title", "description", "$defs", "type", "required", "properties"),
         *(
@@ -200,7 +202,7 @@ def wrong(value: Any, schema: Mapping[str, Any], place: str = "$") -> list[str]:
     assert set(schema) <= known, f"{place}: the test does not know {set(schema) - known}"
     problems: list[str] = []
     if "anyOf" in schema:
-        branches = [wrong(value, branch, place) for branch in schema["anyOf"]]
+        branches = [wrong(value, branch, place, defs) for branch in schema["anyOf"]]
         return min(branches, key=len)
     if "type" in schema:
         names = [schema["type"]] if isinstance(schema["type"], str) else schema["type"]
@@ -229,10 +231,10 @@ def wrong(value: Any, schema: Mapping[str, Any], place: str = "$") -> list[str]:
             if fields is not None and name not in fields:
                 problems.append(f"{place}.{name} is not in the schema")
             elif fields is not None:
-                problems += wrong(part, fields[name], f"{place}.{name}")
+                problems += wrong(part, fields[name], f"{place}.{name}", defs)
     if isinstance(value, list) and "items" in schema:
         for i, part in enumerate(value):
-            problems += wrong(part, schema["items"], f"{place}[{i}]")
+            problems += wrong(part, schema["items"], f"{place}[{i}]", defs)
     return problems
 
 

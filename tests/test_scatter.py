@@ -10,12 +10,14 @@ import pytest
 
 from ceag_cli.experiment import Plan
 from ceag_cli.scatter import COLOURS, MARKERS, as_svg, drawn
-from ceag_cli.sweepreport import Row, Sweep
+from ceag_cli.sweepfindings import Row, Sweep
 
 
 def row(method: str, seed: int, split: str, acc: float, harm: float, sparsity: float = 0.9) -> Row:
     more = (0.0, 0.0, 0.0, 0.0, harm)
-    return Row("t", sparsity, method, seed, split, 9, 1.0, acc, harm, "g=a", 0.0, 0.05, *more)
+    return Row(
+        "t", sparsity, "magnitude", method, seed, split, 9, 1.0, acc, harm, "g=a", 0.0, 0.05, *more
+    )
 
 
 def swept(

@@ -25,6 +25,9 @@ held_out() {
 held_out cifar100 label 100+200 # the same 100; of a class 200 images to tune by, 300 to test on
 held_out fairface64 race 1/3    # the same 10,000; 10,000 to tune by, 15,000 to test on
 
+[ -e cifar100/long-tail.csv ] || # 4,700 images, of a class 12 to 120; of each 20 for val, 100 for test
+    python "$here/subset.py" --long-tail 10 "$data/cifar100/labels.csv" cifar100/long-tail.csv label 120+20+100
+
 for recipe in "${@:-cifar100-classes cifar100-hidden fairface-race}"; do
     for name in $recipe; do
         printf '\n%s\n\n' "$name"
