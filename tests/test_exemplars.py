@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_formats import wrong
 from toys import TINY, ceag, done, write_csv, write_images
 
 import ceag_cli
@@ -266,12 +267,6 @@ def test_ties_are_listed(tables: list[str]) -> None:
 
 
 # Documents
-
-
-def wrong(value: Any, described: dict[str, Any]) -> list[str]:
-    from test_formats import wrong as wrong_by
-
-    return wrong_by(value, described)
 
 
 def test_the_document_is_as_its_schema_says(tables: list[str]) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from test_formats import wrong
 from torch import Tensor, nn
 from toys import COLOURS, TINY, ceag, done, tiny_model, write_csv, write_images
 from typer.testing import Result
@@ -35,6 +36,7 @@ from ceag_cli.explanations import (
 from ceag_cli.images import decode
 from ceag_cli.lineage import read_metadata
 from ceag_cli.options import ArchitectureOptions, ExplainOptions
+from ceag_cli.schemas import schema
 
 BY_LABEL = ("--groups", "labels.csv", "--groups-by", "label,group")
 
@@ -445,7 +447,11 @@ def test_formats_and_reports(here: Path) -> None:
         *("explain", *FAST, "--format", "json", "-o", "out"),
         *("--report", "markdown=why.md", "--report", "html=why.html"),
     )
-    assert json.loads(result.stdout) == json.loads(Path("out/explanation.json").read_text())
+    document = json.loads(result.stdout)
+    assert document == json.loads(Path("out/explanation.json").read_text())
+    described = json.loads(schema("explain"))
+    assert wrong(document, described) == []
+    assert sorted(document) == sorted(described["required"])
     assert Path("out/explanation.html").read_text() == Path("why.html").read_text()
     assert not Path("model.pruned.run").exists()
     assert Path("why.md").read_text().startswith("## ceag explain\n")
