@@ -49,9 +49,9 @@ def test_the_drawing_has_every_module_once(site: Any) -> None:
     assert names == sorted(modules)
 
 
-def test_a_module_that_is_new_changes_the_page(site: Any) -> None:
+def test_a_module_that_is_new_changes_the_page(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     architecture = site("architecture")
-    architecture.subject = lambda module: f"About {module}."
+    monkeypatch.setattr(architecture, "subject", lambda module: f"About {module}.")
     found = architecture.page(
         f"a\n{architecture.BEGIN}\nold\n{architecture.END}\nb\n", {"shell": ({"cli"}, set())}
     )

@@ -14,7 +14,19 @@ import typer.main
 
 import ceag_cli
 from ceag_cli.cli import app
-from ceag_cli.options import COMMANDS
+from ceag_cli.options import (
+    COMMANDS,
+    DATA,
+    METHOD,
+    MODEL,
+    OUTPUT,
+    PRUNING,
+    RUN,
+    TRAINING,
+)
+
+PANELS = ("Arguments", DATA, MODEL, METHOD, PRUNING, TRAINING, RUN, OUTPUT, "Options")
+"""The groups of options, in the order in which a page has them; others follow."""
 
 _DEFAULT = re.compile(r"\s*\[default: (.*)\]$", re.DOTALL)
 
@@ -69,7 +81,8 @@ def command_page(name: str) -> str:
         else:
             lines += [_escaped(paragraph), ""]
     parameters = [p for p in command.params if not getattr(p, "hidden", False)]
-    ordered = sorted(parameters, key=lambda p: _panels(parameters).index(_panel(p)))
+    known = {panel: place for place, panel in enumerate(PANELS)}
+    ordered = sorted(parameters, key=lambda p: (known.get(_panel(p), len(known)), _panel(p)))
     for panel, members in groupby(ordered, _panel):
         lines += [f"## {panel}", "", "| | | default |", "|---|---|---|"]
         lines += [_row(name, parameter) for parameter in members]
@@ -88,10 +101,6 @@ def _panel(parameter: Any) -> str:
     return getattr(parameter, "rich_help_panel", None) or "Options"
 
 
-def _panels(parameters: list[Any]) -> list[str]:
-    return list(dict.fromkeys(["Arguments", *map(_panel, parameters)]))
-
-
 def _row(command: str, parameter: Any) -> str:
     if parameter.param_type_name == "argument":
         spelling = f"`{parameter.metavar or parameter.name.upper()}`"
@@ -102,7 +111,8 @@ def _row(command: str, parameter: Any) -> str:
     default = _DEFAULT.search(text)
     text = _DEFAULT.sub("", text)
     limits = _limits(command, parameter.name)
-    return f"| {spelling} | {_cell(text)}{_cell(limits)} | {_cell(default[1] if default else '')} |"
+    said = default[1] if default else "off" if parameter.secondary_opts else ""
+    return f"| {spelling} | {_cell(text)}{_cell(limits)} | {_cell(said)} |"
 
 
 def _limits(command: str, name: str) -> str:
@@ -111,13 +121,19 @@ def _limits(command: str, name: str) -> str:
         return ""
     said = COMMANDS[command].__dataclass_fields__[name].metadata
     words = {"low": "at least", "above": "more than", "high": "at most", "below": "less than"}
-    bounds = [f"{word} {said[key]:g}" for key, word in words.items() if said[key] is not None]
+    bounds = [
+        f"{word} {_number(said[key])}" for key, word in words.items() if said[key] is not None
+    ]
     found = f" {', '.join(bounds).capitalize()}." if bounds else ""
     if said["unit"]:
         found = f"{found.removesuffix('.')}; {said['unit']}." if found else f" {said['unit']}."
     if said["methods"]:
         found += f" Of --method {', '.join(said['methods'])}."
     return found
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
 
 
 def _only_in_files(command: str) -> list[str]:
