@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install test lint docs docs-test docs-pictures docs-architecture families demo demo-seeds bench bench-audit bench-speed bench-methods bench-choices bench-unseen bench-sweep bench-comparisons bench-data bench-scale clean
+.PHONY: install test test-lowest test-python reliability lint docs docs-test docs-pictures docs-architecture families demo demo-seeds bench bench-audit bench-speed bench-methods bench-choices bench-unseen bench-sweep bench-comparisons bench-data bench-scale clean
 
 install: .venv/installed
 
@@ -32,7 +32,25 @@ docs: .venv/docs-installed
 demo: install
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash recipes/digits/demo.sh
 
+# The lowest versions that pyproject.toml allows, in an environment of their own.
+test-lowest:
+	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python tests/lowest.py > .venv-lowest/constraints.txt
+	.venv-lowest/bin/python -m pip install --quiet --constraint .venv-lowest/constraints.txt --editable '.[demo,test]'
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n 2 --dist loadfile
+
+# Another version of Python, in an environment of its own: make test-python PYTHON=python3.13
+VERSION = $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+test-python:
+	test -x .venv-$(VERSION)/bin/python || $(PYTHON) -m venv .venv-$(VERSION)
+	.venv-$(VERSION)/bin/python -m pip install --quiet --editable '.[demo,test]'
+	OMP_NUM_THREADS=1 .venv-$(VERSION)/bin/python -m pytest -n 2 --dist loadfile
+
 # Longer checks; their results are in docs/.
+
+# Kills, disturbs and repeats commands, hundreds of times; needs 8 GB of memory for 100,000,000 images.
+reliability: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --thorough tests/test_interruption.py tests/test_determinism.py tests/test_counts.py
 
 families: install
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python -m pytest tests/test_families.py --every-family

@@ -42,6 +42,7 @@ from ceag_cli.kept import (
     key_of,
     look_up,
     output_names,
+    refuse_changed,
     rows_of,
 )
 from ceag_cli.labels import SPLITS
@@ -77,15 +78,24 @@ class Answered:
     """Gives the bytes of an image, where images are at hand."""
 
 
-def answers(options: AuditOptions, reporter: Reporter) -> Answered:
+def answers(
+    options: AuditOptions, reporter: Reporter, claim: Callable[[Path], None] = lambda folder: None
+) -> Answered:
     """The answers that an audit is about.
+
+    Args:
+        options: See ``ceag audit --help``.
+        reporter: Hears how it goes.
+        claim: Called with the folder of the report before models are run and anything is written.
 
     Raises:
         CeagError: Something given cannot be used.
     """
     if options.predictions is not None:
-        return _from_file(Path(options.predictions), options, reporter)
-    return _from_models(options, reporter)
+        found = _from_file(Path(options.predictions), options, reporter)
+        claim(found.folder)
+        return found
+    return _from_models(options, reporter, claim)
 
 
 def pairs_of(table: AnswerTable) -> list[Paired]:
@@ -237,7 +247,9 @@ OF_RUNNING = (
 # Two models
 
 
-def _from_models(options: AuditOptions, reporter: Reporter) -> Answered:
+def _from_models(
+    options: AuditOptions, reporter: Reporter, claim: Callable[[Path], None]
+) -> Answered:
     if options.checkpoint is not None and options.candidate is not None:
         raise OptionError(
             f"FILE {options.checkpoint} and --candidate {options.candidate} both name the sparse "
@@ -269,6 +281,7 @@ def _from_models(options: AuditOptions, reporter: Reporter) -> Answered:
     problem = world.on_first(lambda: unwritable(shared))
     if problem is not None:  # known before the models are run
         raise OutputError(f"{shared}: {problem}; name another folder with -o")
+    claim(folder)
     places = {"dense": (own, shared), "sparse": (shared,)}
     found: dict[str, Said] = {}
     taken: dict[str, Path] = {}
@@ -290,6 +303,9 @@ def _from_models(options: AuditOptions, reporter: Reporter) -> Answered:
         _refuse_duplicates(duplicates, str(data.labels.csv))
     missing = {name: model for name, model in models.items() if name not in found}
     found |= evaluated(missing, data, compute, options, reporter)
+    if missing:
+        with world.agreeing():
+            refuse_changed(data, rows)
     table = _table(found, data, sparse, options)
     subject = replace(subject_of(dense, sparse, data), duplicates=duplicates)
     eps = sparse.lineage.eps if sparse.lineage is not None else None

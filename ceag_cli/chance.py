@@ -19,6 +19,8 @@ DRAWS = 2000
 WORK = 1_000_000
 """Cells times draws; of many cells there are fewer draws, but at least ``FEWEST``."""
 FEWEST = 100
+MOST_IMAGES = 10**9
+"""Of so many images or more, NumPy cannot draw."""
 SPARSE = 20
 """Pairs of numbers are sorted, not counted, where they are so many times as many as images."""
 
@@ -56,9 +58,9 @@ def by_chance(
             gap against the rest.
 
     Returns:
-        ``None`` without images.
+        ``None`` without images, and for ``MOST_IMAGES`` or more: chance alone is no matter there.
     """
-    if not len(groups):
+    if not 0 < len(groups) < MOST_IMAGES:
         return None
     cells, cell_of, sizes = _cells(groups)
     total, all_lost, all_gained = len(groups), int(lost.sum()), int(gained.sum())

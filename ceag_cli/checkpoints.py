@@ -14,6 +14,7 @@ import pickle
 import tempfile
 import zlib
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from ceag_cli.atomic import replacing, write_text
 from ceag_cli.errors import CheckpointError, OutputError
 from ceag_cli.lineage import (
     PACKED,
@@ -31,6 +33,7 @@ from ceag_cli.lineage import (
     Lineage,
     identity_of,
     not_whole,
+    other_format,
     read_metadata,
 )
 from ceag_cli.models import (
@@ -45,7 +48,7 @@ from ceag_cli.models import (
     timm_keys,
 )
 from ceag_cli.options import ArchitectureOptions
-from ceag_cli.packing import pack, unpack
+from ceag_cli.packing import VERSION, pack, unpack
 from ceag_cli.prunable import classifier_names, first_layer_names
 from ceag_cli.tensorfiles import content, header_of, metadata_in, sha256_of_content
 
@@ -85,6 +88,7 @@ def load(path: Path, options: ArchitectureOptions, child: TimmConfig | None = No
         CheckpointError: The file cannot be read, its architecture is not known, or its tensors do
             not fit it.
     """
+    before = _mark(path)
     state, stored_name, metadata = read_state(path, use_ema=options.use_ema)
     config, source, warnings = _configuration(path, metadata, stored_name, options, child)
     state = timm_keys(config["architecture"], state)
@@ -102,9 +106,12 @@ def load(path: Path, options: ArchitectureOptions, child: TimmConfig | None = No
             f"{path}: the model takes {expected} input channels, "
             f"--in-chans says {preprocessing.input_size[0]}"
         )
+    digest = identity_of(path)
+    if _mark(path) != before:  # what was read may be a mixture, and the hash that of neither
+        raise CheckpointError(f"{path}: was changed while it was read; start again when it is done")
     return Checkpoint(
         path=path,
-        sha256=identity_of(path),
+        sha256=digest,
         model=model,
         preprocessing=preprocessing,
         label_names=_label_names(config),
@@ -112,6 +119,15 @@ def load(path: Path, options: ArchitectureOptions, child: TimmConfig | None = No
         architecture_from=source,
         warnings=warnings,
     )
+
+
+def _mark(path: Path) -> tuple[int, ...]:
+    """Numbers that change when a file is written or replaced; nothing for one that is not there."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def load_adapted(path: Path, num_classes: int, options: ArchitectureOptions) -> nn.Module:
@@ -359,9 +375,32 @@ def save(
     """
     tensors: dict[str, Tensor] = model.state_dict()
     metadata = {"format": "pt", "ceag.timm": json.dumps(config)} | lineage.to_metadata()
-    write_tensors(path, tensors, metadata, packed=packed)
-    if with_config:
-        write_text(path.parent / CONFIG_NAME, json.dumps(config, indent=2) + "\n")
+    beside = path.parent / CONFIG_NAME
+    try:
+        with ExitStack() as both:  # neither gets its name before both are written
+            if with_config:
+                both.enter_context(replacing(beside)).write_text(_config_text(config), "utf-8")
+            write_tensors(path, tensors, metadata, packed=packed)
+    except OSError as error:
+        raise OutputError(f"{beside}: cannot be written: {error.strerror or error}") from None
+
+
+def complete(path: Path) -> None:
+    """Write timm's ``config.json`` beside a model that ceag has written, unless it is there.
+
+    A run that is killed between the two leaves the model alone.
+
+    Raises:
+        OutputError: The folder cannot be written.
+    """
+    text = _config_text(_parsed(read_metadata(path)["ceag.timm"], f"{path}, metadata"))
+    beside = path.parent / CONFIG_NAME
+    if not beside.is_file() or beside.read_text("utf-8") != text:
+        write_text(beside, text)
+
+
+def _config_text(config: TimmConfig) -> str:
+    return json.dumps(config, indent=2) + "\n"
 
 
 def write_tensors(
@@ -395,15 +434,9 @@ def write_tensors(
             index |= {"sha256": digest, "header": base64.b64encode(zlib.compress(header)).decode()}
             metadata = {**metadata, PACKED: json.dumps(index)}
             header = header_of(tensors, metadata)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-        try:
-            with temporary.open("wb") as file:
-                for piece in content(header, tensors):
-                    file.write(piece)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            for piece in content(header, tensors):
+                file.write(piece)
     except (OSError, ValueError) as error:
         raise OutputError(f"{path}: cannot be written: {error}") from None
 
@@ -418,6 +451,8 @@ def unpacked(
     """
     try:
         index = json.loads(metadata[PACKED])
+        if index.get("version", VERSION) != VERSION:
+            raise other_format(path, "packed", index["version"], VERSION)
         tensors = unpack(state, index)
         header = plain_header(metadata)
         said = {key: value for key, value in metadata.items() if key != PACKED}
@@ -431,30 +466,3 @@ def unpacked(
 def plain_header(metadata: Mapping[str, str]) -> bytes:
     """The header of the plain file that a packed one stands for."""
     return zlib.decompress(base64.b64decode(json.loads(metadata[PACKED])["header"]))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file; it is whole or not there.
-
-    Raises:
-        OutputError: The folder cannot be written.
-    """
-    write_bytes(path, text.encode("utf-8"))
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file; it is whole or not there.
-
-    Raises:
-        OutputError: The folder cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(content)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None

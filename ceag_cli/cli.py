@@ -25,16 +25,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from ceag_cli.errors import CeagError, Ended, OutputError
-from ceag_cli.options import (
-    COMMANDS,
-    EMPTY,
-    AuditOptions,
-    Command,
-    flag,
-    parse,
-    value_type,
-)
+from ceag_cli.errors import CeagError, Ended, Interrupted, OutputError
+from ceag_cli.interruptions import EXIT_CODE, was_told_to_end
+from ceag_cli.options import COMMANDS, EMPTY, AuditOptions, Command, flag, parse, value_type
 from ceag_cli.progress import Update
 from ceag_cli.recipe import named_as_given, resolve
 
@@ -181,6 +174,10 @@ AFTER_INTERRUPTION = {
     "sweep": "the same command continues",
     "audit": "there is no verdict; the same command begins anew",
     "exemplars": "the same command goes on with the models that are still to answer",
+    "explain": "the same command begins anew",
+    "export": "the same command begins anew",
+    "pack": "the same command begins anew",
+    "unpack": "the same command begins anew",
 }
 """What to do when a command was interrupted, where there is anything to say."""
 
@@ -215,19 +212,23 @@ def exit_codes(command: str = "") -> Iterator[None]:
         for problem in error.problems:
             typer.echo(f"error: {problem}", err=True)
         raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        typer.echo("; ".join(["interrupted", *_what_then(command)]), err=True)
-        raise typer.Exit(130) from None
+    except (KeyboardInterrupt, Interrupted) as error:
+        said = str(error) or "interrupted"
+        typer.echo("; ".join([said, *_what_then(command)]), err=True)
+        raise typer.Exit(EXIT_CODE) from None
     except Ended as error:
         typer.echo("; ".join([f"error: {error}", *_what_then(command)]), err=True)
-        raise typer.Exit(130) from None
+        raise typer.Exit(EXIT_CODE) from None
     except typer.Exit:
         raise
     except Exception as error:
+        if was_told_to_end():  # processes that decode may have been told so, too, and be missed
+            typer.echo("; ".join(["interrupted", *_what_then(command)]), err=True)
+            raise typer.Exit(EXIT_CODE) from None
         if _has_lost_others(error):
             gone = "another process of the run has ended or cannot be reached"
             typer.echo("; ".join([f"error: {gone}", *_what_then(command)]), err=True)
-            raise typer.Exit(130) from None
+            raise typer.Exit(EXIT_CODE) from None
         traceback.print_exc()
         typer.echo("internal error of ceag; please report the lines above", err=True)
         raise typer.Exit(4) from None
@@ -812,7 +813,7 @@ def _pack(
 
     Example: ceag pack model.pruned.safetensors
     """
-    with exit_codes():
+    with exit_codes("pack"):
         from ceag_cli.archives import pack_file
 
         _show_archived(pack_file(file, output, overwrite=overwrite))
@@ -828,7 +829,7 @@ def _unpack(
 
     Example: ceag unpack model.pruned.packed.safetensors
     """
-    with exit_codes():
+    with exit_codes("unpack"):
         from ceag_cli.archives import unpack_file
 
         _show_archived(unpack_file(file, output, overwrite=overwrite))
@@ -838,10 +839,10 @@ def _version(value: bool) -> None:
     if value:
         from importlib.metadata import version
 
-        names = ("ceag", "torch", "torchvision", "timm", "safetensors", "typer")
-        for name in names:
-            typer.echo(f"{name} {version(name)}")
-        typer.echo(f"python {sys.version.split()[0]}")
+        from ceag_cli.versions import versions
+
+        for name, found in (versions() | {"typer": version("typer")}).items():
+            typer.echo(f"{name} {found}")
         raise typer.Exit
 
 
@@ -855,7 +856,7 @@ def _main(
 
 
 def main() -> None:
-    """Entry point of the ``ceag`` command."""
+    """Carry out the command line of this process."""
     with exit_codes_of_process():
         if not _is_one_of_many():
             app()
@@ -874,15 +875,13 @@ def exit_codes_of_process() -> Iterator[None]:
     except CeagError as error:  # the processes of a run have not come together
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
+    except Interrupted:  # said by who has begun the process
+        raise
     except Ended as error:
         typer.echo(f"error: {error}", err=True)
-        sys.exit(130)
+        sys.exit(EXIT_CODE)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(EXIT_CODE)
     except Exception:
         traceback.print_exc()
         sys.exit(4)
-
-
-if __name__ == "__main__":
-    main()

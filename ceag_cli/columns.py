@@ -13,7 +13,6 @@ import gc
 import hashlib
 import io
 import json
-import os
 import zipfile
 import zlib
 from collections import defaultdict
@@ -28,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ceag_cli.arrays import Flags, Integers, Numbers
+from ceag_cli.atomic import replacing
 from ceag_cli.errors import LabelsError, OptionError, OutputError
 from ceag_cli.kinds import kind_of, refuse_separator, taken
 from ceag_cli.quotes import stray_quotes
@@ -639,20 +639,17 @@ def write_npz(path: Path, arrays: Mapping[str, Anything], about: Mapping[str, An
         OutputError: The folder cannot be written.
     """
     text = np.array(json.dumps(about, ensure_ascii=False, sort_keys=True))
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=4) as archive:
-                for name, array in (*arrays.items(), (ABOUT, text)):
-                    # Without a date of its own an entry gets the time of writing.
-                    entry = zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0))
-                    entry.compress_type = zipfile.ZIP_DEFLATED
-                    with archive.open(entry, "w", force_zip64=True) as file:
-                        np.lib.format.write_array(file, array, allow_pickle=False)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with (
+            replacing(path) as temporary,
+            zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=4) as archive,
+        ):
+            for name, array in (*arrays.items(), (ABOUT, text)):
+                # Without a date of its own an entry gets the time of writing.
+                entry = zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0))
+                entry.compress_type = zipfile.ZIP_DEFLATED
+                with archive.open(entry, "w", force_zip64=True) as file:
+                    np.lib.format.write_array(file, array, allow_pickle=False)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
 

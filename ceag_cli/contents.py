@@ -91,6 +91,9 @@ class Stretches:
     def _first(self, number: int, size: int) -> bytes:
         name = self.archives[self.archive[number]]
         with open(name, "rb") as file:
+            found_now = os.fstat(file.fileno())
+            if (found_now.st_size, found_now.st_mtime_ns) != self.written[self.archive[number]]:
+                raise OSError(f"{name} was changed while it was read")
             file.seek(int(self.begin[number]))
             found = file.read(size)
         if len(found) < size:

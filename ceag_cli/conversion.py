@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ceag_cli.checkpoints import write_text
+from ceag_cli.atomic import write_text
 from ceag_cli.cifarbatches import write_archive
 from ceag_cli.destinations import unwritable
 from ceag_cli.errors import LabelsError, OptionError, OutputError, first, nearest

@@ -13,6 +13,7 @@ import stat
 import sys
 from pathlib import Path
 
+from ceag_cli.atomic import temporary_beside
 from ceag_cli.errors import OutputError
 
 _STANDARD = {"/dev/stdout": 1, "/dev/stderr": 2}
@@ -49,7 +50,7 @@ def unwritable(path: Path) -> str | None:
     # os.access() says that root may write to /proc, where no file can be made. The name is as long
     # as the one that is written to before it gets its own.
     name = path.name if folder == path.parent else "report"
-    attempt = folder / f".{name}.try-{os.getpid()}"
+    attempt = temporary_beside(folder / name)
     try:
         attempt.touch()
         attempt.unlink()

@@ -15,6 +15,7 @@ from ceag_cli.findings import (
     Subject,
 )
 from ceag_cli.policy import Policy
+from ceag_cli.versions import versions
 
 LISTED = 1000
 """How many of the images that are in several splits a document lists at most."""
@@ -36,6 +37,7 @@ def audit_document(
         "version": version,
         "command": "audit",
         "seed": seed,
+        "versions": versions(),
         **subject_document(subject),
         "overall": overall_document(result),
         "policy": policy_document(result.policy),

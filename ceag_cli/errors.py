@@ -87,6 +87,10 @@ class Ended(BaseException):
     """
 
 
+class Interrupted(Ended):
+    """The user, or who runs the machine, has told the command to end."""
+
+
 def first(problems: Sequence[str], most: int = 5, what: str = "") -> list[str]:
     """The first of many problems of one kind, and how many more there are."""
     rest = len(problems) - most

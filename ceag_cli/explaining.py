@@ -29,6 +29,7 @@ from ceag_cli.errors import CheckpointError, EvaluationError
 from ceag_cli.evaluation import Compute
 from ceag_cli.explanationformats import render
 from ceag_cli.explanations import (
+    SCHEMA_VERSION,
     Explained,
     Explanation,
     ExplanationNotWritten,
@@ -48,6 +49,7 @@ from ceag_cli.inputs import (
     open_checkpoint,
     open_data,
 )
+from ceag_cli.locks import claimed
 from ceag_cli.margins import closeness, margins
 from ceag_cli.models import Preprocessing
 from ceag_cli.options import ExplainOptions, no_effect
@@ -55,9 +57,7 @@ from ceag_cli.pairing import find_dense
 from ceag_cli.progress import Quiet, Reporter
 from ceag_cli.report import printable
 from ceag_cli.runs import folder_of
-
-SCHEMA_VERSION = 1
-"""Of what ``explain`` says with ``--format json``."""
+from ceag_cli.versions import versions
 
 WITHOUT_EFFECT = ("resume", "overwrite", "amp", "amp_dtype", "torchcompile")
 """Options of every command that change nothing here."""
@@ -91,18 +91,22 @@ def explain(options: ExplainOptions, reporter: Reporter | None = None) -> Explai
     folder = given if given is not None else folder_of(models.sparse.path)
     subject = subject_of(models.dense, models.sparse, models.data)
     files = report_files(options.report, folder, subject.files, "explanation")
-    found = _explanation(models, options, reporter)
-    document = {
-        "schema_version": SCHEMA_VERSION,
-        "tool": "ceag",
-        "version": version("ceag"),
-        "command": "explain",
-        "seed": options.seed,
-        **subject_document(subject),
-        "explanation": explanation_document(found),
-    }
-    explained = Explained(found, subject, document, folder / "explanation.html", version("ceag"))
-    problems = written(files, partial(render, explained))
+    remedy = "wait for it, or name another folder with -o"
+    with claimed(folder / "explanation.lock", remedy, reporter):
+        found = _explanation(models, options, reporter)
+        document = {
+            "schema_version": SCHEMA_VERSION,
+            "tool": "ceag",
+            "version": version("ceag"),
+            "command": "explain",
+            "seed": options.seed,
+            "versions": versions(),
+            **subject_document(subject),
+            "explanation": explanation_document(found),
+        }
+        page = folder / "explanation.html"
+        explained = Explained(found, subject, document, page, version("ceag"))
+        problems = written(files, partial(render, explained))
     if problems:
         raise ExplanationNotWritten(problems, explained)
     return explained

@@ -249,6 +249,9 @@ def explanation_from(plain: Mapping[str, Any]) -> Explanation:
 
 KEPT = "explanation.json"
 
+SCHEMA_VERSION = 1
+"""Of what ``explain`` says with ``--format json``, and of what it keeps."""
+
 
 def kept_explanation(folder: Path, subject: Subject) -> tuple[Explanation | None, str | None]:
     """The explanation that lies beside an audit's reports, if it is of the same files.
@@ -265,6 +268,11 @@ def kept_explanation(folder: Path, subject: Subject) -> tuple[Explanation | None
         return None, None
     try:
         plain = json.loads(place.read_text(encoding="utf-8"))
+        if plain["schema_version"] != SCHEMA_VERSION:
+            return None, (
+                f"{place}: written with schema_version {plain['schema_version']}, this version of "
+                f"ceag reads {SCHEMA_VERSION}; 'ceag explain' writes it anew"
+            )
         models, data = plain["models"], plain["data"]
         pairs = {
             "another dense model": (models["dense"]["sha256"], subject.dense_sha256),

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ceag_cli.archives import PACKED_SUFFIX
+from ceag_cli.atomic import replacing
 from ceag_cli.checkpoints import Checkpoint
 from ceag_cli.errors import ExportError, OutputError
 from ceag_cli.evaluation import Compute
@@ -67,10 +68,8 @@ def export(options: ExportOptions, reporter: Reporter | None = None) -> ExportRe
         masks_of(source)  # refuses a file that was changed after pruning
     checked_on, batches = _images(options, source, reporter)
     before = zeros_of(source.model)
-    temporary = output.with_name(f".{output.name}.tmp-{os.getpid()}")
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with replacing(output) as temporary:
             reporter.say(f"writing {output}")
             _write(source, temporary)
             session = _session(onnxruntime, temporary)
@@ -85,9 +84,6 @@ def export(options: ExportOptions, reporter: Reporter | None = None) -> ExportRe
                     f"{output}: {kept} zeros are left of {zeros}; weights that are standardised "
                     "before use, or that do not meet the image, were computed in advance"
                 )
-            os.replace(temporary, output)
-        finally:
-            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"{output}: cannot be written: {error.strerror or error}") from None
     return ExportResult(

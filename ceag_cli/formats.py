@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ceag_cli.annotations import workflow_commands
-from ceag_cli.checkpoints import write_text
+from ceag_cli.atomic import write_text
 from ceag_cli.destinations import is_stream, unwritable, write_stream
 from ceag_cli.errors import OutputError
 from ceag_cli.junit import junit

@@ -26,6 +26,7 @@ from ceag_cli.pies import (
 from ceag_cli.populations import Populations, members_document, same_models
 from ceag_cli.progress import Quiet, Reporter
 from ceag_cli.tally import pies_in
+from ceag_cli.versions import versions
 from ceag_cli.voting import from_models
 
 SCHEMA_VERSION = 1
@@ -68,6 +69,7 @@ def exemplars(options: ExemplarsOptions, reporter: Reporter | None = None) -> Ex
         "version": version("ceag"),
         "command": "exemplars",
         "seed": options.seed,
+        "versions": versions(),
         "models": members_document(found),
         "data": found.data,
         "exemplars": pies_document(pies),

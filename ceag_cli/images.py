@@ -29,14 +29,15 @@ from torch.utils.data import DataLoader, Dataset
 from ceag_cli.distributed import ALONE, Share, World
 from ceag_cli.errors import ImageError, first
 from ceag_cli.models import Preprocessing
-from ceag_cli.pixels import MappedPixels, PixelCache
+from ceag_cli.pixels import KeptPixels, PixelCache
 from ceag_cli.stores import Store
 
 KEPT_IN_MEMORY = 2 * 1024**3
 """Bytes of decoded pixels up to which a data set is decoded once and kept."""
 
 DECODING = 1
-"""Version of ``decode``, for pixels that are kept: another one wherever it gives other pixels."""
+"""Version of kept pixels: another one wherever ``decode`` gives other pixels, or their files have
+another form. It is part of the names of these files, so that no version takes another's."""
 
 _BITS, _PHOTOMETRIC = 258, 262
 """Tags of TIFF."""
@@ -167,18 +168,18 @@ class Images:
         self.workers, self.cache = workers, cache
         self.shape = (len(paths), *preprocessing.input_size)
         self.kept: Tensor | None = None
-        self.mapped: MappedPixels | None = None
+        self.in_cache: KeptPixels | None = None
         self.size = size = math.prod(self.shape)  # in bytes
         key = self._key(preprocessing) if cache is not None and size else None
         if cache is not None and key is not None:
-            self.mapped = cache.open(key, self.shape, lambda: self._decode_all(progress))
+            self.in_cache = cache.open(key, self.shape, lambda: self._decode_all(progress))
         if keep and size <= KEPT_IN_MEMORY:
             # One process may have found them in a folder that another has not.
-            together = world if world.is_true_of_all(self.mapped is None) else ALONE
-            if self.mapped is None:
+            together = world if world.is_true_of_all(self.in_cache is None) else ALONE
+            if self.in_cache is None:
                 own = self._joined(self._decode_all(progress, together), CPU, together)
                 self.kept = together.whole(own, together.share(len(paths)), len(paths))
-        if (self.kept is not None or self.mapped is not None) and size <= room_on(device):
+        if (self.kept is not None or self.in_cache is not None) and size <= room_on(device):
             everything = self.batches(torch.arange(len(paths)), DECODED_AT_ONCE)
             self.kept = self._joined((pixels for _, pixels in everything), device)
 
@@ -274,9 +275,9 @@ class Images:
             for chunk in rows:
                 yield chunk, self.kept[chunk.to(self.kept.device)]
             return
-        if self.mapped is not None:
+        if self.in_cache is not None:
             for chunk in rows:
-                yield chunk, self._mapped(self.mapped, chunk)
+                yield chunk, self._from_cache(self.in_cache, chunk)
             return
         loaded = self._load(rows)
         for chunk, (pixels, wrong) in zip(rows, loaded, strict=True):
@@ -285,11 +286,11 @@ class Images:
                 raise ImageError(first(wrong, SHOWN_PROBLEMS, " images that cannot be read"))
             yield chunk, pixels
 
-    def _mapped(self, mapped: MappedPixels, rows: Tensor) -> Tensor:
+    def _from_cache(self, found: KeptPixels, rows: Tensor) -> Tensor:
         """Pixels from a file; those of them that are damaged are decoded anew."""
-        pixels, damaged = mapped.take(rows)
+        pixels, damaged = found.take(rows)
         if damaged and self.cache is not None:
-            self.cache.discard(mapped)
+            self.cache.discard(found)
         for place in damaged:
             decoded = self.source[int(rows[place])]
             if isinstance(decoded, str):

@@ -39,6 +39,7 @@ def describe_file(path: Path) -> dict[str, Any]:
         "bytes": path.stat().st_size,
         "sha256_unpacked": identity_of(path) if PACKED in metadata else None,
         "written_by": f"ceag {lineage.version}" if lineage else None,
+        "versions": dict(lineage.versions) if lineage else {},
         "stage": lineage.stage if lineage else None,
         "architecture": config.get("architecture"),
         "num_classes": config.get("num_classes"),
@@ -131,6 +132,9 @@ def lines(found: dict[str, Any]) -> list[str]:
             splits = "".join(f", {name} {split}" for name, split in dataset["splits"].items())
             where = f" in {groups['data_dir']}" if groups["data_dir"] else ""
             shown.append(("data set", f"{dataset['name']}{where}{splits}"))
+    if found["versions"]:
+        made_with = ", ".join(f"{name} {of}" for name, of in found["versions"].items())
+        shown.append(("made with", made_with))
     shown += [
         (f"{role} parent", f"{parent['path']} ({parent['sha256'][:12]}…)")
         for role, parent in found["parents"].items()

@@ -133,7 +133,7 @@ class Data:
                 device=world.device(options.device),
                 world=world,
             )
-        if keep and images.kept is None and images.mapped is None:
+        if keep and images.kept is None and images.in_cache is None:
             reporter.say(
                 f"the pixels of {len(paths)} {name} images take {images.size / 1e9:.1f} GB, more "
                 "than is kept in memory, so they are decoded in every pass; --cache DIR keeps them "

@@ -21,7 +21,7 @@ import numpy as np
 from ceag_cli.arrays import Integers, Numbers
 from ceag_cli.checkpoints import Checkpoint
 from ceag_cli.columns import AT_ONCE, Column, coded, encoded, read_npz, write_npz
-from ceag_cli.errors import LabelsError
+from ceag_cli.errors import ImageError, LabelsError
 from ceag_cli.evaluation import Compute, Predictions, evaluate_together
 from ceag_cli.inputs import Data, Duplicate
 from ceag_cli.labels import SPLITS
@@ -133,6 +133,27 @@ def rows_of(data: Data, rows: Integers | None = None) -> dict[str, str]:
         "rows": _digest(paths, labels.split[chosen].tolist(), targets),
         "images": _digest(map(data.store.state, paths)),
     }
+
+
+def refuse_changed(data: Data, before: Mapping[str, str]) -> None:
+    """Refuse images that were written while models looked at them, or that are gone.
+
+    Args:
+        data: The images, all of them.
+        before: What :func:`rows_of` said.
+
+    Raises:
+        ImageError: There are any.
+    """
+    try:
+        same = rows_of(data)["images"] == before["images"]
+    except OSError:
+        same = False
+    if not same:
+        raise ImageError(
+            f"{data.store.root}: images were changed while the models looked at them; start again "
+            "when nothing writes there"
+        )
 
 
 def key_of(

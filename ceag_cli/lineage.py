@@ -198,12 +198,15 @@ class Lineage:
     eps: float | None = None
     recalibrated: int | None = None
     """Train images on which BatchNorm statistics were measured anew after pruning."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Of Python and the packages that made it (``versions``)."""
 
     def to_metadata(self) -> dict[str, str]:
         """As the string-to-string metadata of a .safetensors file."""
         metadata = {
             "ceag.format": FORMAT,
             "ceag.version": self.version,
+            "ceag.versions": json.dumps(dict(self.versions)),
             "ceag.stage": self.stage,
             "ceag.seed": str(self.seed),
             "ceag.recipe": json.dumps(self.recipe),
@@ -240,10 +243,7 @@ class Lineage:
         if "ceag.format" not in metadata:
             return None
         if metadata["ceag.format"] != FORMAT:
-            raise CheckpointError(
-                f"{path}: written in format {metadata['ceag.format']}, this version of ceag reads "
-                f"format {FORMAT}; install a newer ceag"
-            )
+            raise other_format(path, "written", metadata["ceag.format"], FORMAT)
         try:
             recipe = json.loads(metadata["ceag.recipe"])
             if not isinstance(recipe, dict):
@@ -255,6 +255,7 @@ class Lineage:
             return cls(
                 stage=metadata["ceag.stage"],
                 version=metadata["ceag.version"],
+                versions=dict(json.loads(metadata.get("ceag.versions", "{}"))),
                 seed=int(metadata["ceag.seed"]),
                 recipe=recipe,
                 parents={
@@ -277,6 +278,22 @@ class Lineage:
             )
         except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
             raise CheckpointError(f"{path}: its ceag metadata is damaged: {error!r}") from None
+
+
+def other_format(path: Path, how: str, found: object, known: object) -> CheckpointError:
+    """The error for a file of a format that this version does not read.
+
+    Args:
+        path: The file.
+        how: ``written`` or ``packed``.
+        found: The number of its format.
+        known: The one that is read.
+    """
+    later = str(found).isdigit() and int(str(found)) > int(str(known))
+    remedy = "install a newer ceag" if later else "write it anew with this version"
+    return CheckpointError(
+        f"{path}: {how} in format {found}, this version of ceag reads format {known}; {remedy}"
+    )
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -30,6 +30,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ceag_cli.locks import lock
 from ceag_cli.progress import Reporter
 
 VARIABLE = "CEAG_CACHE"
@@ -49,8 +50,11 @@ _TAG = """Signature: 8a477f597d28d172789f06886806bc55
 """
 
 
-class MappedPixels:
-    """The pixels of a file, mapped into memory; each image is checked when it is first taken.
+class KeptPixels:
+    """The pixels of a file, read where they are; each image is checked when it is first taken.
+
+    They are not mapped into memory: the system ends a process without a word that looks at a mapped
+    file which another one has cut short.
 
     Args:
         path: The file, which may be gone by now.
@@ -63,10 +67,10 @@ class MappedPixels:
         self.damaged = False
         """Whether an image was found damaged."""
         weakref.finalize(self, file.close)  # which unlocks it
-        begin = len(_header(shape))
-        self._pixels = np.asarray(np.memmap(file, np.uint8, "r", begin, shape))
-        file.seek(begin + self._pixels.size)
-        self._checksums = np.frombuffer(file.read(), "<u4")
+        self._begin, self._image = len(_header(shape)), shape[1:]
+        file.seek(self._begin + math.prod(shape))
+        found = np.frombuffer(file.read(4 * shape[0]).ljust(4 * shape[0], b"\0"), "<u4")
+        self._checksums = found
         self._checked = torch.zeros(shape[0], dtype=torch.bool)
 
     def is_there(self) -> bool:
@@ -77,14 +81,23 @@ class MappedPixels:
 
     def take(self, rows: Tensor) -> tuple[Tensor, list[int]]:
         """The pixels of some rows, uint8, and which of these rows are damaged, by their place."""
-        taken: npt.NDArray[np.uint8] = self._pixels[rows.numpy()]
+        taken = np.empty((len(rows), *self._image), np.uint8)
+        cut_short = [
+            place for place, row in enumerate(rows.tolist()) if not self._read(row, taken[place])
+        ]
         new = torch.nonzero(~self._checked[rows]).reshape(-1).tolist()
         damaged = [
             place for place in new if zlib.crc32(taken[place]) != self._checksums[int(rows[place])]
         ]
+        damaged = sorted({*damaged, *cut_short})
         self._checked[rows] = True
         self._checked[rows[damaged]] = False
         return torch.from_numpy(taken), damaged
+
+    def _read(self, row: int, into: npt.NDArray[np.uint8]) -> bool:
+        """Read an image; whether the file has all of it."""
+        size = into.nbytes
+        return os.preadv(self._file.fileno(), [into.data], self._begin + row * size) == size
 
 
 @dataclass(frozen=True)
@@ -107,7 +120,7 @@ class PixelCache:
 
     def open(
         self, key: str, shape: Shape, decoded: Callable[[], Iterator[Tensor]]
-    ) -> MappedPixels | None:
+    ) -> KeptPixels | None:
         """The pixels that belong to a key, decoded now if no run has done so.
 
         Args:
@@ -125,7 +138,7 @@ class PixelCache:
             self._without(f"{error.strerror or error}")
             return None
 
-    def discard(self, pixels: MappedPixels) -> None:
+    def discard(self, pixels: KeptPixels) -> None:
         """Remove a file in which an image is damaged, so that the next run makes it anew."""
         if not pixels.damaged:
             self.reporter.warn(f"{pixels.path}: is damaged; such images are decoded anew")
@@ -137,20 +150,20 @@ class PixelCache:
     def _without(self, why: str) -> None:
         self.reporter.warn(f"--cache {self.folder}: {why}; images are decoded without it")
 
-    def _existing(self, path: Path, shape: Shape) -> MappedPixels | None:
+    def _existing(self, path: Path, shape: Shape) -> KeptPixels | None:
         try:
             file = path.open("rb")
         except FileNotFoundError:
             return None
         with _closed_on_error(file):
-            _lock(file, shared=True)
+            lock(file, shared=True)
             header = _header(shape)
             whole = os.fstat(file.fileno()).st_size == _size(shape)
             if whole and file.read(len(header)) == header:
                 with suppress(OSError):  # a folder that is only read has no order of use
                     os.utime(path)
                 self.reporter.say(f"pixels from {path}")
-                return MappedPixels(path, file, shape)
+                return KeptPixels(path, file, shape)
             path.unlink()
         file.close()
         self.reporter.warn(f"{path}: is damaged; its images are decoded anew")
@@ -158,7 +171,7 @@ class PixelCache:
 
     def _filled(
         self, path: Path, shape: Shape, decoded: Callable[[], Iterator[Tensor]]
-    ) -> MappedPixels | None:
+    ) -> KeptPixels | None:
         self.folder.mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError), (self.folder / "CACHEDIR.TAG").open("x") as tag:
             tag.write(_TAG)
@@ -169,9 +182,9 @@ class PixelCache:
             if existing is None and self._makes_room(_size(shape), part):
                 _write(file, shape, decoded())
                 os.replace(part, path)
-                _lock(file, shared=True)
+                lock(file, shared=True)
                 self.reporter.say(f"pixels kept in {path}")
-                return MappedPixels(path, file, shape)
+                return KeptPixels(path, file, shape)
         except BaseException:
             _remove_with(file, part)
             raise
@@ -183,14 +196,14 @@ class PixelCache:
         while True:
             file = os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
             with _closed_on_error(file):
-                if _lock(file, shared=False, wait=False):
+                if lock(file, shared=False, wait=False):
                     with suppress(FileNotFoundError):
                         if os.path.samestat(os.fstat(file.fileno()), part.stat()):
                             return file
                 else:
                     self.reporter.say(f"{part}: another run decodes these images; waiting for it")
                     # Until that run has filled the file, not until it has done with reading it.
-                    _lock(file, shared=True)
+                    lock(file, shared=True)
             file.close()  # it has its final name by now, or was removed
 
     def _makes_room(self, size: int, part: Path) -> bool:
@@ -243,24 +256,6 @@ def _size(shape: Shape) -> int:
     return len(_header(shape)) + math.prod(shape) + 4 * shape[0]
 
 
-def _lock(file: BinaryIO, *, shared: bool, wait: bool = True) -> bool:
-    """Lock a file, or change its lock; whether that was possible.
-
-    Raises:
-        OSError: Files cannot be locked here.
-    """
-    try:
-        import fcntl
-    except ImportError:
-        raise OSError("files cannot be locked on this system") from None
-    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-    try:
-        fcntl.flock(file, kind if wait else kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 @contextmanager
 def _closed_on_error(file: BinaryIO) -> Iterator[None]:
     try:
@@ -274,7 +269,7 @@ def _removed(path: Path) -> bool:
     """Remove a file unless a run uses it; whether it is gone."""
     try:
         with path.open("r+b") as file:
-            if not _lock(file, shared=False, wait=False):
+            if not lock(file, shared=False, wait=False):
                 return False
             path.unlink()
     except FileNotFoundError:

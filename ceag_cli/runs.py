@@ -5,25 +5,30 @@ model.mitigated.run/
 recipe.yaml     the resolved options
 log.jsonl       one JSON line per epoch
 state.pt        everything to continue with; gone once the output is written
+run.lock        there while a run writes these files, with its process
 """
 
 from __future__ import annotations
 
 import json
-import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ceag_cli.checkpoints import write_text
-from ceag_cli.errors import OutputError, TrainingError
+from ceag_cli.atomic import replacing, write_text
+from ceag_cli.errors import CheckpointError, OutputError, TrainingError
 from ceag_cli.lineage import Lineage, read_metadata
+from ceag_cli.locks import claimed
+from ceag_cli.progress import Reporter
 from ceag_cli.recipe import differences, dump
+from ceag_cli.versions import versions
 
-STATE_FORMAT = 1
+STATE_FORMAT = 2
+"""Version of ``state.pt``; to be raised with whatever ``Training`` keeps in it."""
 
 
 class Run:
@@ -42,8 +47,21 @@ class Run:
         self.folder = folder_of(output)
         self.state_path = self.folder / "state.pt"
 
+    @contextmanager
+    def claimed(self, reporter: Reporter) -> Iterator[None]:
+        """Be the only run that writes this output, its log and its state.
+
+        Raises:
+            OutputError: Another run does.
+        """
+        remedy = f"wait until it has written {self.output}, or write elsewhere with -o"
+        with claimed(self.folder / "run.lock", remedy, reporter):
+            yield
+
     def open(self, *, resume: bool, overwrite: bool) -> dict[str, Any] | None:
         """Decide whether to start, continue or leave everything as it is.
+
+        With both, what fits is continued or left as it is, and everything else is replaced.
 
         Returns:
             The state to continue from; ``None`` to start from the beginning.
@@ -53,18 +71,16 @@ class Run:
             OutputError: The output or an interrupted run exists and nothing says what to do.
             TrainingError: The interrupted run had other options or inputs.
         """
-        if resume and self.state_path.is_file():
-            return self._read_state()
-        if resume and self.output.is_file():
-            changed = self._differs_from_output()
-            if not changed:
-                raise AlreadyFinished(str(self.output))
-            raise OutputError(
-                [f"{self.output}: was written by a finished run with other options or inputs:"]
-                + [f"  {line}" for line in changed]
-                + ["replace it with --overwrite, or write elsewhere with -o"]
-            )
-        if not overwrite and not resume:
+        if resume:
+            try:
+                state = self._continued()
+            except (OutputError, TrainingError, CheckpointError):
+                if not overwrite:
+                    raise
+                state = None
+            if state is not None:
+                return state
+        elif not overwrite:
             self.refuse_existing()
         try:
             self.state_path.unlink(missing_ok=True)
@@ -72,6 +88,21 @@ class Run:
             raise OutputError(f"{self.state_path}: cannot be removed: {error.strerror}") from None
         write_text(self.folder / "recipe.yaml", dump(self.recipe))
         return None
+
+    def _continued(self) -> dict[str, Any] | None:
+        """The state that an interrupted run has left; ``None`` where there is nothing at all."""
+        if self.state_path.is_file():
+            return self._read_state()
+        if not self.output.is_file():
+            return None
+        changed = self._differs_from_output()
+        if not changed:
+            raise AlreadyFinished(str(self.output))
+        raise OutputError(
+            [f"{self.output}: was written by a finished run with other options or inputs:"]
+            + [f"  {line}" for line in changed]
+            + ["replace it with --overwrite, or write elsewhere with -o"]
+        )
 
     def _differs_from_output(self) -> list[str]:
         """How this run differs from the one that wrote the output, by what its lineage says."""
@@ -116,9 +147,12 @@ class Run:
             raise TrainingError(
                 f"{self.state_path}: cannot be read ({error}); start over with --overwrite"
             ) from None
-        if not isinstance(state, dict) or state.get("format") != STATE_FORMAT:
+        found = state.get("format") if isinstance(state, dict) else None
+        if found != STATE_FORMAT:
+            how = "no state of ceag" if found is None else f"written in format {found}"
             raise TrainingError(
-                f"{self.state_path}: was written by another version of ceag; start over with "
+                f"{self.state_path}: is {how}, this version of ceag continues format "
+                f"{STATE_FORMAT}; continue it with the ceag that has begun it, or start over with "
                 "--overwrite"
             )
         changed = differences(state["recipe"], self.recipe) + [
@@ -138,16 +172,23 @@ class Run:
         """Keep everything needed to continue, and the log so far."""
         lines = "".join(json.dumps(line) + "\n" for line in log)
         write_text(self.folder / "log.jsonl", lines)
-        content = {"format": STATE_FORMAT, "recipe": self.recipe, "inputs": self.inputs, "log": log}
-        temporary = self.state_path.with_name(f".state.tmp-{os.getpid()}")
+        content = {
+            "format": STATE_FORMAT,
+            "versions": versions(),
+            "recipe": self.recipe,
+            "inputs": self.inputs,
+            "log": log,
+        }
         try:
-            try:
-                torch.save(content | dict(state), temporary)
-                os.replace(temporary, self.state_path)
-            finally:
-                temporary.unlink(missing_ok=True)
+            with (
+                replacing(self.state_path) as temporary,
+                temporary.open("wb", buffering=0) as file,
+            ):
+                torch.save(content | dict(state), file)
         except (OSError, RuntimeError) as error:
-            raise OutputError(f"{self.state_path}: cannot be written: {error}") from None
+            known = error if isinstance(error, OSError) else error.__context__  # torch says less
+            reason = getattr(known, "strerror", None) or error
+            raise OutputError(f"{self.state_path}: cannot be written: {reason}") from None
 
     def finish(self) -> None:
         """Drop the state of a run whose output is written."""

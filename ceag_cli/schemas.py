@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ceag_cli.errors import OptionError, nearest
-from ceag_cli.explaining import SCHEMA_VERSION as EXPLAIN_VERSION
+from ceag_cli.explanations import SCHEMA_VERSION as EXPLAIN_VERSION
 from ceag_cli.identifying import SCHEMA_VERSION as EXEMPLARS_VERSION
 
 AUDIT = Path(__file__).with_name("audit.schema.json")
@@ -101,6 +101,7 @@ def _envelope(
         "version": {"type": "string"},
         "command": {"const": command},
         "seed": {"type": "integer"},
+        "versions": audit["properties"]["versions"],
     }
     everything = common | dict(properties)
     return {

@@ -17,6 +17,7 @@ from ceag_cli.results import (
     PruneResult,
     TensorResult,
 )
+from ceag_cli.versions import versions
 
 STAGE_SCHEMA_VERSION = 1
 """Of what ``dense``, ``prune`` and ``mitigate`` say with ``--format json``."""
@@ -39,6 +40,7 @@ def result_document(
         "version": version,
         "command": command,
         "seed": seed,
+        "versions": versions(),
     } | values
 
 

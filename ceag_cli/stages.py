@@ -7,6 +7,8 @@ order, and what is written. Logic lives further down.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import date
 from functools import partial
@@ -17,11 +19,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from ceag_cli.answers import answers, pairs_of
+from ceag_cli.answers import Answered, answers, pairs_of
 from ceag_cli.archives import packed_name
 from ceag_cli.audit import audit
 from ceag_cli.batchnorm import norms_of
-from ceag_cli.checkpoints import Checkpoint, load_adapted, place, save, writes_config
+from ceag_cli.checkpoints import Checkpoint, complete, load_adapted, place, save, writes_config
 from ceag_cli.classes import class_index, class_order, ordered_names
 from ceag_cli.distributed import World, speaking
 from ceag_cli.documents import audit_document
@@ -54,6 +56,7 @@ from ceag_cli.lineage import (
     sha256_of,
     weights_in,
 )
+from ceag_cli.locks import claimed
 from ceag_cli.masks import Masks
 from ceag_cli.methods import check_options
 from ceag_cli.mitigation import Mitigation
@@ -70,7 +73,6 @@ from ceag_cli.models import (
 from ceag_cli.options import (
     WITH_IMAGES,
     AuditOptions,
-    Command,
     DataOptions,
     DenseOptions,
     MitigateOptions,
@@ -97,10 +99,11 @@ from ceag_cli.pruners import (
 from ceag_cli.pruners import check_options as check_pruning
 from ceag_cli.recipe import as_recipe
 from ceag_cli.results import Audit, DenseResult, MitigateResult, PruneResult
-from ceag_cli.runs import Run
+from ceag_cli.runs import AlreadyFinished, Run
 from ceag_cli.shifts import answers_of, shifts
 from ceag_cli.shifts import document as shift_document
 from ceag_cli.training import Training, without_effect
+from ceag_cli.versions import changed_since, versions
 
 
 def dense(options: DenseOptions, reporter: Reporter | None = None) -> DenseResult:
@@ -131,61 +134,62 @@ def dense(options: DenseOptions, reporter: Reporter | None = None) -> DenseResul
     if given is not None:
         _refuse_same(given.path, output)
     run = Run(output, as_recipe(options), _inputs(data, input=given))
-    state = _open_run(run, options, reporter)
-    early_output = None if options.early_epoch is None else derived(output, "early")
-    if early_output is not None and not (state or options.overwrite):
-        World.current().on_first(partial(_refuse_existing, early_output))
+    with _opened(run, options, reporter) as state:
+        early_output = None if options.early_epoch is None else derived(output, "early")
+        if early_output is not None and not (state or options.overwrite):
+            World.current().on_first(partial(_refuse_existing, early_output))
 
-    torch.manual_seed(options.seed)
-    model = _dense_model(options, given, names, new_classifier)
-    preprocessing = preprocessing_of(model if given is None else given.config, options)
-    reporter.say(f"model {architecture_of(model)}, {preprocessing}")
-    check_runs(model, preprocessing)
-    splits = _splits(data, preprocessing, options, reporter)
-    early = None
-    if options.epochs > 0:
-        assert data is not None
-        training = Training(
-            model=model,
-            split=splits["train"],
-            preprocessing=preprocessing,
-            compute=compute,
-            options=options,
-            epochs=options.epochs,
+        torch.manual_seed(options.seed)
+        model = _dense_model(options, given, names, new_classifier)
+        preprocessing = preprocessing_of(model if given is None else given.config, options)
+        reporter.say(f"model {architecture_of(model)}, {preprocessing}")
+        check_runs(model, preprocessing)
+        splits = _splits(data, preprocessing, options, reporter)
+        early = None
+        if options.epochs > 0:
+            assert data is not None
+            training = Training(
+                model=model,
+                split=splits["train"],
+                preprocessing=preprocessing,
+                compute=compute,
+                options=options,
+                epochs=options.epochs,
+                seed=options.seed,
+                num_groups=data.labels.grouping.num_groups,
+                run=run,
+                reporter=reporter,
+                title="dense",
+                early_epoch=options.early_epoch,
+            )
+            training.fit(state)
+            early = training.early
+        accuracy = {}
+        for name, split in splits.items():
+            said = evaluate(model, split, preprocessing, compute, reporter, f"dense on {name}")
+            accuracy[name] = float(said.correct.double().mean())
+        lineage = Lineage(
+            stage="dense",
+            version=_version(),
+            versions=versions(),
             seed=options.seed,
-            num_groups=data.labels.grouping.num_groups,
-            run=run,
-            reporter=reporter,
-            title="dense",
-            early_epoch=options.early_epoch,
+            recipe=as_recipe(options),
+            parents={"input": Reference.to(given.path, given.sha256, output)} if given else {},
+            groups=data.reference(output) if data else None,
         )
-        training.fit(state)
-        early = training.early
-    accuracy = {}
-    for name, split in splits.items():
-        said = evaluate(model, split, preprocessing, compute, reporter, f"dense on {name}")
-        accuracy[name] = float(said.correct.double().mean())
-    lineage = Lineage(
-        stage="dense",
-        version=_version(),
-        seed=options.seed,
-        recipe=as_recipe(options),
-        parents={"input": Reference.to(given.path, given.sha256, output)} if given else {},
-        groups=data.reference(output) if data else None,
-    )
-    config = describe(model, preprocessing, names)
-    if early is not None:
-        assert early_output is not None
-        was = copy.deepcopy(model)
-        was.load_state_dict(early)
-        of_early = replace(lineage, stage="early")
-        found = World.current().on_first(
-            partial(_write_early, early_output, was, config, of_early, output)
-        )
-        lineage = replace(lineage, parents={**lineage.parents, "early": found})
-    _write(run, options, model, config, lineage)
-    classes = int(config["num_classes"])
-    return DenseResult(output, architecture_of(model), classes, accuracy, early_output)
+        config = describe(model, preprocessing, names)
+        if early is not None:
+            assert early_output is not None
+            was = copy.deepcopy(model)
+            was.load_state_dict(early)
+            of_early = replace(lineage, stage="early")
+            found = World.current().on_first(
+                partial(_write_early, early_output, was, config, of_early, output)
+            )
+            lineage = replace(lineage, parents={**lineage.parents, "early": found})
+        _write(run, options, model, config, lineage)
+        classes = int(config["num_classes"])
+        return DenseResult(output, architecture_of(model), classes, accuracy, early_output)
 
 
 def prune(options: PruneOptions, reporter: Reporter | None = None) -> PruneResult:
@@ -239,30 +243,31 @@ def prune(options: PruneOptions, reporter: Reporter | None = None) -> PruneResul
     if schedule_of(options) == "rewind":
         early = find_early(source, options, reporter)
     run = Run(output, as_recipe(options), _inputs(data, input=source, early=early))
-    state = _open_run(run, options, reporter)
-    recalibrated, rounds = None, None
-    if options.epochs > 0:
-        masks, rounds = pruner.prune_in_training(run, state, early.model if early else None)
-    else:
-        masks = pruner(source.model, target_of(options))
-        recalibrated = pruner.recalibrate(source.model)
-    warn_of_empty(masks, reporter)
-    lineage = Lineage(
-        stage="pruned",
-        version=_version(),
-        seed=options.seed,
-        recipe=as_recipe(options),
-        parents=parents_of(source, output, early=early),
-        groups=data.reference(output) if data else inherited_groups(source, output),
-        sparsity=_record(
-            target_of(options), masks, options.criterion, options.scope, options.pattern
-        ),
-        recalibrated=recalibrated,
-    )
-    _write(run, options, source.model, source.config, lineage, packed=options.pack)
-    return World.current().on_first(
-        partial(prune_result, options, output, source.model, masks, recalibrated, rounds)
-    )
+    with _opened(run, options, reporter) as state:
+        recalibrated, rounds = None, None
+        if options.epochs > 0:
+            masks, rounds = pruner.prune_in_training(run, state, early.model if early else None)
+        else:
+            masks = pruner(source.model, target_of(options))
+            recalibrated = pruner.recalibrate(source.model)
+        warn_of_empty(masks, reporter)
+        lineage = Lineage(
+            stage="pruned",
+            version=_version(),
+            versions=versions(),
+            seed=options.seed,
+            recipe=as_recipe(options),
+            parents=parents_of(source, output, early=early),
+            groups=data.reference(output) if data else inherited_groups(source, output),
+            sparsity=_record(
+                target_of(options), masks, options.criterion, options.scope, options.pattern
+            ),
+            recalibrated=recalibrated,
+        )
+        _write(run, options, source.model, source.config, lineage, packed=options.pack)
+        return World.current().on_first(
+            partial(prune_result, options, output, source.model, masks, recalibrated, rounds)
+        )
 
 
 def mitigate(options: MitigateOptions, reporter: Reporter | None = None) -> MitigateResult:
@@ -309,33 +314,33 @@ def mitigate(options: MitigateOptions, reporter: Reporter | None = None) -> Miti
     data.require(["train"], seen_in_train=True)
     data.warn_of_duplicates(reporter)
     run = Run(output, as_recipe(options), _inputs(data, input=source, dense=reference))
-    state = _open_run(run, options, reporter)
-
-    mitigation = Mitigation(options, source, reference, data, compute, reporter, rule)
-    found = mitigation.fine_tune(masks, run, state)
-    lineage = Lineage(
-        stage="mitigated",
-        version=_version(),
-        seed=options.seed,
-        recipe=as_recipe(options),
-        parents=parents_of(source, output, reference),
-        groups=data.reference(output),
-        sparsity=_record_of_mitigated(options, source, found.masks, rule),
-        eps=options.eps,
-    )
-    _write(run, options, source.model, source.config, lineage)
-    return MitigateResult(
-        output=output,
-        method=options.method,
-        eps=options.eps,
-        train=found.train,
-        mixed=found.mixed,
-        satisfied=found.satisfied,
-        sparsity=found.masks.sparsity,
-        epochs=found.epochs,
-        kept=found.kept,
-        judged_on=found.judged_on,
-    )
+    with _opened(run, options, reporter) as state:
+        mitigation = Mitigation(options, source, reference, data, compute, reporter, rule)
+        found = mitigation.fine_tune(masks, run, state)
+        lineage = Lineage(
+            stage="mitigated",
+            version=_version(),
+            versions=versions(),
+            seed=options.seed,
+            recipe=as_recipe(options),
+            parents=parents_of(source, output, reference),
+            groups=data.reference(output),
+            sparsity=_record_of_mitigated(options, source, found.masks, rule),
+            eps=options.eps,
+        )
+        _write(run, options, source.model, source.config, lineage)
+        return MitigateResult(
+            output=output,
+            method=options.method,
+            eps=options.eps,
+            train=found.train,
+            mixed=found.mixed,
+            satisfied=found.satisfied,
+            sparsity=found.masks.sparsity,
+            epochs=found.epochs,
+            kept=found.kept,
+            judged_on=found.judged_on,
+        )
 
 
 def run_audit(options: AuditOptions, reporter: Reporter | None = None) -> Audit:
@@ -360,7 +365,23 @@ def run_audit(options: AuditOptions, reporter: Reporter | None = None) -> Audit:
         refuse_file(given)
     # What cannot be written is known before any model is run.
     world.on_first(partial(report_files, options.report, given))
-    answered = answers(options, reporter)
+    with ExitStack() as held:
+
+        def claim(folder: Path) -> None:
+            remedy = "wait for it, or name another folder with -o"
+            one = claimed(folder / "audit.lock", remedy, reporter)
+            world.on_first(lambda: held.enter_context(one))
+
+        found = _audited(options, answers(options, reporter, claim), given, reporter)
+        world.on_first(held.close)
+        return found
+
+
+def _audited(
+    options: AuditOptions, answered: Answered, given: Path | None, reporter: Reporter
+) -> Audit:
+    """Judge answers, and write the reports."""
+    world = World.current()
     table, subject, folder = answered.table, answered.subject, answered.folder
     files = world.on_first(partial(report_files, options.report, folder, subject.files))
     policy = policy_of(options, answered.eps)
@@ -415,12 +436,26 @@ def _inputs(data: Data | None, **files: Checkpoint | None) -> dict[str, str]:
     return hashes | (data.hashes() if data else {})
 
 
-def _open_run(run: Run, options: Command, reporter: Reporter) -> dict[str, Any] | None:
-    opened = partial(run.open, resume=options.resume, overwrite=options.overwrite)
-    state = World.current().on_first(opened)
-    if options.resume and state is None:
-        reporter.say(f"nothing to resume for {run.output}; starting from the beginning")
-    return state
+@contextmanager
+def _opened(run: Run, options: RunOptions, reporter: Reporter) -> Iterator[dict[str, Any] | None]:
+    """Be the only run that writes an output; the state to continue from, if there is any."""
+    world = World.current()
+    with ExitStack() as held:
+        world.on_first(lambda: held.enter_context(run.claimed(reporter)))
+        opened = partial(run.open, resume=options.resume, overwrite=options.overwrite)
+        try:
+            state = world.on_first(opened)
+        except AlreadyFinished:
+            if writes_config(options.output):
+                world.on_first(partial(complete, run.output))
+            raise
+        if state is not None:
+            for change in changed_since(state["versions"]):
+                reporter.warn(f"{run.folder}: {change}: the result may differ in its last digits")
+        elif options.resume:
+            reporter.say(f"nothing to resume for {run.output}; starting from the beginning")
+        yield state
+        world.on_first(held.close)  # so that no process goes on before it is done
 
 
 def _write(

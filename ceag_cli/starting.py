@@ -14,7 +14,7 @@ from datetime import date
 from pathlib import Path
 
 from ceag_cli.answers import refuse_seen
-from ceag_cli.checkpoints import write_text
+from ceag_cli.atomic import write_text
 from ceag_cli.clauses import Group
 from ceag_cli.errors import CeagError, LabelsError, LineageError, OptionError, OutputError, first
 from ceag_cli.kinds import has_answers

@@ -95,16 +95,24 @@ class Zip:
 
     def read(self, path: str) -> bytes:
         """The bytes of the image."""
-        return self._opened().read(path)
+        return self._opened(path).read(path)
 
     def beginning(self, path: str) -> bytes:
         """The first bytes of the image."""
-        with self._opened().open(path) as file:
+        with self._opened(path).open(path) as file:
             return file.read(BEGINNING)
 
-    def _opened(self) -> zipfile.ZipFile:
+    def _opened(self, path: str) -> zipfile.ZipFile:
+        """The archive, in which the image is what it was when its directory was read.
+
+        Raises:
+            OSError: It is another one.
+        """
         if self._archive is None or self._owner != os.getpid():
             self._archive, self._owner = zipfile.ZipFile(self.root), os.getpid()
+        found = self._archive.NameToInfo.get(path)
+        if found is None or (found.CRC, found.file_size) != self.entries[path]:
+            raise OSError(f"{self.root} was replaced by another .zip while it was read")
         return self._archive
 
     def mark(self, path: str) -> tuple[int, ...]:

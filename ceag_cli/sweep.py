@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ceag_cli import unittable
-from ceag_cli.checkpoints import write_text
+from ceag_cli.atomic import write_text
 from ceag_cli.comparing import FOLDS
 from ceag_cli.errors import SweepError
 from ceag_cli.experiment import Cell, Plan

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ceag_cli.checkpoints import write_bytes
+from ceag_cli.atomic import write_bytes
 from ceag_cli.progress import Reporter
 from ceag_cli.sheet import line
 from ceag_cli.sweepfindings import UnitRow

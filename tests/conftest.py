@@ -14,3 +14,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="run the commands of the tutorial and of the pages after it (make docs-test)",
     )
+    parser.addoption(
+        "--thorough",
+        action="store_true",
+        help="kill and disturb commands hundreds of times instead of a few (make reliability)",
+    )

@@ -1825,7 +1825,7 @@ def test_wrong_usage_is_one_line_as_every_error_is(
     [
         ("mitigate", "interrupted; the same command with --resume continues"),
         ("audit", "interrupted; there is no verdict; the same command begins anew"),
-        ("export", "interrupted"),
+        ("export", "interrupted; the same command begins anew"),
     ],
 )
 def test_what_to_do_after_an_interruption(

@@ -19,7 +19,7 @@ from test_formats import wrong
 from toys import TINY, ceag, done, write_csv, write_images
 
 import ceag_cli
-from ceag_cli import ExemplarsOptions, checkpoints, evaluation, identifying, kept
+from ceag_cli import ExemplarsOptions, atomic, evaluation, identifying, kept
 from ceag_cli.errors import CeagError
 from ceag_cli.findings import Subject
 from ceag_cli.identifying import exemplars, pictures_asked
@@ -328,7 +328,7 @@ def test_bounds_are_widened_for_images_that_belong_together(tables: list[str]) -
 
 
 def test_reports_that_cannot_be_written(tables: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    real = checkpoints.write_text
+    real = atomic.write_text
 
     def full(path: Path, text: str) -> None:
         if path.suffix == ".html":

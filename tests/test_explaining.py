@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from toys import COLOURS, TINY, ceag, done, tiny_model, write_csv, write_images
 from typer.testing import Result
 
-from ceag_cli import checkpoints, formats
+from ceag_cli import atomic, formats
 from ceag_cli.checkpoints import load
 from ceag_cli.errors import CeagError, CheckpointError, OutputError
 from ceag_cli.explaining import _check_alike, _local, drawn, explain
@@ -475,7 +475,7 @@ def test_a_format_of_audits_alone_is_refused(here: Path) -> None:
 def test_a_report_that_cannot_be_written_leaves_the_others(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = checkpoints.write_text
+    write = atomic.write_text
 
     def failing(path: Path, text: str) -> None:
         if path.suffix == ".html":

@@ -69,6 +69,9 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "world": (
         {
             "progress",
+            "versions",
+            "locks",
+            "atomic",
             "clauses",
             "options",
             "recipe",
@@ -176,7 +179,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
         },
         {"rich", "jinja2", "matplotlib", "onnx", "onnxruntime", "onnxscript"},
     ),
-    "shell": ({"cli", "__main__"}, {"typer"}),
+    "shell": ({"interruptions", "cli", "__main__"}, {"typer"}),
 }
 
 # The command line answers --help and usage errors without the seconds that torch takes.

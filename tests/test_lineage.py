@@ -59,7 +59,8 @@ def test_metadata_goes_through_a_file_and_comes_back(tmp_path: Path, lineage: Li
 
 def test_metadata_is_text_under_ceags_own_names() -> None:
     metadata = WHOLE.to_metadata()
-    names = ["eps", "format", "groups", "parents", "recipe", "seed", "sparsity", "stage", "version"]
+    names = ["eps", "format", "groups", "parents", "recipe", "seed", "sparsity", "stage"]
+    names += ["version", "versions"]
     assert sorted(metadata) == [f"ceag.{name}" for name in names]
     assert all(isinstance(value, str) for value in metadata.values())
     assert metadata["ceag.format"] == "1"

@@ -244,8 +244,8 @@ def test_a_file_of_the_first_format_is_refused(file: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         read_state(there)
     assert caught.value.problems == [
-        f"{there}: not a whole packed file: packed in format 1, this version of ceag reads format "
-        "2; restore it from a copy, or write it anew"
+        f"{there}: packed in format 1, this version of ceag reads format 2; write it anew with "
+        "this version"
     ]
 
 

@@ -393,7 +393,7 @@ def test_a_file_in_use_is_never_removed(tmp_path: Path) -> None:
     in_use = Images(store, PATHS, prepared(crop_pct=0.9), cache=where)
     (path,) = files(tmp_path)
     other = Images(store, PATHS, prepared(crop_pct=0.8), cache=where)
-    assert other.mapped is None
+    assert other.in_cache is None
     assert torch.equal(pixels_of(other), decoded(store, prepared(crop_pct=0.8)))
     assert files(tmp_path) == [path]
     assert said.warned == [

@@ -40,6 +40,7 @@ from ceag_cli.stagereport import (
     prune_lines,
     result_document,
 )
+from ceag_cli.versions import versions
 
 HOSTILE = [
     "\x1b[31mred\x1b[0m",
@@ -386,6 +387,7 @@ def test_the_audit_document() -> None:
         "version",
         "command",
         "seed",
+        "versions",
         "models",
         "data",
         "overall",
@@ -528,6 +530,7 @@ def test_the_document_of_a_stage() -> None:
         "version": "1.2.3",
         "command": "dense",
         "seed": 7,
+        "versions": versions(),
         "output": str(Path("a") / "model.safetensors"),
         "architecture": "resnet18",
         "num_classes": 2,
