@@ -398,6 +398,7 @@ def test_the_audit_document() -> None:
         "checks",
         "more",
         "explanation",
+        "exemplars",
     ]
     assert [document[key] for key in list(document)[:5]] == [2, "ceag", "1.2.3", "audit", 7]
     assert document["models"] == {
