@@ -31,9 +31,9 @@ WIDTH, INDENT, LINE, LETTER = 960, 232, 17, 7.3
 """Pixels: of the drawing, of its left column, from line to line, and of a letter."""
 
 STYLE = """
-  text { font: 12px ui-monospace, monospace; fill: #1b1f24 }
-  .name { font: bold 15px system-ui, sans-serif }
-  .soft { font: 12px system-ui, sans-serif; fill: #5b6570 }
+  text { font-family: ui-monospace, monospace; font-size: 12px; fill: #1b1f24 }
+  .name { font-family: system-ui, sans-serif; font-size: 15px; font-weight: bold }
+  .soft { font-family: system-ui, sans-serif; fill: #5b6570 }
   .box { fill: #f6f8fa; stroke: #c5ccd3 } .arrow { stroke: #5b6570; fill: none; stroke-width: 1.5 }
 """
 

@@ -111,7 +111,9 @@ def _row(command: str, parameter: Any) -> str:
     default = _DEFAULT.search(text)
     text = _DEFAULT.sub("", text)
     limits = _limits(command, parameter.name)
-    said = default[1] if default else "off" if parameter.secondary_opts else ""
+    said = default[1] if default else ""
+    if parameter.secondary_opts and (not said or said.startswith("with --paper")):
+        said = f"off; {said}" if said else "off"
     return f"| {spelling} | {_cell(text)}{_cell(limits)} | {_cell(said)} |"
 
 
@@ -125,7 +127,7 @@ def _limits(command: str, name: str) -> str:
         f"{word} {_number(said[key])}" for key, word in words.items() if said[key] is not None
     ]
     found = f" {', '.join(bounds).capitalize()}." if bounds else ""
-    if said["unit"]:
+    if said["unit"] and said["unit"] not in said["help"]:
         found = f"{found.removesuffix('.')}; {said['unit']}." if found else f" {said['unit']}."
     if said["methods"]:
         found += f" Of --method {', '.join(said['methods'])}."
