@@ -43,7 +43,7 @@ def _headline(found: Sweep, said: Recommendation) -> str:
             name = named(found, chosen.criterion, chosen.method)
             line += f" With {name} {_stopped(found, chosen)}"
         return " ".join([line, *_nearest(found)])
-    seeds = "its seed" if said.seeds == 1 else f"all {said.seeds} seeds"
+    seeds = {1: "its seed", 2: "both seeds"}.get(said.seeds, f"all {said.seeds} seeds")
     name = named(found, chosen.criterion, chosen.method)
     line = f"{sparsity_of(said.sparsity)} passes at eps {eps} points in {seeds} ({name})"
     if chosen.stopped_at is None:

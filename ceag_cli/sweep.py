@@ -77,6 +77,12 @@ def run_sweep(
     work = Work(plan, output or Path(plan.name), overwrite)
     failed = [] if collect else carry_out(work, jobs, reporter)
     found = _collected(work, reporter)
+    if collect:
+        for cell in work.unasked():
+            reporter.warn(
+                f"{cell}: its audit is gone or was asked something else, so that it is left out; "
+                "without --collect it is asked anew"
+            )
     _write(found, reporter)
     if failed:
         raise SweepError(failed)

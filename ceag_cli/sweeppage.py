@@ -30,7 +30,7 @@ from ceag_cli.sweeptables import (
 )
 from ceag_cli.templates import template
 
-HEIGHT, EDGE = 420, 52
+HEIGHT, EDGE = 420, 60
 """Pixels of the plot of accuracy and psi: its height, and its margin at the left and below."""
 
 MARKS = (
@@ -40,6 +40,8 @@ MARKS = (
 )
 """Shapes of approaches; with the dashes they repeat after 30, with the colours much later."""
 DASHES = ("none", "7 3", "2 3", "9 3 2 3", "4 4")
+PLACES = ((9, -6, "start"), (-9, -6, "end"), (9, 15, "start"), (-9, 15, "end"))
+"""Where the numbers of an approach stand beside its marks, so that few cover each other."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class Style:
     colour: str
     dash: str
     mark: str
+    place: tuple[int, int, str]
+    """Of its numbers: to the right, down, and the anchor of the text."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,7 @@ def _style(number: int, name: str) -> Style:
         colour=colours[number % len(colours)],
         dash=DASHES[number % len(DASHES)],
         mark=MARKS[number % len(MARKS)],
+        place=PLACES[number % len(PLACES)],
     )
 
 

@@ -15,19 +15,23 @@ from ceag_cli.sweepfindings import Row, Sweep
 from ceag_cli.sweeptables import limit_rows, markdown_of, problems_of, regression_rows
 
 SPLITS = ("train", "test")
+MOST_ROWS = 25
+"""So many regressions are shown one by one; the page has all of them."""
 
 
 def lines(found: Sweep) -> list[str]:
     """What the terminal shows; what is recommended comes last, where it is seen."""
     named = bool(found.plan.criteria)
     said = [_sentence(each, named) for each in _gathered(found.comparisons, ("test",))]
-    # Of many regressions those that sum up the others.
-    most = [each for each in found.regressions if each.sparsity is None] or found.regressions
+    slopes = regression_rows(found)
+    if len(slopes) > MOST_ROWS:  # those that sum up the others
+        means = [each for each in found.regressions if each.sparsity is None]
+        slopes = regression_rows(replace(found, regressions=tuple(means))) or slopes
     parts = [
         table(found),
         said,
         markdown_of(limit_rows(found)),
-        markdown_of(regression_rows(replace(found, regressions=tuple(most)))),
+        markdown_of(slopes),
         problems_of(found),
         recommendation_lines(found),
     ]

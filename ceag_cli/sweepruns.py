@@ -145,6 +145,11 @@ class Work:
             return None
         return document if same else None
 
+    def unasked(self) -> list[Cell]:
+        """Runs whose model is there, but no audit of it that was asked what the recipe asks."""
+        cells = self.plan.cells()
+        return [c for c in cells if self._written(c).is_file() and self.audit_of(c) is None]
+
     def answers_of(self, cell: Cell) -> Path:
         """Where the audit of a run keeps both models' answers."""
         return folder_of(self._written(cell)) / PREDICTIONS

@@ -69,3 +69,19 @@ def test_images_to_tune_by_and_images_that_nobody_has_seen(
         assert paths(folder / f"{name}.csv", "train") == both(train)
     assert paths(folder / "tuning.csv", "test") == both(tuning)
     assert paths(folder / "unseen.csv", "test") == [*both(unseen), "a-test", "b-test"]
+
+
+def test_a_long_tail_is_as_rare_as_it_is_said(source: Path, tmp_path: Path) -> None:
+    """Of the more frequent class 4 train images, of the other half of that; 2 for val, 3 to test."""
+    target = tmp_path / "part/labels.csv"
+    call("--long-tail", "2", source, target, "label", "4+2+3")
+    train, val, test = (paths(target, split) for split in ("train", "val", "test"))
+    counts = {name: sum(path.startswith(name) for path in train) for name in "ab"}
+    assert sorted(counts.values()) == [2, 4]
+    for name, k in counts.items():
+        own = [[p for p in split if p.startswith(name)] for split in (train, val, test)]
+        assert own[0] == [f"{name}{i}" for i in range(k)]
+        assert own[1] == [f"{name}{i}" for i in range(k, k + 2)]
+        # The old test image comes before those of train that are left.
+        assert set(own[2]) == {f"{name}-test", f"{name}{k + 2}", f"{name}{k + 3}"}
+    assert (tmp_path / "part/images.zip").resolve() == source.with_name("images.zip")

@@ -156,6 +156,16 @@ def test_what_is_there_is_collected_without_the_images(here: Path) -> None:
     assert page.count("<svg") >= 2
 
 
+def test_an_audit_that_was_asked_something_else_is_left_out_of_what_is_collected(
+    here: Path,
+) -> None:
+    write(here, audit={"eps": 0.4, "gallery": 0})
+    found = done("sweep", "r.yaml", "--collect")
+    assert "warning: layer, naive, sparsity 0.5, seed 0: its audit is gone or was" in found.stderr
+    assert found.stderr.count("warning") == 4
+    assert "No run has been audited, so nothing can be recommended." in found.stdout
+
+
 def test_lines_of_a_criterion_that_changed_are_noticed(here: Path) -> None:
     before = hashes(here / "r")
     changed = RECIPE["criteria"] | {"layer": {"criterion": "magnitude", "scope": "global"}}
