@@ -44,11 +44,14 @@ def test_a_shipped_recipe_opens_with_what_it_is_and_its_command(path: Path) -> N
 
 
 def command_lines() -> list[str]:
-    """Every line of the pages that calls ceag, in code blocks and in running text."""
+    """Every line of the pages that calls ceag, in code blocks and in running text.
+
+    In running text a command may also just be named.
+    """
     found = []
     for page in PAGES:
         text = re.sub(r"\\\n *", "", page.read_text())  # what goes on in the next line is one
-        found += re.findall(r"`(ceag [^`]+)`", text)
+        found += re.findall(r"`(ceag [^`\s]+\s[^`]+)`", text)
         found += re.findall(r"^(?: {4,}|\$ )(ceag [^#\n]+)", text, flags=re.MULTILINE)
     return [" ".join(line.split()) for line in found]
 
@@ -56,6 +59,17 @@ def command_lines() -> list[str]:
 def test_pages_call_all_four_commands() -> None:
     called = {line.split()[1] for line in command_lines()}
     assert called >= {"dense", "prune", "mitigate", "audit", "info"}
+
+
+def test_commands_that_are_named_exist() -> None:
+    import typer.main
+
+    from ceag_cli.cli import app
+
+    text = "".join(page.read_text() for page in PAGES)
+    named = set(re.findall(r"`ceag ([a-z]+)`", text))
+    assert "audit" in named
+    assert named <= set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("line", sorted(set(command_lines())))
