@@ -72,7 +72,7 @@ def test_images_to_tune_by_and_images_that_nobody_has_seen(
 
 
 def test_a_long_tail_is_as_rare_as_it_is_said(source: Path, tmp_path: Path) -> None:
-    """Of the more frequent class 4 train images, of the other half of that; 2 for val, 3 to test."""
+    """Of the more frequent class 4 train images, of the other 2; then 2 for val and 3 to test."""
     target = tmp_path / "part/labels.csv"
     call("--long-tail", "2", source, target, "label", "4+2+3")
     train, val, test = (paths(target, split) for split in ("train", "val", "test"))
