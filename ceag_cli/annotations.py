@@ -10,12 +10,12 @@ import os
 from collections.abc import Sequence
 
 from ceag_cli.findings import FAIL, INCONCLUSIVE, NO_DATA, PASS, WAIVED, AuditResult, GroupResult
+from ceag_cli.inert import printable
 from ceag_cli.report import (
     audit_headline,
     check_line,
     interval,
     points,
-    printable,
     quantity,
     tolerance,
     why,
@@ -101,7 +101,7 @@ def _file(path: str) -> str:
     """The groups CSV as GitHub knows it: relative to the checkout."""
     root = os.environ.get("GITHUB_WORKSPACE") or os.getcwd()
     found = os.path.relpath(path, root) if path else ""
-    return path if found.startswith("..") else found.replace(os.sep, "/")
+    return printable(path if found.startswith("..") else found.replace(os.sep, "/"))
 
 
 def _command(kind: str, file: str, title: str, text: str) -> str:

@@ -10,7 +10,6 @@ import argparse
 import base64
 import json
 import os
-import pickle
 import tempfile
 import zlib
 from collections.abc import Mapping
@@ -20,15 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from ceag_cli import strictjson
 from ceag_cli.atomic import replacing, write_text
 from ceag_cli.errors import CheckpointError, OutputError
 from ceag_cli.lineage import (
     PACKED,
-    WANTED,
+    SUFFIX,
     WEIGHTS_NAME,
     Lineage,
     identity_of,
@@ -38,7 +37,6 @@ from ceag_cli.lineage import (
 )
 from ceag_cli.models import (
     Preprocessing,
-    TimmConfig,
     adapt,
     create,
     describe,
@@ -49,8 +47,16 @@ from ceag_cli.models import (
 )
 from ceag_cli.options import ArchitectureOptions
 from ceag_cli.packing import VERSION, pack, unpack
+from ceag_cli.pickles import is_plain, unpickled
 from ceag_cli.prunable import classifier_names, first_layer_names
-from ceag_cli.tensorfiles import content, header_of, metadata_in, sha256_of_content
+from ceag_cli.tensorfiles import (
+    LONGEST_HEADER,
+    content,
+    header_of,
+    metadata_in,
+    sha256_of_content,
+)
+from ceag_cli.timmconfigs import TimmConfig, checked_config, is_name
 
 CONFIG_NAME = "config.json"
 
@@ -94,12 +100,20 @@ def load(path: Path, options: ArchitectureOptions, child: TimmConfig | None = No
     state = timm_keys(config["architecture"], state)
     kwargs = model_kwargs(options)
     if "num_classes" in config:  # a whole configuration
-        model = from_config(config | {"model_args": (config.get("model_args") or {}) | kwargs})
+        whole = config | {"model_args": (config.get("model_args") or {}) | kwargs}
+        model = from_config(whole, state)
     else:
         model = _bare(config["architecture"], state, kwargs, options)
         config = _own_configuration(model)
     _load_state(model, state, path)
     preprocessing = preprocessing_of(config, options)
+    label_names = _label_names(config)
+    classes: int = model.num_classes  # type: ignore[assignment]
+    if label_names is not None and len(set(label_names)) != classes:
+        raise CheckpointError(
+            f"{path}: has {len(set(label_names))} different names of classes ({source}), and the "
+            f"model {classes} outputs"
+        )
     expected = _input_channels(model)
     if expected is not None and expected != preprocessing.input_size[0]:
         raise CheckpointError(
@@ -114,7 +128,7 @@ def load(path: Path, options: ArchitectureOptions, child: TimmConfig | None = No
         sha256=digest,
         model=model,
         preprocessing=preprocessing,
-        label_names=_label_names(config),
+        label_names=label_names,
         lineage=Lineage.from_metadata(metadata, path),
         architecture_from=source,
         warnings=warnings,
@@ -131,17 +145,22 @@ def _mark(path: Path) -> tuple[int, ...]:
 
 
 def load_adapted(path: Path, num_classes: int, options: ArchitectureOptions) -> nn.Module:
-    """Read a model for fine-tuning with another classifier, input size or input channels."""
+    """Read a model for fine-tuning with another classifier, input size or input channels.
+
+    timm reads a .safetensors itself; of all others it gets what was read here, with all care.
+    """
     state, stored_name, metadata = read_state(path, use_ema=options.use_ema)
     config, _, _ = _configuration(path, metadata, stored_name, options)
     if "num_classes" not in config:
         kwargs, state = model_kwargs(options), timm_keys(config["architecture"], state)
         bare = _bare(config["architecture"], state, kwargs, options, infer_classes=True)
         config = describe(bare, preprocessing_of(_own_configuration(bare)), None)
+    else:
+        _load_state(from_config(config, state), state, path)  # refuses what does not fit
     with tempfile.TemporaryDirectory() as folder:
-        if PACKED in read_metadata(path):  # timm reads the file itself
+        if path.suffix != SUFFIX or PACKED in metadata:
             path = Path(folder, WEIGHTS_NAME)
-            safetensors.torch.save_file(state, path, metadata={"format": "pt"})
+            write_tensors(path, state, {"format": "pt"})
         return adapt(config, path, num_classes=num_classes, options=options)
 
 
@@ -157,22 +176,11 @@ def read_state(
     if path.suffix == ".safetensors":
         try:
             state = safetensors.torch.load_file(path)
-        except (SafetensorError, OSError, ValueError) as error:
+        except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
             raise not_whole(path, "a whole .safetensors file", error) from None
         return (unpacked(path, state, metadata) if PACKED in metadata else state), None, metadata
-    try:
-        # timm's training checkpoints store their command line as a Namespace: harmless.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "nsupported" not in str(error) and "GLOBAL" not in str(error):
-            raise CheckpointError(f"{path}: is no weights file; {WANTED}") from None
-        raise CheckpointError(
-            f"{path}: holds Python objects other than tensors, which are never executed; save the "
-            "state dict alone, best as .safetensors"
-        ) from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
-        raise not_whole(path, "a whole PyTorch checkpoint", error) from None
+    # timm's training checkpoints store their command line as a Namespace: harmless.
+    content = unpickled(path, [argparse.Namespace])
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: does not hold a state dict")
     name = content.get("arch") or getattr(content.get("args"), "model", None)
@@ -180,10 +188,13 @@ def read_state(
     if use_ema and not any(key in content for key in keys):
         raise CheckpointError(f"{path}: holds no averaged weights; leave out --use-ema")
     inner = next((content[key] for key in keys if isinstance(content.get(key), dict)), content)
-    state = {_plain(key): value for key, value in inner.items() if isinstance(value, Tensor)}
+    state = {_plain(str(key)): value for key, value in inner.items() if isinstance(value, Tensor)}
     if not state:
         raise CheckpointError(f"{path}: holds no tensors")
-    return state, name if isinstance(name, str) else None, metadata
+    for key, tensor in state.items():
+        if not is_plain(tensor):
+            raise CheckpointError(f"{path}: '{key}' is no plain tensor with all of its numbers")
+    return state, name if isinstance(name, str) and is_name(name) else None, metadata
 
 
 def _plain(key: str) -> str:
@@ -203,10 +214,10 @@ def _configuration(
     """Timm's configuration (whole, or with the architecture alone), its source, and warnings."""
     found: dict[str, TimmConfig] = {}
     if "ceag.timm" in metadata:
-        found["the file's metadata"] = _parsed(metadata["ceag.timm"], f"{path}, metadata")
+        found["the file's metadata"] = checked_config(metadata["ceag.timm"], f"{path}, metadata")
     beside = path.parent / CONFIG_NAME
     if beside.is_file():
-        config = _parsed(beside.read_bytes(), str(beside))
+        config = checked_config(beside.read_bytes(), str(beside))
         if "architecture" in config:
             found[str(beside)] = config
     if stored_name:
@@ -234,16 +245,6 @@ def _configuration(
         )
     place = next(iter(found))
     return found[place], place, []
-
-
-def _parsed(text: str | bytes, place: str) -> TimmConfig:
-    try:
-        config = json.loads(text)
-    except ValueError as error:
-        raise CheckpointError(f"{place}: not valid JSON: {error}") from None
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{place}: not a timm configuration")
-    return config
 
 
 def _bare(
@@ -312,9 +313,20 @@ def _load_state(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> No
         for name, tensor in wanted.items()
         if name in state and state[name].shape != tensor.shape
     ][:5]
+    problems += [
+        f"{path}: '{name}' is of type {state[name].dtype}, the model wants {tensor.dtype}"
+        for name, tensor in wanted.items()
+        if name in state and not _casts(state[name], tensor)
+    ][:5]
     if problems:
         raise CheckpointError([*problems, f"{path}: its tensors do not fit the architecture"])
     model.load_state_dict(dict(state))
+
+
+def _casts(found: Tensor, wanted: Tensor) -> bool:
+    """Whether numbers of one type may stand for another: of any precision, but of their kind."""
+    kinds = (found.is_complex(), found.is_floating_point())
+    return kinds == (wanted.is_complex(), wanted.is_floating_point())
 
 
 def _label_names(config: TimmConfig) -> list[str] | None:
@@ -450,7 +462,7 @@ def unpacked(
         CheckpointError: It is damaged: it does not make the plain file whose hash it holds.
     """
     try:
-        index = json.loads(metadata[PACKED])
+        index = _index(metadata)
         if index.get("version", VERSION) != VERSION:
             raise other_format(path, "packed", index["version"], VERSION)
         tensors = unpack(state, index)
@@ -459,10 +471,25 @@ def unpacked(
         if (sha256_of_content(header, tensors), metadata_in(header)) != (index["sha256"], said):
             raise ValueError("its content does not have the checksum that it was written with")
         return tensors
-    except (ValueError, KeyError, TypeError, AttributeError, zlib.error) as error:
+    except (ValueError, KeyError, zlib.error) as error:
         raise not_whole(path, "a whole packed file", error) from None
 
 
+def _index(metadata: Mapping[str, str]) -> dict[str, Any]:
+    return strictjson.mapping(strictjson.loads(metadata[PACKED]), "its index")
+
+
 def plain_header(metadata: Mapping[str, str]) -> bytes:
-    """The header of the plain file that a packed one stands for."""
-    return zlib.decompress(base64.b64decode(json.loads(metadata[PACKED])["header"]))
+    """The header of the plain file that a packed one stands for.
+
+    Raises:
+        ValueError, KeyError, zlib.error: There is none, or a longer one than any file may have.
+    """
+    text = _index(metadata)["header"]
+    if not isinstance(text, str):
+        raise ValueError("its header is no text")
+    coder = zlib.decompressobj()
+    header = coder.decompress(base64.b64decode(text), LONGEST_HEADER)
+    if not coder.eof:
+        raise ValueError("its header is too long, or cut short")
+    return header

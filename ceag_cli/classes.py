@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
+from ceag_cli import strictjson
 from ceag_cli.errors import OptionError
+
+MOST_BYTES = 1 << 24
+"""Of a class map."""
 
 
 def class_order(labels: Iterable[str]) -> list[str]:
@@ -28,7 +32,11 @@ def read_class_map(path: Path) -> dict[str, int]:
         OptionError: The file cannot be read as either.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise OptionError(f"--class-map {path}: has more than {MOST_BYTES >> 20} MB")
+        text = content.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError(f"--class-map {path}: cannot be read: {error}") from None
     if path.suffix != ".json":
@@ -37,11 +45,15 @@ def read_class_map(path: Path) -> dict[str, int]:
             raise OptionError(f"--class-map {path}: a name is given twice")
         return {name: index for index, name in enumerate(names)}
     try:
-        content = json.loads(text)
-        mapping = {str(name): int(index) for name, index in content.items()}
-    except (ValueError, TypeError, AttributeError):
-        raise OptionError(f"--class-map {path}: expected JSON {{name: index}}") from None
-    return mapping
+        found = strictjson.mapping(strictjson.loads(text), "it")
+        return {name: _index(value) for name, value in found.items()}
+    except ValueError as error:
+        raise OptionError(f"--class-map {path}: expected JSON {{name: index}}: {error}") from None
+
+
+def _index(value: Any) -> int:
+    """A number that may be written as a word."""
+    return strictjson.whole(int(value) if isinstance(value, str) else value, "an index")
 
 
 def ordered_names(path: Path) -> list[str]:

@@ -26,6 +26,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from ceag_cli.errors import CeagError, Ended, Interrupted, OutputError
+from ceag_cli.inert import as_line, shortened
 from ceag_cli.interruptions import EXIT_CODE, was_told_to_end
 from ceag_cli.options import COMMANDS, EMPTY, AuditOptions, Command, flag, parse, value_type
 from ceag_cli.progress import Update
@@ -46,7 +47,7 @@ def usage_errors(context: Any = None) -> Iterator[None]:
         found: Any = error
         where = found.ctx or context
         command = f"ceag {where.info_name}" if where and where.parent else "ceag"
-        text = found.format_message().rstrip(".")
+        text = shortened(as_line(found.format_message().rstrip(".")))
         typer.echo(
             f"error: {command}: {text[:1].lower()}{text[1:]}; '{command} --help' says what there "
             "is",
@@ -128,15 +129,16 @@ class Terminal:
 
     def say(self, text: str) -> None:
         """A line of information."""
-        typer.echo(text, err=True)
+        typer.echo(as_line(text), err=True)
 
     def warn(self, text: str) -> None:
         """A line that the user should not miss."""
-        typer.echo(f"warning: {text}", err=True)
+        typer.echo(as_line(f"warning: {text}"), err=True)
 
     @contextmanager
     def bar(self, title: str, total: int) -> Iterator[Update]:
         """A progress bar; without a terminal, a line now and then."""
+        title = as_line(title)
         if not sys.stderr.isatty():
             yield self._lines(title, total)
             return
@@ -209,15 +211,14 @@ def exit_codes(command: str = "") -> Iterator[None]:
     try:
         yield
     except CeagError as error:
-        for problem in error.problems:
-            typer.echo(f"error: {problem}", err=True)
+        _say_problems(error.problems)
         raise typer.Exit(2) from None
     except (KeyboardInterrupt, Interrupted) as error:
         said = str(error) or "interrupted"
         typer.echo("; ".join([said, *_what_then(command)]), err=True)
         raise typer.Exit(EXIT_CODE) from None
     except Ended as error:
-        typer.echo("; ".join([f"error: {error}", *_what_then(command)]), err=True)
+        typer.echo("; ".join([as_line(f"error: {error}"), *_what_then(command)]), err=True)
         raise typer.Exit(EXIT_CODE) from None
     except typer.Exit:
         raise
@@ -229,9 +230,16 @@ def exit_codes(command: str = "") -> Iterator[None]:
             gone = "another process of the run has ended or cannot be reached"
             typer.echo("; ".join([f"error: {gone}", *_what_then(command)]), err=True)
             raise typer.Exit(EXIT_CODE) from None
-        traceback.print_exc()
+        for line in traceback.format_exc().splitlines():
+            typer.echo(as_line(line), err=True)
         typer.echo("internal error of ceag; please report the lines above", err=True)
         raise typer.Exit(4) from None
+
+
+def _say_problems(problems: list[str]) -> None:
+    """One line for each, whatever names and values it quotes."""
+    for problem in problems:
+        typer.echo(f"error: {shortened(as_line(problem))}", err=True)
 
 
 def _written(value: Any) -> str:
@@ -352,7 +360,7 @@ def _show(lines: list[str], document: Any, as_json: bool) -> None:
 
         _print(f"{encoded(document)}\n")
     else:
-        _print("".join(f"{line}\n" for line in lines))
+        _print("".join(f"{as_line(line)}\n" for line in lines))
 
 
 def _show_stage(name: str, options: Command, stage: Callable[..., Any]) -> Any:
@@ -422,7 +430,7 @@ def _print_audit(audit: Any, name: str) -> None:
 
         from ceag_cli.plaintext import print_audit
 
-        print_audit(audit, Console(highlight=False, markup=False))
+        print_audit(audit, Console(highlight=False, markup=False, emoji=False))
     else:
         from ceag_cli.formats import render
 
@@ -873,7 +881,7 @@ def exit_codes_of_process() -> Iterator[None]:
     try:
         yield
     except CeagError as error:  # the processes of a run have not come together
-        typer.echo(f"error: {error}", err=True)
+        _say_problems(error.problems)
         sys.exit(2)
     except Interrupted:  # said by who has begun the process
         raise

@@ -14,7 +14,6 @@ import hashlib
 import io
 import json
 import zipfile
-import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,13 +25,19 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ceag_cli import strictjson
 from ceag_cli.arrays import Flags, Integers, Numbers
 from ceag_cli.atomic import replacing
 from ceag_cli.errors import LabelsError, OptionError, OutputError
 from ceag_cli.kinds import kind_of, refuse_separator, taken
+from ceag_cli.memory import bounded_by
+from ceag_cli.provenance import check_about
 from ceag_cli.quotes import stray_quotes
 
 SHOWN_PROBLEMS = 50
+
+MOST_COLUMNS = 4096
+"""Of a table; far more than it has features, and its reading takes longer with each."""
 
 AT_ONCE = 1 << 12
 """Rows of a CSV that are turned into columns at a time; so few that they stay in the cache."""
@@ -287,6 +292,19 @@ def _all_records(reader: Iterator[list[str]]) -> Iterator[list[str]]:
             yield _Unreadable([str(error)])
 
 
+def _check_header(place: str, header: Sequence[str]) -> None:
+    """Refuse a table with more columns than any has on purpose.
+
+    Raises:
+        LabelsError: With their number.
+    """
+    if len(header) > MOST_COLUMNS:
+        raise LabelsError(
+            f"{place}: has {len(header)} columns; at most {MOST_COLUMNS} are read, so leave out "
+            "those that make no groups"
+        )
+
+
 class Csv:
     """A CSV, or with tabs a .tsv. A record is one line; blank lines are none.
 
@@ -313,6 +331,7 @@ class Csv:
             raise LabelsError(f"{path}: the file is empty; it needs a header and rows") from None
         except csv.Error as error:
             raise LabelsError(f"{path} row 1: {error}") from None
+        _check_header(self.place, self.header)
 
     def _reader(self) -> Any:
         text = io.TextIOWrapper(io.BytesIO(self.content), "utf-8-sig", newline="")
@@ -428,6 +447,7 @@ class _Npz:
         with path.open("rb") as file:
             self.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         self.arrays, self.about = read_npz(path)
+        _check_header(self.place, list(self.arrays))
         self.header = [
             name
             for name in self.arrays
@@ -459,6 +479,8 @@ class _Npz:
                     f"{self.path}: array '{name}' is of type {array.dtype}; wanted is text or "
                     "whole numbers (x.astype(str))"
                 )
+            elif not _is_text(array):
+                wrong.append(f"{self.path}: array '{name}' holds characters that no text has")
             elif name == ids and name not in words:
                 content.ids = [item.strip() for item in _texts(array)]
             else:
@@ -487,7 +509,8 @@ class _Npz:
         if named is None:
             distinct, codes = np.unique(array, return_inverse=True)
             return _column(codes.reshape(-1), _texts(distinct))
-        if array.dtype.kind not in "iu" or named.ndim != 1 or named.dtype.kind not in "USiub":
+        usable = named.ndim == 1 and named.dtype.kind in "USiub" and _is_text(named)
+        if array.dtype.kind not in "iu" or not usable:
             return (
                 f"{self.path}: array '{name}' should hold whole numbers, since '{name}{NAMES}' "
                 "names them"
@@ -521,12 +544,28 @@ class _Parquet:
         self.arrow = pyarrow
         with path.open("rb") as file:
             self.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        try:
+        with self._whole():
             self.file = parquet.ParquetFile(path)
-        except (pyarrow.ArrowException, OSError) as error:
-            raise LabelsError(f"{path}: is no whole .parquet: {_one_line(error)}") from None
-        names = self.file.schema_arrow.names
+            names = self.file.schema_arrow.names
         self.header = [name for name in names if not name.startswith("__index_level_")]
+        _check_header(self.place, self.header)
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """Say of a damaged file that it is one, and of one that unfolds to any size.
+
+        Raises:
+            LabelsError: It is.
+        """
+        try:
+            with bounded_by(self.path):
+                yield
+        except MemoryError:
+            raise LabelsError(
+                f"{self.path}: unfolds to more memory than a table of its size may take"
+            ) from None
+        except (self.arrow.ArrowException, OSError, ValueError, KeyError) as error:
+            raise LabelsError(f"{self.path}: is no whole .parquet: {_one_line(error)}") from None
 
     def read(
         self, words: Sequence[str], numbers: Sequence[str], ids: str, problems: Problems
@@ -550,10 +589,13 @@ class _Parquet:
                 )
         if wrong:
             raise LabelsError(wrong)
-        try:
-            table = self.file.read(columns=wanted)
-        except (self.arrow.ArrowException, OSError) as error:
-            raise LabelsError(f"{self.path}: is no whole .parquet: {_one_line(error)}") from None
+        with self._whole():
+            return self._read(words, numbers, ids, wanted)
+
+    def _read(
+        self, words: Sequence[str], numbers: Sequence[str], ids: str, wanted: list[str]
+    ) -> Content:
+        table = self.file.read(columns=wanted)
         content = Content([], {}, {}, {}, np.arange(table.num_rows))
         for name in words:
             content.words[name] = self._words(table.column(name))
@@ -578,6 +620,16 @@ class _Parquet:
         return {record: record + 1 for record in records}
 
 
+def _is_text(array: Anything) -> bool:
+    """Whether entries can be text: NumPy keeps numbers for characters, of which some are none."""
+    if array.dtype.kind != "U":
+        return True
+    points = np.ascontiguousarray(array).view(np.uint32)
+    if array.dtype.byteorder == ">":
+        points = points.byteswap()
+    return not bool(((points > 0x10FFFF) | ((points >= 0xD800) & (points < 0xE000))).any())
+
+
 def _texts(array: Anything) -> list[str]:
     """Entries of an array as text."""
     if array.dtype.kind == "S":
@@ -596,12 +648,17 @@ def read_npz(path: Path) -> tuple[dict[str, Anything], dict[str, Any] | None]:
     """The arrays of a NumPy archive, and what ``ceag audit`` kept with them.
 
     Raises:
-        LabelsError: It is damaged, holds Python objects, or is of another format.
+        LabelsError: It is damaged, holds Python objects, is of another format, or unfolds to far
+            more than its size.
     """
     arrays: dict[str, Anything] = {}
     try:
         # The file is closed here, since NumPy leaves it open when it is no archive.
-        with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
+        with (
+            bounded_by(path),
+            path.open("rb") as file,
+            np.lib.npyio.NpzFile(file, allow_pickle=False) as archive,
+        ):
             for name in archive.files:
                 try:
                     arrays[name] = archive[name]
@@ -615,19 +672,27 @@ def read_npz(path: Path) -> tuple[dict[str, Anything], dict[str, Any] | None]:
         wrong = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]
         if wrong:
             raise ValueError(f"'{wrong[0]}' is no array")
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except LabelsError:
+        raise
+    except MemoryError:
+        raise LabelsError(
+            f"{path}: unfolds to more memory than a table of its size may take; write it anew"
+        ) from None
+    except Exception as error:  # NumPy and zipfile raise many kinds for damaged bytes
         raise LabelsError(f"{path}: is no whole .npz: {_one_line(error)}; write it anew") from None
     if ABOUT not in arrays or arrays[ABOUT].ndim:
         return arrays, None
     try:
-        about = json.loads(str(arrays.pop(ABOUT)))
+        about = strictjson.mapping(strictjson.loads(str(arrays.pop(ABOUT))), "it")
         found = about["format"]
-    except (ValueError, KeyError, TypeError):
+        if found == FORMAT:
+            check_about(about)
+    except (ValueError, KeyError):
         raise LabelsError(f"{path}: its array '{ABOUT}' is damaged; write the file anew") from None
     if found != FORMAT:
         raise LabelsError(
-            f"{path}: written in format {found}, this version of ceag reads format {FORMAT}; write "
-            "it anew"
+            f"{path}: written in format {strictjson.shown(found)}, this version of ceag reads "
+            f"format {FORMAT}; write it anew"
         )
     return arrays, about
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from ceag_cli.arrays import Integers
-from ceag_cli.stores import BEGINNING
+from ceag_cli.stores import BEGINNING, MOST_BYTES, Folder, whole_file
 
 
 class Contents(Protocol):
@@ -43,7 +42,7 @@ class Files:
 
     def read(self, number: int) -> bytes:
         """The file."""
-        return Path(self.paths[number]).read_bytes()
+        return whole_file(self.paths[number])
 
     def beginning(self, number: int) -> bytes:
         """How it begins."""
@@ -90,6 +89,8 @@ class Stretches:
 
     def _first(self, number: int, size: int) -> bytes:
         name = self.archives[self.archive[number]]
+        if size > MOST_BYTES:
+            raise OSError(f"it has {size} bytes; no more than {MOST_BYTES} are read")
         with open(name, "rb") as file:
             found_now = os.fstat(file.fileno())
             if (found_now.st_size, found_now.st_mtime_ns) != self.written[self.archive[number]]:
@@ -146,13 +147,14 @@ class Records:
     Args:
         records: Gives a record by its number; the image is not decoded.
         key: The field with the image.
+        folder: That of the data set, in which the files of records have to lie.
     """
 
-    def __init__(self, records: Any, key: str) -> None:
-        self.records, self.key = records, key
+    def __init__(self, records: Any, key: str, folder: Folder) -> None:
+        self.records, self.key, self.folder = records, key, folder
 
     def read(self, number: int) -> bytes:
-        """The bytes of the record, else those of the file that it names.
+        """The bytes of the record, else those of the file that it names in the folder.
 
         Raises:
             OSError: It has neither.
@@ -162,7 +164,10 @@ class Records:
             return bytes(image["bytes"])
         if not image.get("path"):
             raise OSError("the record holds no image")
-        return Path(image["path"]).read_bytes()
+        path = os.path.relpath(os.path.join(self.folder.root, image["path"]), self.folder.root)
+        if not self.folder.has(path):
+            raise OSError(self.folder.absent(path))
+        return self.folder.read(path)
 
     def beginning(self, number: int) -> bytes:
         """How they begin."""

@@ -97,9 +97,15 @@ def first(problems: Sequence[str], most: int = 5, what: str = "") -> list[str]:
     return [*problems[:most], *([f"and {rest} more{what}"] if rest > 0 else [])]
 
 
+LONGEST_COMPARED = 200
+"""Characters; a longer name is not misspelt, and comparing takes the time of its square."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """``"; did you mean 'x'?"`` for the known name nearest to one not known, else nothing."""
-    names = list(known)
+    if len(name) > LONGEST_COMPARED:
+        return ""
+    names = [other for other in known if len(other) <= LONGEST_COMPARED]
     found = difflib.get_close_matches(name, names, n=1)
     if not found:  # difflib takes other cases for other letters
         lower = {other.casefold(): other for other in names}

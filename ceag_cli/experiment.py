@@ -7,6 +7,7 @@ chooses the weights, and the method that trains what is left. An approach at one
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +24,10 @@ from ceag_cli.options import (
 )
 from ceag_cli.policy import DEFAULT_EPS
 from ceag_cli.recipe import checked, nearest, read_yaml
+
+_NO_FILE_NAME = re.compile(r"""[\\/:*?"<>|`]|^[.=+@-]|^$""")
+"""What a name must not have that becomes one of a file, a row of tables and an entry of a plot."""
+MOST_OF_A_NAME = 100
 
 SECTIONS: dict[str, type[Command]] = {
     "dense": DenseOptions,
@@ -288,7 +293,10 @@ def _no_names(path: Path, place: str, names: Mapping[str, Any], taken: Sequence[
     return [
         f"{path}: {place}: '{name}' cannot be a file name"
         for name in names
-        if Path(name).name != name or name in (*taken, "..")
+        if name in taken
+        or _NO_FILE_NAME.search(name)
+        or not name.isprintable()
+        or len(name) > MOST_OF_A_NAME
     ]
 
 

@@ -41,6 +41,7 @@ from ceag_cli.formats import refuse_file, report_files, written
 from ceag_cli.gaps import excess_gap
 from ceag_cli.groups import BatchOutcome, Grouping, GroupStats
 from ceag_cli.images import Split
+from ceag_cli.inert import printable
 from ceag_cli.inputs import (
     Data,
     check_targets,
@@ -55,7 +56,6 @@ from ceag_cli.models import Preprocessing
 from ceag_cli.options import ExplainOptions, no_effect
 from ceag_cli.pairing import find_dense
 from ceag_cli.progress import Quiet, Reporter
-from ceag_cli.report import printable
 from ceag_cli.runs import folder_of
 from ceag_cli.versions import versions
 

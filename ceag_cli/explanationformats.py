@@ -16,8 +16,9 @@ from ceag_cli.explanationreport import (
 )
 from ceag_cli.explanations import Explained, Explanation
 from ceag_cli.formats import as_json
+from ceag_cli.inert import printable
 from ceag_cli.markdown import escaped
-from ceag_cli.report import percent, printable
+from ceag_cli.report import percent
 from ceag_cli.templates import template
 
 MOST_ROWS = 25

@@ -16,7 +16,8 @@ from ceag_cli.explanations import (
     FeatureExplanation,
     GroupExplanation,
 )
-from ceag_cli.report import percent, points, printable
+from ceag_cli.inert import printable
+from ceag_cli.report import percent, points
 from ceag_cli.templates import template
 
 CAVEAT = (

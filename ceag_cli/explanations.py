@@ -13,7 +13,6 @@ to second.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from ceag_cli import strictjson
 from ceag_cli.arrays import Numbers
 from ceag_cli.association import RankCorrelation, rank_correlation
 from ceag_cli.errors import OutputError
@@ -235,16 +235,9 @@ def explanation_from(plain: Mapping[str, Any]) -> Explanation:
     """The explanation that a document holds.
 
     Raises:
-        KeyError, TypeError: It is none of this version.
+        ValueError: It is none of this version.
     """
-    features = tuple(
-        FeatureExplanation(
-            **{**feature, "correlations": tuple(Correlation(**c) for c in feature["correlations"])}
-        )
-        for feature in plain["features"]
-    )
-    groups = tuple(GroupExplanation(**group) for group in plain["groups"])
-    return Explanation(**{**plain, "groups": groups, "features": features})
+    return strictjson.record(Explanation, plain, "the explanation")
 
 
 KEPT = "explanation.json"
@@ -267,7 +260,7 @@ def kept_explanation(folder: Path, subject: Subject) -> tuple[Explanation | None
     if not place.is_file():
         return None, None
     try:
-        plain = json.loads(place.read_text(encoding="utf-8"))
+        plain = strictjson.mapping(strictjson.loads(place.read_bytes()), "it")
         if plain["schema_version"] != SCHEMA_VERSION:
             return None, (
                 f"{place}: written with schema_version {plain['schema_version']}, this version of "

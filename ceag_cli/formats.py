@@ -13,6 +13,7 @@ from ceag_cli.annotations import workflow_commands
 from ceag_cli.atomic import write_text
 from ceag_cli.destinations import is_stream, unwritable, write_stream
 from ceag_cli.errors import OutputError
+from ceag_cli.inert import escaped_json
 from ceag_cli.junit import junit
 from ceag_cli.markdown import markdown
 from ceag_cli.page import page
@@ -30,8 +31,8 @@ def _json(audit: Audit) -> str:
 
 
 def as_json(document: Any) -> str:
-    """JSON that people can read, too, of documents of any length."""
-    return _lines(document, INDENTED)
+    """JSON that people can read, too, of documents of any length, and terminals without harm."""
+    return escaped_json(_lines(document, INDENTED))
 
 
 def _lines(value: Any, levels: int, indent: str = "") -> str:

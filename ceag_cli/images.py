@@ -14,9 +14,10 @@ import io
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Protocol
 
 import numpy as np
@@ -42,6 +43,15 @@ another form. It is part of the names of these files, so that no version takes a
 _BITS, _PHOTOMETRIC = 258, 262
 """Tags of TIFF."""
 _WHITE_IS_ZERO = 0
+
+FORMATS = (
+    *("AVIF", "BMP", "DDS", "DIB", "GIF", "ICNS", "ICO", "IM", "JPEG", "JPEG2000", "MPO", "MSP"),
+    *("PCX", "PNG", "PPM", "QOI", "SGI", "SPIDER", "TGA", "TIFF", "WEBP", "XBM", "XPM"),
+)
+"""What is read. Pillow gives PostScript, for one, to another program, which would run it."""
+
+MOST_PIXELS = 2 * 89_478_485
+"""Of an image before it is resized: as many as Pillow allows at most."""
 
 DECODED_AT_ONCE = 256
 """Images that are decoded together when all of them are."""
@@ -73,11 +83,34 @@ def decode(content: bytes, channels: int) -> Image.Image:
     Raises:
         OSError: The bytes are not a whole image (as Pillow says it), or their range is not known.
     """
-    with Image.open(io.BytesIO(content)) as opened:
+    with _opened(content) as opened:
         image: Image.Image = ImageOps.exif_transpose(opened)
         if image.mode.startswith("I") or image.mode == "F":
             image = _eight_bits(image, opened)
     return image.convert("L" if channels == 1 else "RGB")
+
+
+def _opened(content: bytes) -> Image.Image:
+    """An image whose header alone was read, of a format that Pillow reads by itself.
+
+    Raises:
+        OSError: It is of none, or has more pixels than any picture.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # there is a bound here
+        opened = Image.open(io.BytesIO(content), formats=_formats())
+    if opened.width * opened.height > MOST_PIXELS:
+        raise OSError(
+            f"by its header it has {opened.width} x {opened.height} pixels, and no more than "
+            f"{MOST_PIXELS} are decoded"
+        )
+    return opened
+
+
+@cache
+def _formats() -> list[str]:
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
 
 
 def _eight_bits(image: Image.Image, opened: Image.Image) -> Image.Image:

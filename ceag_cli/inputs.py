@@ -7,7 +7,7 @@ newest fitting file in the current folder, and is always said.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain
@@ -21,6 +21,7 @@ from ceag_cli.arrays import Integers
 from ceag_cli.budgets import uniform
 from ceag_cli.checkpoints import Checkpoint, load
 from ceag_cli.classes import class_index
+from ceag_cli.columns import SHOWN_PROBLEMS
 from ceag_cli.distributed import World
 from ceag_cli.errors import CheckpointError, LineageError, OptionError, PruningError, first
 from ceag_cli.groups import look_alikes
@@ -36,7 +37,7 @@ from ceag_cli.lineage import (
     weights_in,
 )
 from ceag_cli.masks import Masks
-from ceag_cli.models import Preprocessing, TimmConfig, architecture_of, check_runs
+from ceag_cli.models import Preprocessing, architecture_of, check_runs
 from ceag_cli.options import (
     ArchitectureOptions,
     DataOptions,
@@ -54,6 +55,7 @@ from ceag_cli.sources import (
     relative_place,
 )
 from ceag_cli.stores import Store, find_duplicates, open_store
+from ceag_cli.timmconfigs import TimmConfig
 
 MANY_ZEROS = 0.01
 """Share of zeros from which a model that says nothing of it is taken for a pruned one."""
@@ -204,7 +206,10 @@ def open_data(
         raise OptionError(f"ceag {command} needs --groups, a CSV with one row per image")
     dataset, data_dir, joined = reading.dataset, reading.data_dir, None
     if dataset is not None:
-        joined = join(reading.csv, dataset, data_dir, reading.label_column, options.class_map)
+        joined = join(
+            *(reading.csv, dataset, data_dir, reading.label_column, options.class_map),
+            allow_outside=options.allow_outside,
+        )
     else:
         refuse_without_dataset(options)
     labels = read_labels(
@@ -215,6 +220,7 @@ def open_data(
         cluster_id,
         control,
         joined,
+        allow_outside=options.allow_outside,
     )
     if not labels.paths and not labels.set_aside:
         labels.raise_problems()
@@ -222,7 +228,12 @@ def open_data(
         store: Store = joined.store
         _look_in_dataset(labels, joined, reporter)
     else:
-        store = open_store(labels.csv, data_dir, chain(labels.paths, labels.set_aside.values()))
+        store = open_store(
+            labels.csv,
+            data_dir,
+            chain(labels.paths, labels.set_aside.values()),
+            allow_outside=options.allow_outside,
+        )
         _look_for_images(labels, store)
     count = labels.grouping.num_groups
     of = "" if dataset is None else f" of the data set {dataset.name}"
@@ -250,7 +261,7 @@ def _look_in_dataset(labels: Labels, joined: JoinedCsv, reporter: Reporter) -> N
     joined.note_problems(labels)
     store = joined.store
     example = f"the data set has '{store.names[0]}', ..." if store.names else "it has no image"
-    _look_for_images(labels, store, f"they are called otherwise there: {example}", store.absent)
+    _look_for_images(labels, store, f"they are called otherwise there: {example}")
     unlisted = joined.unlisted()
     if unlisted and store.dataset.unlisted == "drop":
         reporter.say(f"{without_a_row(unlisted)} in {labels.csv}; left out (--unlisted drop)")
@@ -260,7 +271,6 @@ def _look_for_images(
     labels: Labels,
     store: Store,
     remedy: str = "name the folder or .zip that the paths are relative to with --data-dir",
-    absent: Callable[[str], str] | None = None,
 ) -> None:
     """Note every image that does not exist; stop when none does, since the folder is wrong then."""
     there = np.fromiter(map(store.has, labels.paths), bool, len(labels.paths))
@@ -268,16 +278,22 @@ def _look_for_images(
     missing = {int(labels.lines[row]): labels.paths[row] for row in rows}
     missing |= {line: path for line, path in labels.set_aside.items() if not store.has(path)}
     count = len(labels.paths) + len(labels.set_aside)
-    if len(missing) == count:
+    said = {line: store.absent(path) for line, path in _first(missing).items()}
+    if len(missing) == count and all(text.startswith("there is no") for text in said.values()):
         labels.problem(
             0,
             f"none of its {count} images is in {store.root} "
             f"(first: '{missing[min(missing)]}'); {remedy}",
         )
         labels.raise_problems()
-    for line, path in missing.items():
-        said = absent(path) if absent else f"there is no image '{path}' in {store.root}"
-        labels.problem(line, said)
+    labels.more += len(missing) - len(said)
+    for line, text in said.items():
+        labels.problem(line, text)
+
+
+def _first(missing: Mapping[int, str]) -> dict[int, str]:
+    """Of many images that are not there those of the first rows, which are told one by one."""
+    return {line: missing[line] for line in sorted(missing)[:SHOWN_PROBLEMS]}
 
 
 def check_targets(data: Data, checkpoint: Checkpoint, class_map: str | None) -> None:

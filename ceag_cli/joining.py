@@ -50,16 +50,24 @@ class DatasetStore:
         dataset: Where they come from.
         data_dir: Where that lies.
         by_index: Whether rows name their image by its place.
+        allow_outside: Also take images that links in it lead to elsewhere.
 
     Raises:
         OptionError, ImageError: It cannot be opened, or its images cannot be told apart in this
             way.
     """
 
-    def __init__(self, dataset: DatasetReference, data_dir: str | None, by_index: bool) -> None:
+    def __init__(
+        self,
+        dataset: DatasetReference,
+        data_dir: str | None,
+        by_index: bool,
+        *,
+        allow_outside: bool = False,
+    ) -> None:
         self.root = root_of(dataset, data_dir)
         self.by_index = by_index
-        self.listings = list_images(dataset, data_dir)
+        self.listings = list_images(dataset, data_dir, allow_outside=allow_outside)
         self.begins = np.cumsum([0, *(listing.count for listing in self.listings)])
         problems = [
             f"--dataset {dataset.name}: {problem}"

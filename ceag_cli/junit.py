@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
@@ -16,6 +15,7 @@ from ceag_cli.findings import (
     Check,
     GroupResult,
 )
+from ceag_cli.inert import printable
 from ceag_cli.report import (
     audit_headline,
     check_line,
@@ -27,8 +27,6 @@ from ceag_cli.report import (
     worst_checks,
 )
 from ceag_cli.results import Audit
-
-_ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 _NUMBERS = (
     *(
@@ -57,10 +55,10 @@ def junit(audit: Audit) -> str:
     root = Element("testsuites", name="ceag audit")
     overall = SubElement(root, "testsuite", name="audit")
     case = SubElement(overall, "testcase", classname="audit", name="verdict")
-    text = _clean("\n".join([audit_headline(result), *result.reasons, *result.warnings]))
+    text = "\n".join(map(printable, [audit_headline(result), *result.reasons, *result.warnings]))
     if result.exit_code:
         failure = SubElement(
-            case, "failure", message=_clean(audit_headline(result)), type=result.verdict
+            case, "failure", message=printable(audit_headline(result)), type=result.verdict
         )
         failure.text = text
     else:
@@ -72,7 +70,7 @@ def junit(audit: Audit) -> str:
         for group in result.by_split(split.split) if split.gated else ():
             key = (group.split, group.feature)
             if key not in suites:
-                name = _clean(f"{group.split}: {group.feature}")
+                name = printable(f"{group.split}: {group.feature}")
                 suites[key] = SubElement(root, "testsuite", name=name)
             _add_group(suites[key], group, result)
     for suite in root:
@@ -86,33 +84,35 @@ def junit(audit: Audit) -> str:
 
 def _add_group(suite: Element, group: GroupResult, result: AuditResult) -> None:
     policy = result.policy
-    case = SubElement(suite, "testcase", classname=_clean(group.feature), name=_clean(group.value))
+    case = SubElement(
+        suite, "testcase", classname=printable(group.feature), name=printable(group.value)
+    )
     properties = SubElement(case, "properties")
     for name in ("split", "verdict", "reason", *_NUMBERS):
         value = getattr(group, name)
         if value is not None:
-            SubElement(properties, "property", name=name, value=str(value))
+            SubElement(properties, "property", name=name, value=printable(str(value)))
     reason = why(group, result)
     message = f"{group.verdict}{f': {reason}' if reason else ''}"
     must = result.exit_code and (policy.gate == "strict" or group.required)
     lacking = (INCONCLUSIVE, NO_DATA, *([REFERENCE] if group.required else []))
     if group.verdict == FAIL or (must and group.verdict in lacking):
-        failure = SubElement(case, "failure", message=_clean(message), type=group.verdict)
-        failure.text = _clean(
+        failure = SubElement(case, "failure", message=printable(message), type=group.verdict)
+        failure.text = printable(
             f"{quantity(policy)} is {points(result.gated_gap(group), group.eps)} points "
             f"({interval(group)}), eps {tolerance(group.eps)}, {group.n} images"
         )
     elif group.verdict in (INCONCLUSIVE, NO_DATA, WAIVED):
-        SubElement(case, "skipped", message=_clean(message))
+        SubElement(case, "skipped", message=printable(message))
 
 
 def _add_check(suite: Element, check: Check, result: AuditResult) -> None:
     name = f"{check.split}: {check.name}" + (f" of {check.group}" if check.group else "")
-    case = SubElement(suite, "testcase", classname="audit", name=_clean(name))
+    case = SubElement(suite, "testcase", classname="audit", name=printable(name))
     properties = SubElement(case, "properties")
     for name in ("value", "lower", "upper", "limit"):
         SubElement(properties, "property", name=name, value=str(getattr(check, name)))
-    text = _clean(check_line(check))
+    text = printable(check_line(check))
     strict = result.gate == "strict" and result.exit_code
     if check.verdict == FAIL or (check.verdict == INCONCLUSIVE and strict):
         SubElement(case, "failure", message=text, type=check.verdict)
@@ -125,8 +125,3 @@ def _count(suite: Element) -> None:
     suite.set("failures", str(len(suite.findall("testcase/failure"))))
     suite.set("errors", "0")
     suite.set("skipped", str(len(suite.findall("testcase/skipped"))))
-
-
-def _clean(text: str) -> str:
-    """Text without the characters that XML has no way to write."""
-    return _ILLEGAL.sub("�", text)

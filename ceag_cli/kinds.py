@@ -61,12 +61,15 @@ def kind_of(path: Path) -> str | None:
 
 def _kind_of_zip(path: Path, safe: bool) -> str | None:
     """PyTorch writes its checkpoints as .zip files."""
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
-        if names and all(name.endswith(".npy") for name in names):
-            return ARCHIVE
-        if not any(name.endswith("data.pkl") for name in names):
-            return "is a .zip file"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except Exception:  # zipfile raises many kinds for damaged bytes
+        return "is a damaged .zip file"
+    if names and all(name.endswith(".npy") for name in names):
+        return ARCHIVE
+    if not any(name.endswith("data.pkl") for name in names):
+        return "is a .zip file"
     return "is a PyTorch checkpoint under another name; rename it to .pth" if safe else None
 
 

@@ -7,6 +7,7 @@ header is line 1), and :meth:`Labels.raise_problems` reports them together, befo
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch import Tensor
 from ceag_cli.arrays import Flags, Integers
 from ceag_cli.columns import (
     AT_ONCE,
+    SHOWN_PROBLEMS,
     Column,
     Content,
     Csv,
@@ -103,7 +105,9 @@ class Labels:
         targets = index[self.label.codes]
         unknown = np.flatnonzero(targets < 0)
         labels, first, count = _first_of_each(self.label.codes[unknown])
-        for label, row, rows in zip(labels, unknown[first].tolist(), count, strict=True):
+        found = sorted(zip(unknown[first].tolist(), labels, count, strict=True))
+        self.more += max(len(found) - SHOWN_PROBLEMS, 0)
+        for row, label, rows in found[:SHOWN_PROBLEMS]:
             name = self.label.names[label]
             more = f" (and {rows - 1} more rows)" if rows > 1 else ""
             self.problem(
@@ -161,6 +165,7 @@ def read_labels(
     cluster_id: str | None = None,
     control: Sequence[str] = (),
     source: Source | None = None,
+    allow_outside: bool = False,
 ) -> Labels:
     """Read a groups CSV.
 
@@ -174,6 +179,7 @@ def read_labels(
         control: Columns within whose levels groups are compared; they make no group by default. A
             cell may be empty, which is a level of its own.
         source: The CSV as columns, where something is joined to it; by default the file alone.
+        allow_outside: Take paths that leave the data folder for no problem.
 
     Returns:
         The good rows, with the problems of the others noted.
@@ -188,7 +194,7 @@ def read_labels(
     content = source.read(columns.words, [], columns.path, noted)
     if isinstance(source, Csv):
         del source.content  # as large as all that was made of it
-    rows = _checked(content, columns, missing, noted)
+    rows = _checked(content, columns, missing, noted, allow_outside)
     problems = noted.by_line()
     if not rows.good.any() and not problems:
         problems[0] = [
@@ -307,7 +313,7 @@ def header_problems(
         unnamed: The problem with the column that names the image, if there is one.
     """
     problems = []
-    twice = sorted({name for name in header if header.count(name) > 1})
+    twice = sorted(name for name, count in Counter(header).items() if count > 1)
     if twice:
         problems.append(f"{place}: column given twice: {', '.join(twice)}")
     if unnamed is not None:
@@ -391,11 +397,13 @@ class _Rows:
     set_aside: dict[int, str]
 
 
-def _checked(content: Content, columns: _Columns, missing: str, noted: Problems) -> _Rows:
+def _checked(
+    content: Content, columns: _Columns, missing: str, noted: Problems, allow_outside: bool
+) -> _Rows:
     """Note everything that is wrong with the rows, in the order of its reasons."""
     words = content.words
     noted.are_of(content.records)
-    given = _check_paths(content.ids, noted)
+    given = _check_paths(content.ids, noted, allow_outside)
     noted.note(words[columns.label].has(""), f"the label is empty (column '{columns.label}')")
     split = split_numbers(words["split"], noted)
     without = without_group({name: words[name] for name in columns.used}, missing, noted)
@@ -413,7 +421,7 @@ def _checked(content: Content, columns: _Columns, missing: str, noted: Problems)
     )
 
 
-def _check_paths(paths: Sequence[str], noted: Problems) -> Flags:
+def _check_paths(paths: Sequence[str], noted: Problems, allow_outside: bool) -> Flags:
     """Whether each path names an image that no row before it named; all else is noted."""
     empty, leaves = np.zeros((2, len(paths)), bool)
     hashes = np.zeros(len(paths), np.int64)
@@ -422,7 +430,8 @@ def _check_paths(paths: Sequence[str], noted: Problems) -> Flags:
         here = slice(begin, begin + len(part))
         if _unusual("\n".join(part)):
             empty[here] = [not path for path in part]
-            leaves[here] = [_OUTSIDE.match(path) is not None for path in part]
+            if not allow_outside:
+                leaves[here] = [_OUTSIDE.match(path) is not None for path in part]
             part = list(map(normpath, part))
         hashes[here] = np.fromiter(map(hash, part), np.int64, len(part))
     noted.note(empty, "the path is empty")

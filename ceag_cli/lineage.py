@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -17,11 +18,17 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from ceag_cli.errors import CheckpointError, LineageError
+from ceag_cli import strictjson
+from ceag_cli.errors import CeagError, CheckpointError, LineageError
 from ceag_cli.kinds import kind_of
+from ceag_cli.labels import POLICIES, SPLITS
+from ceag_cli.options import COMMANDS, CRITERIA, SCOPES, not_a_dataset, parse
+from ceag_cli.tensorfiles import check_names
 
 FORMAT = "1"
 """Version of our metadata. A file with another one is refused."""
+
+_PATTERN = re.compile(r"[1-9]\d{0,3}:[1-9]\d{0,3}", re.ASCII)
 
 SUFFIX = ".safetensors"
 WEIGHTS_NAME = f"model{SUFFIX}"
@@ -41,10 +48,10 @@ def sha256_of(path: Path) -> str:
 def identity_of(path: Path) -> str:
     """The hash that references name a file by: of the plain file where this one is packed."""
     try:
-        digest = json.loads(read_metadata(path)[PACKED])["sha256"]
-    except (CheckpointError, KeyError, TypeError, ValueError):
-        digest = None
-    return digest if isinstance(digest, str) else sha256_of(path)
+        index = strictjson.mapping(strictjson.loads(read_metadata(path)[PACKED]), PACKED)
+        return strictjson.sha256(index["sha256"], "the sha256 of the plain file")
+    except (CheckpointError, KeyError, ValueError):
+        return sha256_of(path)
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,19 @@ class Reference:
     path: str
     """Relative to the folder of the file that names it, with ``/``."""
     sha256: str
+
+    @classmethod
+    def from_json(cls, found: Any, what: str) -> Reference:
+        """What a file says of another one.
+
+        Raises:
+            KeyError, ValueError: Something is missing, or is no path or hash.
+        """
+        item = strictjson.mapping(found, what)
+        return cls(
+            strictjson.text(item["path"], f"the path of {what}"),
+            strictjson.sha256(item["sha256"], f"the sha256 of {what}"),
+        )
 
     @classmethod
     def to(cls, target: Path, sha256: str, named_by: Path) -> Reference:
@@ -73,13 +93,14 @@ class Reference:
             LineageError: No file of that hash is at the path or beside ``named_by``.
         """
         expected = named_by.parent / self.path
-        if expected.is_file() and identity_of(expected) == self.sha256:
+        if os.path.isfile(expected) and identity_of(expected) == self.sha256:
             return Path(os.path.relpath(expected))
         suffix = Path(self.path).suffix
-        for candidate in sorted(named_by.parent.glob(f"*{suffix}")):
-            if candidate.is_file() and identity_of(candidate) == self.sha256:
+        for candidate in sorted(named_by.parent.iterdir()):
+            alike = candidate.suffix == suffix and os.path.isfile(candidate)
+            if alike and identity_of(candidate) == self.sha256:
                 return candidate
-        state = "has changed since" if expected.is_file() else "is not there"
+        state = "has changed since" if os.path.isfile(expected) else "is not there"
         raise LineageError(
             f"{named_by}: its {what} '{self.path}' {state} (sha256 {self.sha256[:12]}…), and no "
             f"file beside it is the same; restore it, or {remedy}"
@@ -102,6 +123,31 @@ class DatasetReference:
     target_key: str | None = None
     sha256: str | None = None
     """Of the names and classes of all its images; ``None`` before it was opened."""
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> DatasetReference:
+        """What ``dataclasses.asdict`` has made.
+
+        Raises:
+            KeyError, ValueError: Something is missing, is too much, or is not what it should be.
+        """
+        known = cls.__dataclass_fields__
+        values = dict(found)
+        for name, value in values.items():
+            strictjson.one_of(name, "a key of the data set", known)
+            if name == "splits":
+                for key, split in strictjson.mapping(value, "the data set's splits").items():
+                    strictjson.one_of(key, "a split", SPLITS)
+                    strictjson.text(split, f"the data set's split for {key}")
+            elif value is not None:
+                strictjson.text(value, f"the data set's {name}")
+        problem = not_a_dataset(strictjson.text(values["name"], "the data set's name"))
+        if problem is not None:
+            raise ValueError(f"its data set {problem}")
+        labels, unlisted = values.get("labels", "check"), values.get("unlisted", "error")
+        strictjson.one_of(labels, "the data set's labels", ("check", "ignore"))
+        strictjson.one_of(unlisted, "the data set's unlisted", ("error", "drop"))
+        return cls(**values)
 
     @property
     def kind(self) -> str:
@@ -149,16 +195,18 @@ class GroupsReference:
         """What ``to_json`` has made.
 
         Raises:
-            KeyError, TypeError: Something is missing, or is too much.
+            KeyError, ValueError: Something is missing, or is not what it should be.
         """
-        dataset = found.get("dataset")
+        data_dir, dataset = found["data_dir"], found.get("dataset")
         return cls(
-            Reference(found["path"], found["sha256"]),
-            found["data_dir"],
-            found["label_column"],
-            found["groups_by"],
-            found.get("missing", "error"),
-            DatasetReference(**dataset) if dataset is not None else None,
+            Reference.from_json(found, "the groups CSV"),
+            None if data_dir is None else strictjson.text(data_dir, "the data_dir"),
+            strictjson.text(found["label_column"], "the label column"),
+            strictjson.text(found["groups_by"], "groups_by"),
+            strictjson.one_of(found.get("missing", "error"), "missing", POLICIES),
+            None
+            if dataset is None
+            else DatasetReference.from_json(strictjson.mapping(dataset, "the data set")),
         )
 
 
@@ -173,6 +221,31 @@ class SparsityRecord:
     """``(zeros, weights)`` of each pruned tensor."""
     pattern: str = "unstructured"
     """Or N:M."""
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> SparsityRecord:
+        """What the metadata says.
+
+        Raises:
+            KeyError, ValueError: Something is missing, or is not what it should be.
+        """
+        tensors = {}
+        for name, pair in strictjson.mapping(found["tensors"], "the pruned tensors").items():
+            if not isinstance(pair, list) or len(pair) != 2:
+                raise ValueError(f"of tensor '{name}' it is not said how many zeros it has")
+            weights = strictjson.whole(pair[1], f"the weights of '{name}'")
+            zeros = strictjson.whole(pair[0], f"the zeros of '{name}'", weights)
+            tensors[name] = (zeros, weights)
+        pattern = strictjson.text(found.get("pattern", "unstructured"), "the pattern")
+        if pattern != "unstructured" and _PATTERN.fullmatch(pattern) is None:
+            raise ValueError(f"the pattern is '{pattern}', not unstructured or N:M")
+        return cls(
+            strictjson.number(found["target"], "the target sparsity", 0, 1),
+            strictjson.one_of(found["scope"], "the scope", SCOPES),
+            strictjson.one_of(found["criterion"], "the criterion", CRITERIA),
+            tensors,
+            pattern,
+        )
 
     @property
     def achieved(self) -> float:
@@ -245,39 +318,66 @@ class Lineage:
         if metadata["ceag.format"] != FORMAT:
             raise other_format(path, "written", metadata["ceag.format"], FORMAT)
         try:
-            recipe = json.loads(metadata["ceag.recipe"])
-            if not isinstance(recipe, dict):
-                raise ValueError("recipe is not a mapping")
-            groups = json.loads(metadata.get("ceag.groups", "null"))
-            sparsity = json.loads(metadata.get("ceag.sparsity", "null"))
-            if metadata["ceag.stage"] not in STAGES:
-                raise ValueError(f"stage '{metadata['ceag.stage']}'")
             return cls(
-                stage=metadata["ceag.stage"],
-                version=metadata["ceag.version"],
-                versions=dict(json.loads(metadata.get("ceag.versions", "{}"))),
-                seed=int(metadata["ceag.seed"]),
-                recipe=recipe,
-                parents={
-                    role: Reference(item["path"], item["sha256"])
-                    for role, item in json.loads(metadata["ceag.parents"]).items()
+                stage=strictjson.one_of(metadata["ceag.stage"], "the stage", STAGES),
+                version=strictjson.text(metadata["ceag.version"], "the version"),
+                versions={
+                    strictjson.text(name, "a package"): strictjson.text(version, "a version")
+                    for name, version in (
+                        _mapping(metadata, "ceag.versions") if "ceag.versions" in metadata else {}
+                    ).items()
                 },
-                groups=groups and GroupsReference.from_json(groups),
-                sparsity=sparsity
-                and SparsityRecord(
-                    sparsity["target"],
-                    sparsity["scope"],
-                    sparsity["criterion"],
-                    {name: (pair[0], pair[1]) for name, pair in sparsity["tensors"].items()},
-                    sparsity.get("pattern", "unstructured"),
+                seed=strictjson.whole(int(metadata["ceag.seed"]), "the seed"),
+                recipe=_recipe(strictjson.loads(metadata["ceag.recipe"])),
+                parents={
+                    strictjson.text(role, "a parent's role"): Reference.from_json(item, role)
+                    for role, item in _mapping(metadata, "ceag.parents").items()
+                },
+                groups=(
+                    GroupsReference.from_json(_mapping(metadata, "ceag.groups"))
+                    if "ceag.groups" in metadata
+                    else None
                 ),
-                eps=float(metadata["ceag.eps"]) if "ceag.eps" in metadata else None,
+                sparsity=(
+                    SparsityRecord.from_json(_mapping(metadata, "ceag.sparsity"))
+                    if "ceag.sparsity" in metadata
+                    else None
+                ),
+                eps=(
+                    strictjson.number(float(metadata["ceag.eps"]), "eps", 0, 1)
+                    if "ceag.eps" in metadata
+                    else None
+                ),
                 recalibrated=(
-                    int(metadata["ceag.recalibrated"]) if "ceag.recalibrated" in metadata else None
+                    strictjson.whole(int(metadata["ceag.recalibrated"]), "recalibrated")
+                    if "ceag.recalibrated" in metadata
+                    else None
                 ),
             )
-        except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
-            raise CheckpointError(f"{path}: its ceag metadata is damaged: {error!r}") from None
+        except KeyError as error:
+            raise CheckpointError(
+                f"{path}: its ceag metadata is damaged: {error} is missing"
+            ) from None
+        except (ValueError, CeagError) as error:
+            raise CheckpointError(f"{path}: its ceag metadata is damaged: {error}") from None
+
+
+def _mapping(metadata: Mapping[str, str], key: str) -> dict[str, Any]:
+    return strictjson.mapping(strictjson.loads(metadata[key]), key)
+
+
+def _recipe(found: Any) -> dict[str, Any]:
+    """A recipe whose values are those that its command could have had.
+
+    Raises:
+        ValueError, OptionError: One is none of them.
+    """
+    recipe = strictjson.mapping(found, "the recipe")
+    if "command" in recipe:
+        command = COMMANDS[strictjson.one_of(recipe["command"], "the recipe's command", COMMANDS)]
+        for name in recipe.keys() & command.__dataclass_fields__.keys():
+            parse(command, name, recipe[name], f"the recipe's {name}")
+    return recipe
 
 
 def other_format(path: Path, how: str, found: object, known: object) -> CheckpointError:
@@ -302,12 +402,14 @@ def read_metadata(path: Path) -> dict[str, str]:
     Raises:
         CheckpointError: The file is missing, is no weights file, or is damaged.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         raise CheckpointError(
             f"{path}: is a folder without {WEIGHTS_NAME}; name the weights file in it"
         )
-    if not path.is_file():
-        raise CheckpointError(f"{path}: there is no such file")
+    if not os.path.isfile(path):
+        exists = os.path.lexists(path)
+        what = "is no file that can be read" if exists else "there is no such file"
+        raise CheckpointError(f"{path}: {what}")
     kind = kind_of(path)
     if kind is not None:
         raise CheckpointError(f"{path}: {kind}; {WANTED}")
@@ -315,6 +417,7 @@ def read_metadata(path: Path) -> dict[str, str]:
         return {}
     try:
         with safe_open(path, framework="pt") as file:
+            check_names(path)
             return dict(file.metadata() or {})
     except (SafetensorError, OSError, ValueError) as error:
         raise not_whole(path, "a whole .safetensors file", error) from None

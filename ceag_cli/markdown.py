@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from ceag_cli import piereport
 from ceag_cli.explanationreport import brief_lines
 from ceag_cli.findings import DESCRIPTIVE, AuditResult, GroupResult, SplitResult
+from ceag_cli.inert import printable
 from ceag_cli.report import (
     CAVEAT,
     audit_headline,
@@ -17,7 +18,6 @@ from ceag_cli.report import (
     interval,
     percent,
     points,
-    printable,
     split_line,
     tolerance,
     why,

@@ -10,7 +10,8 @@ from __future__ import annotations
 import difflib
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,18 @@ from timm.data.config import resolve_data_config
 from timm.data.transforms_factory import create_transform
 from timm.models._hub import save_config_for_hf
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.nn.parameter import is_lazy
 
-from ceag_cli import cifarresnets
+from ceag_cli import cifarresnets, strictyaml
 from ceag_cli.errors import CheckpointError, OptionError
+from ceag_cli.memory import ALWAYS, at_most
 from ceag_cli.options import ArchitectureOptions, PreprocessingOptions
-
-TimmConfig = dict[str, Any]
+from ceag_cli.timmconfigs import (
+    MOST_OF_A_SIDE,
+    TimmConfig,
+    refuse_arguments,
+)
 
 
 @dataclass(frozen=True)
@@ -87,10 +94,14 @@ def model_kwargs(options: ArchitectureOptions) -> dict[str, Any]:
         if not equals or not name:
             raise OptionError(f"--model-kwargs: '{item}' is not of the form name=value")
         try:
-            parts = [yaml.safe_load(part) for part in value.split("+")]
-        except (yaml.YAMLError, ValueError) as error:
+            parts = [strictyaml.load(part) for part in value.split("+")]
+        except yaml.YAMLError as error:
             raise OptionError(f"--model-kwargs: '{item}': {' '.join(str(error).split())}") from None
         arguments[name.strip()] = parts if len(parts) > 1 else parts[0]
+    try:
+        refuse_arguments(arguments)
+    except ValueError as error:
+        raise OptionError(f"--model-kwargs: {error}") from None
     return arguments
 
 
@@ -103,6 +114,7 @@ def create(
     arguments: Mapping[str, Any] | None = None,
     overlay: Mapping[str, Any] | None = None,
     pretrained: bool = False,
+    fits: Mapping[str, Tensor] | None = None,
 ) -> nn.Module:
     """Build a timm model.
 
@@ -114,10 +126,11 @@ def create(
         arguments: Further arguments of the model.
         overlay: Replacements in timm's ``pretrained_cfg``.
         pretrained: Load timm's pretrained weights.
+        fits: The weights that it is built for, so that it is not built when it is far larger.
 
     Raises:
-        CheckpointError: There is no such model, it does not take the arguments, or the pretrained
-            weights cannot be had.
+        CheckpointError: There is no such model, it does not take the arguments, is far too large,
+            or the pretrained weights cannot be had.
     """
     name = architecture.split(".")[0]
     local = ":" in architecture or "/" in architecture
@@ -139,14 +152,15 @@ def create(
         return model
 
     try:
-        if img_size is None:
-            return build()
-        try:
-            return build(img_size=img_size)
-        except TypeError as error:
-            if "img_size" not in str(error):
-                raise
-            return build()  # a model of any input size takes no such argument
+        with no_larger_than(fits):
+            if img_size is None:
+                return build()
+            try:
+                return build(img_size=img_size)
+            except TypeError as error:
+                if "img_size" not in str(error):
+                    raise
+                return build()  # a model of any input size takes no such argument
     except Exception as error:  # timm raises many kinds, down to those of its download library
         reason = " ".join(str(error).split()) or type(error).__name__
         what = "the pretrained weights of" if pretrained else ""
@@ -155,14 +169,51 @@ def create(
         ) from error
 
 
-def from_config(config: TimmConfig) -> nn.Module:
-    """Build the model that a timm configuration describes, with random weights."""
+@contextmanager
+def no_larger_than(state: Mapping[str, Tensor] | None) -> Iterator[None]:
+    """Stop building a model that has far more numbers or tensors than some weights.
+
+    What a file asks for need not be what it holds. Some layers are made twice, hence "far".
+
+    Raises:
+        ValueError: It does.
+    """
+    if state is None:
+        yield
+        return
+    numbers = 4 * sum(tensor.numel() for tensor in state.values()) + (1 << 20)
+    tensors = 4 * len(state) + 1024
+
+    def count(module: nn.Module, name: str, parameter: Tensor | None) -> None:
+        nonlocal numbers, tensors
+        tensors -= 1
+        if isinstance(parameter, Tensor) and not is_lazy(parameter):
+            numbers -= parameter.numel()
+        if numbers < 0 or tensors < 0:
+            raise ValueError("it is far larger than the weights that it is to hold")
+
+    registered = register_module_parameter_registration_hook(count)
+    try:
+        with at_most(ALWAYS + 16 * numbers):
+            yield
+    finally:
+        registered.remove()
+
+
+def from_config(config: TimmConfig, fits: Mapping[str, Tensor] | None = None) -> nn.Module:
+    """Build the model that a timm configuration describes, with random weights.
+
+    Args:
+        config: The configuration.
+        fits: The weights that it describes.
+    """
     arguments = dict(config.get("model_args") or {})
     return create(
         config["architecture"],
         num_classes=arguments.pop("num_classes", config.get("num_classes")),
         arguments=arguments,
         overlay=config.get("pretrained_cfg"),
+        fits=fits,
     )
 
 
@@ -213,12 +264,18 @@ def preprocessing_of(
             return (sum(own) / len(own),)
         raise OptionError(f"{flag}: {len(values)} values for {channels} input channels")
 
+    crop_pct = float(resolved["crop_pct"])
+    if max(resolved["input_size"][1:]) / crop_pct > 4 * MOST_OF_A_SIDE:
+        raise OptionError(
+            f"--crop-pct {crop_pct:g}: images would be resized to more than {4 * MOST_OF_A_SIDE} "
+            "pixels before they are cropped"
+        )
     return Preprocessing(
         input_size=(channels, *resolved["input_size"][1:]),
         mean=by_channel("mean", "--mean"),
         std=by_channel("std", "--std"),
         interpolation=resolved["interpolation"],
-        crop_pct=float(resolved["crop_pct"]),
+        crop_pct=crop_pct,
         crop_mode=resolved["crop_mode"],
     )
 

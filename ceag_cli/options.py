@@ -284,6 +284,12 @@ class DataOptions:
         DATA,
         shown="the model's for the same CSV, else the CSV's folder",
     )
+    allow_outside: bool = option(
+        False,
+        "Also take images that lie outside of the data folder: by links in it, or by absolute "
+        "paths and '..' in the CSV.",
+        DATA,
+    )
     dataset: str | None = option(
         None,
         "Where the images come from: the files that the CSV names (csv), or a data set as timm "
@@ -1327,6 +1333,8 @@ def _check(place: str, value: Any, field: dataclasses.Field[Any]) -> Any:
     limits = field.metadata
     if isinstance(value, str) and not value.strip():
         raise OptionError(f"{place}: {EMPTY}")
+    if isinstance(value, str) and "\0" in value:  # which a YAML file can hold, and no path
+        raise OptionError(f"{place}: {value!a} holds a NUL")
     rules: list[tuple[str, str, Callable[[Any], bool]]] = [
         ("low", "at least {}", lambda bound: value >= bound),
         ("high", "at most {}", lambda bound: value <= bound),

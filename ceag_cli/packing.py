@@ -26,7 +26,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ceag_cli.strictjson import mapping, shown, whole
+
 VERSION = 2
+
+MOST_TIMES = 8
+"""So many times its bytes a stream may unfold to: a code is a bit or longer."""
 
 Index = dict[str, Any]
 """By tensor name its dtype, shape, and the bytes of each stream; the mask's are 0 without one."""
@@ -64,18 +69,21 @@ def pack(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Index]:
 def unpack(packed: Mapping[str, Tensor], index: Index) -> dict[str, Tensor]:
     """The tensors that were packed, bit for bit.
 
-    Memory is bounded by a thousand times the packed bytes, whatever the index says.
+    Memory is bounded by 512 times the packed bytes, whatever the index says: what was compressed by
+    Huffman codes alone takes at least a bit for each byte, and a mask a bit for each number.
 
     Raises:
         ValueError: Bytes and index do not belong together, or are of another version.
     """
     if index.get("version") != VERSION:
         raise ValueError(
-            f"packed in format {index.get('version')}, this version of ceag reads format {VERSION}"
+            f"packed in format {shown(index.get('version'))}, this version of ceag reads format "
+            f"{VERSION}"
         )
-    if packed.keys() != index["tensors"].keys():
+    entries = mapping(index.get("tensors"), "the index of tensors")
+    if packed.keys() != entries.keys():
         raise ValueError("the index names other tensors than there are")
-    return {name: _unpacked(name, packed[name], index["tensors"][name]) for name in packed}
+    return {name: _unpacked(name, packed[name], entries[name]) for name in packed}
 
 
 def _streams(tensor: Tensor) -> list[bytes]:
@@ -101,16 +109,17 @@ def _compressed(stream: bytes) -> bytes:
 def _unpacked(name: str, packed: Tensor, entry: Mapping[str, Any]) -> Tensor:
     damaged = ValueError(f"tensor '{name}' is damaged")
     try:
-        dtype, shape = _DTYPES[entry["dtype"]], [int(length) for length in entry["shape"]]
-        sizes = [int(size) for size in entry["streams"]]
+        dtype = _DTYPES[entry["dtype"]]
+        shape = [whole(length, "a length") for length in entry["shape"]]
+        sizes = [whole(size, "a size") for size in entry["streams"]]
     except (KeyError, TypeError, ValueError):
         raise damaged from None
     item = torch.empty(0, dtype=dtype).element_size()
     count = math.prod(shape)
-    data = packed.numpy().tobytes()
-    if min([*shape, *sizes], default=0) < 0 or len(sizes) != 1 + item:
+    if packed.dtype is not torch.uint8 or packed.ndim != 1 or len(sizes) != 1 + item:
         raise damaged
-    if max(sum(sizes), 1) != len(data):
+    data = packed.numpy().tobytes()
+    if max(sum(sizes), 1) != len(data) or count > 8 * MOST_TIMES * len(data):
         raise damaged
     streams, start = [], 0
     for size in sizes:
@@ -145,6 +154,8 @@ def _decompressed(stream: bytes, length: int) -> bytes | None:
     """The bytes of a stream; ``None`` unless they are exactly as many as expected."""
     if length == 0:
         return b"" if not stream else None
+    if length > MOST_TIMES * len(stream):  # not by Huffman codes alone
+        return None
     coder = zlib.decompressobj(wbits=-15)
     try:
         found = coder.decompress(stream, length + 1)

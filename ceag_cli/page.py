@@ -24,6 +24,7 @@ from ceag_cli.findings import (
     GroupResult,
     Subject,
 )
+from ceag_cli.inert import printable
 from ceag_cli.piereport import pies_html
 from ceag_cli.pies import Pies
 from ceag_cli.policy import Waiver
@@ -36,7 +37,6 @@ from ceag_cli.report import (
     interval,
     percent,
     points,
-    printable,
     quantity,
     split_line,
     tolerance,

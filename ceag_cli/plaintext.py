@@ -8,13 +8,13 @@ from rich.console import Console
 
 from ceag_cli import piereport
 from ceag_cli.explanationreport import brief_lines
+from ceag_cli.inert import as_line, printable
 from ceag_cli.report import (
     CAVEAT,
     audit_headline,
     audit_table,
     basis,
     check_lines,
-    printable,
     split_line,
 )
 from ceag_cli.results import Audit
@@ -47,18 +47,18 @@ def print_audit(audit: Audit, console: Console) -> None:
     for reason in result.reasons:
         console.print(f"  {printable(reason)}")
     console.print(f"{basis(result)} {CAVEAT}")
-    console.print(f"report: {audit.page}")
+    console.print(f"report: {printable(str(audit.page))}")
 
 
 def audit_text(audit: Audit) -> str:
     """An audit as plain text for a log or a file, which have no width.
 
-    GitHub takes a line of a log that begins with ``::`` or ``##[`` for a command; names from a CSV
-    must not give any.
+    Names from a CSV give no commands to who reads the log (``inert``).
     """
-    console = Console(file=io.StringIO(), width=200, highlight=False, markup=False, soft_wrap=True)
+    console = Console(
+        file=io.StringIO(), width=200, highlight=False, markup=False, emoji=False, soft_wrap=True
+    )
     print_audit(audit, console)
     assert isinstance(console.file, io.StringIO)
-    lines = (line.rstrip() for line in console.file.getvalue().splitlines())
-    safe = (f"| {line}" if line.lstrip().startswith(("::", "##[")) else line for line in lines)
-    return "\n".join(safe) + "\n"
+    lines = console.file.getvalue().splitlines()
+    return "".join(f"{as_line(line.rstrip())}\n" for line in lines)

@@ -215,6 +215,7 @@ def _sizes_of_csv(
         options.cluster_id,
         options.control,
         joined_by(options, reading.csv, reading.dataset, reading.data_dir, reading.label_column),
+        allow_outside=options.allow_outside,
     )
     return sizes, None if lineage is None else (str(path), lineage.eps)
 
@@ -229,7 +230,11 @@ def joined_by(
     """Opens a CSV joined with a data set, whose classes may be groups; ``None`` without one."""
     if dataset is None:
         return None
-    return partial(join, csv, dataset, data_dir, label_column, options.class_map)
+    return partial(
+        join,
+        *(csv, dataset, data_dir, label_column, options.class_map),
+        allow_outside=options.allow_outside,
+    )
 
 
 def _model(options: AuditOptions) -> tuple[Path, Lineage | None]:
@@ -253,6 +258,8 @@ def read_sizes(
     cluster_id: str | None = None,
     control: Sequence[str] = (),
     joined: Callable[[], Source] | None = None,
+    *,
+    allow_outside: bool = False,
 ) -> Sizes:
     """The sizes of a CSV's groups.
 
@@ -265,7 +272,10 @@ def read_sizes(
 
     def read(how: str) -> Sizes:
         source = None if joined is None else joined()
-        labels = read_labels(csv, label_column, groups_by, how, cluster_id, control, source)
+        labels = read_labels(
+            *(csv, label_column, groups_by, how, cluster_id, control, source),
+            allow_outside=allow_outside,
+        )
         labels.raise_problems()
         return Sizes.of(labels)
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ceag_cli.findings import REFERENCE
+from ceag_cli.inert import printable
 from ceag_cli.planning import PARTLY, POWER, GroupPlan, Need, Plan, is_missing
-from ceag_cli.report import printable
 
 
 def document(found: Plan, version: str) -> dict[str, Any]:

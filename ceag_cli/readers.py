@@ -29,12 +29,16 @@ from timm.data.readers.reader_image_folder import ReaderImageFolder
 from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 from timm.data.readers.targets import get_field, has_field
 from timm.utils.misc import natural_key
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from ceag_cli import strictjson, strictyaml
 from ceag_cli.contents import Arrays, Contents, Files, Records, Stretches
 from ceag_cli.errors import ImageError, OptionError, first, nearest
 from ceag_cli.labels import outside
 from ceag_cli.lineage import DatasetReference
+from ceag_cli.links import check_folder
 from ceag_cli.options import ARRAYS_OF_TORCH
+from ceag_cli.stores import Folder
 
 # These have no types.
 _natural_key: Callable[[str], Any] = natural_key
@@ -55,6 +59,13 @@ _SPLITS = {
     "inaturalist": ("2017", "2018", "2019", "2021_train", "2021_train_mini", "2021_valid"),
 }
 """Splits of torchvision's data sets by its own names; timm takes other words for one of them."""
+
+MOST_SHARDS = 1_000_000
+MOST_OF_A_MEMBER = 1 << 20
+"""Bytes of what describes an image or a data set."""
+
+_BRACED = re.compile(r"[^\s\"',]*\{[^\"']{1,1000}\}[^\s\"']*")
+_BRACES = re.compile(r"\{(?:(\d{1,18})\.\.(\d{1,18})[^{}]*|([^{}]*))\}")
 
 _META = re.compile(r"__[^/]*__($|/)")
 """Members of a shard that webdataset skips."""
@@ -93,12 +104,15 @@ class Listing:
         return self.unordered
 
 
-def list_images(dataset: DatasetReference, data_dir: str | None) -> list[Listing]:
+def list_images(
+    dataset: DatasetReference, data_dir: str | None, *, allow_outside: bool = False
+) -> list[Listing]:
     """The images of all splits that a data set is to give, each split once.
 
     Args:
         dataset: Its name, splits and fields.
         data_dir: Where it lies.
+        allow_outside: Also take images that links in it lead to elsewhere.
 
     Raises:
         OptionError, ImageError: With everything that is wrong: there is no such data set or split,
@@ -108,7 +122,7 @@ def list_images(dataset: DatasetReference, data_dir: str | None) -> list[Listing
     found, problems = [], []
     for split in dict.fromkeys(dataset.splits.values()) or [WHOLE]:
         try:
-            found.append(_list(dataset, root, split, data_dir))
+            found.append(_list(dataset, root, split, data_dir, allow_outside))
         except (ImageError, OptionError) as error:
             problems += error.problems
     if problems:
@@ -138,19 +152,19 @@ def _root(dataset: DatasetReference, data_dir: str | None) -> Path:
     return root
 
 
-def _list(dataset: DatasetReference, root: Path, split: str, data_dir: str | None) -> Listing:
+def _list(
+    dataset: DatasetReference, root: Path, split: str, data_dir: str | None, allow_outside: bool
+) -> Listing:
     if dataset.kind == "torch":
-        return _of_torch(dataset, root, split)
+        return _of_torch(dataset, root, split, allow_outside)
     if dataset.kind == "hfds":
-        return _of_hugging_face(dataset, root, split, data_dir)
+        return _of_hugging_face(dataset, root, split, data_dir, allow_outside)
     if dataset.kind == "wds":
         return _of_shards(dataset, root, split)
     place = _part(root, split)
-    return (
-        _of_tar(dataset, place, split)
-        if dataset.kind == "tar"
-        else _of_folder(dataset, place, split)
-    )
+    if dataset.kind == "tar":
+        return _of_tar(dataset, place, split)
+    return _of_folder(dataset, place, split, allow_outside)
 
 
 def _part(root: Path, split: str) -> Path:
@@ -188,12 +202,13 @@ def _inverse(classes: Mapping[str, int]) -> dict[int, str]:
 # Folders
 
 
-def _of_folder(dataset: DatasetReference, place: Path, split: str) -> Listing:
+def _of_folder(dataset: DatasetReference, place: Path, split: str, allow_outside: bool) -> Listing:
     if place.is_file():
         remedy = "; for a .tar it is --dataset tar" if place.suffix == ".tar" else ""
         raise ImageError(f"{place}: is a file, and --dataset folder takes a folder{remedy}")
     try:
         with _taken(dataset) as only:
+            check_folder(place, only, allow_outside=allow_outside)
             reader = _FolderReader(str(place))
     except OSError as error:
         raise _cannot_be_read(place, error) from None
@@ -262,9 +277,20 @@ class _Members:
         self.places.append((number, begin, size))
 
     def contents(self) -> Stretches:
-        """All of them."""
-        archive, begin, size = np.array(self.places, np.int64).reshape(-1, 3).T
-        return Stretches(list(self.archives), archive, begin, size)
+        """All of them.
+
+        Raises:
+            ImageError: By what a .tar says, one lies elsewhere than in it.
+        """
+        ends = [os.path.getsize(name) for name in self.archives]
+        for name, (number, begin, size) in zip(self.names, self.places, strict=True):
+            if begin < 0 or size < 0 or begin + size > ends[number]:
+                where = list(self.archives)[number]
+                raise ImageError(
+                    f"{where}: is cut short, or '{name}' says another size than it has"
+                )
+        archive, begins, sizes = np.array(self.places, np.int64).reshape(-1, 3).T
+        return Stretches(list(self.archives), archive, begins, sizes)
 
 
 def _of_tar(dataset: DatasetReference, place: Path, split: str) -> Listing:
@@ -277,10 +303,12 @@ def _of_tar(dataset: DatasetReference, place: Path, split: str) -> Listing:
         # the .tar is written anew.
         with _taken(dataset) as only:
             reader = _TarReader(str(place), cache_tarinfo=False)
-    except (OSError, tarfile.TarError) as error:
-        raise _cannot_be_read(place, error) from None
-    except ValueError:  # zip() of nothing, in timm
+    except ValueError as error:
+        if "unpack" not in str(error):  # zip() of nothing, in timm
+            raise _cannot_be_read(place, error) from None
         raise _no_image(place, only) from None
+    except Exception as error:  # tarfile raises many kinds for damaged bytes
+        raise _cannot_be_read(place, error) from None
     found = _Members()
     for member, parent, child in reader.samples:
         within = child.offset_data if child is not None else 0
@@ -306,7 +334,7 @@ def _of_tar(dataset: DatasetReference, place: Path, split: str) -> Listing:
 # torchvision
 
 
-def _of_torch(dataset: DatasetReference, root: Path, split: str) -> Listing:
+def _of_torch(dataset: DatasetReference, root: Path, split: str, allow_outside: bool) -> Listing:
     name = dataset.name.partition("/")[2]
     if not root.is_dir():
         raise ImageError(f"--data-dir {root}: is no folder, which --dataset torch/{name} takes")
@@ -324,6 +352,8 @@ def _of_torch(dataset: DatasetReference, root: Path, split: str) -> Listing:
             f"{root}: holds no folder '{split}' beside a meta.bin, as torchvision unpacks "
             "ImageNet; unpack it, or give its folders as --dataset folder"
         )
+    if name not in ARRAYS_OF_TORCH:
+        check_folder(place, IMG_EXTENSIONS, allow_outside=allow_outside)
     try:
         found = create_dataset(
             f"torch/{name}", root=str(place), split=split, search_split=False, download=False
@@ -379,7 +409,7 @@ def _of_torch_files(
 
 
 def _of_hugging_face(
-    dataset: DatasetReference, root: Path, split: str, data_dir: str | None
+    dataset: DatasetReference, root: Path, split: str, data_dir: str | None, allow_outside: bool
 ) -> Listing:
     name = dataset.name
     if split == WHOLE:
@@ -407,7 +437,7 @@ def _of_hugging_face(
     names = [_name_of_record(place, root, split) for place in places if place]
     return Listing(
         split,
-        Records(records, key),
+        Records(records, key, Folder(root, allow_outside=allow_outside)),
         names if len(names) == len(places) else None,
         _labels(dataset, _labels_of_records(dataset, reader)),
         len(records),
@@ -424,9 +454,9 @@ def _refuse_remote(root: Path) -> None:
     card = root / "README.md"
     parts = card.read_text("utf-8", "replace").split("---", 2) if card.is_file() else []
     try:
-        about = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0].strip() else None
-    except yaml.YAMLError:
-        return  # datasets will say so
+        about = strictyaml.load(parts[1]) if len(parts) == 3 and not parts[0].strip() else None
+    except yaml.YAMLError as error:  # datasets would read it without any bounds
+        raise _cannot_be_read(card, error) from None
     configs = about.get("configs") if isinstance(about, dict) else None
     remote = re.search(r'[\w+]+://[^\s"\']*', json.dumps(configs, default=str))
     if remote is not None:
@@ -501,10 +531,11 @@ def _of_shards(dataset: DatasetReference, root: Path, split: str) -> Listing:
             f"--dataset {dataset.name} needs the package webdataset: pip install 'ceag[wds]'"
         ) from None
     keys = {"input_key": dataset.input_key, "target_key": dataset.target_key}
+    _refuse_many_shards(root, split)
     try:
         reader = create_reader("wds/", root=str(root), split=split, **keys)
         shards = [str(name) for name in reader.split_info.filenames]
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # of many kinds, where its _info.json is damaged
         raise _cannot_be_read(f"{root}, split '{split}'", error) from None
     missing = [name for name in shards if outside(name) or not (root / name).is_file()]
     if missing:
@@ -521,7 +552,9 @@ def _of_shards(dataset: DatasetReference, root: Path, split: str) -> Listing:
                         found.add(str(root / shard), image.offset_data, image.size)
                         found.names.append(_joined(shard, image.name))
                         labels.append(_label_of_sample(dataset, tar, sample, reader))
-        except (OSError, tarfile.TarError) as error:
+        except ImageError:
+            raise
+        except Exception as error:  # tarfile raises many kinds for damaged bytes
             raise _cannot_be_read(root / shard, error) from None
     return Listing(
         split,
@@ -533,6 +566,28 @@ def _of_shards(dataset: DatasetReference, root: Path, split: str) -> Listing:
         "it is read shard by shard, and what cannot be read is passed over there",
         only=tuple(f".{extension}" for extension in reader.input_key.split(";")),
     )
+
+
+def _refuse_many_shards(root: Path, split: str) -> None:
+    """Refuse braces that stand for more shards than there can be; timm would name them all.
+
+    Raises:
+        ImageError: They do, in the name of the split or in a file that describes the splits.
+    """
+    said = {f"split '{split}'": split}
+    for name in ("_info.json", "info.json", "_info.yaml", "info.yaml"):
+        if (root / name).is_file():
+            with (root / name).open("rb") as file:
+                said[str(root / name)] = file.read(MOST_OF_A_MEMBER).decode("utf-8", "replace")
+    for where, text in said.items():
+        for word in _BRACED.findall(text):
+            count = 1
+            for low, high, listed in _BRACES.findall(word):
+                count *= abs(int(high) - int(low)) + 1 if low else listed.count(",") + 1
+            if count > MOST_SHARDS:
+                raise ImageError(
+                    f"{where}: stands for {count} shards; at most {MOST_SHARDS} are read"
+                )
 
 
 def _samples_of(tar: tarfile.TarFile) -> Iterator[dict[str, tarfile.TarInfo]]:
@@ -575,11 +630,11 @@ def _label_of_sample(
     file = None if member is None else tar.extractfile(member)
     if file is None:
         return None
-    text = file.read().decode("utf-8", "replace")
+    text = file.read(MOST_OF_A_MEMBER).decode("utf-8", "replace")
     if not field:
         return None if text.strip().startswith("-") else text.strip()
     try:
-        about = json.loads(text)
+        about = strictjson.loads(text)
     except ValueError:
         raise tarfile.ReadError(f"'{member.name if member else ''}' is no JSON") from None
     return _as_label(get_field(about, field), dataset) if has_field(about, field) else None

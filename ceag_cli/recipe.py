@@ -19,10 +19,12 @@ from typing import Any, TypeVar
 
 import yaml
 
+from ceag_cli import strictyaml
 from ceag_cli.clauses import Override, Waiver
 from ceag_cli.errors import CeagError, OptionError
 from ceag_cli.errors import nearest as nearest
 from ceag_cli.options import COMMANDS, EMPTY, Command, flag, parse
+from ceag_cli.strictyaml import MOST_BYTES
 
 PROJECT_FILE = "ceag.yaml"
 PYPROJECT = "pyproject.toml"
@@ -40,6 +42,7 @@ _NOT_IN_RECIPE = {
         "device",
         "cache",
         "cache_size",
+        "allow_outside",
         "format",
         "strict",
         "dry_run",
@@ -49,31 +52,22 @@ _NOT_IN_RECIPE = {
 }
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """PyYAML keeps the last of two equal keys silently; here they are an error."""
+def _text_of(path: Path) -> str:
+    """The text of a recipe or policy; of what never ends, or is too long, only that is said.
 
-
-def _mapping(loader: _UniqueKeys, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key) for key, _ in node.value]
-    twice = {str(key) for key in keys if keys.count(key) > 1}
-    if twice:
-        raise yaml.YAMLError(f"line {node.start_mark.line + 1}: key given twice: {sorted(twice)}")
-    loader.flatten_mapping(node)
-    return loader.construct_mapping(node, deep=True)
-
-
-_UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-
-
-def _timestamp(loader: _UniqueKeys, node: yaml.ScalarNode) -> Any:
+    Raises:
+        OptionError: It is missing, too long, or no text in UTF-8.
+    """
     try:
-        return loader.construct_yaml_timestamp(node)
-    except ValueError as error:
-        line = node.start_mark.line + 1
-        raise yaml.YAMLError(f"line {line}: '{node.value}' is not a date: {error}") from None
-
-
-_UniqueKeys.add_constructor("tag:yaml.org,2002:timestamp", _timestamp)
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise OptionError(f"{path}: has more than {MOST_BYTES >> 10} kB; is it a recipe?")
+        return content.decode("utf-8-sig")
+    except FileNotFoundError:
+        raise OptionError(f"{path}: there is no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(f"{path}: cannot be read: {error}") from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -83,12 +77,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         OptionError: The file is missing, is not YAML, or is not a mapping of names.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
-    except FileNotFoundError:
-        raise OptionError(f"{path}: there is no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(f"{path}: cannot be read: {error}") from None
-    except (yaml.YAMLError, TypeError, ValueError) as error:
+        content = strictyaml.load(_text_of(path))
+    except yaml.YAMLError as error:
         raise OptionError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if content is None:
         return {}
@@ -130,10 +120,10 @@ def _toml_sections(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(f"{path}: cannot be read: {error}") from None
-    except tomllib.TOMLDecodeError as error:
+        content = tomllib.loads(_text_of(path))
+    except RecursionError:
+        raise OptionError(f"{path}: not valid TOML: it is nested too deeply") from None
+    except ValueError as error:  # tomllib.TOMLDecodeError is one, and a number too long another
         raise OptionError(f"{path}: not valid TOML: {error}") from None
     tool = content.get("tool")
     found = tool.get("ceag", {}) if isinstance(tool, dict) else {}

@@ -30,6 +30,7 @@ from ceag_cli.findings import (
     GroupResult,
     SplitResult,
 )
+from ceag_cli.inert import printable
 from ceag_cli.options import flag
 from ceag_cli.policy import Policy
 
@@ -58,9 +59,6 @@ WHY = {
     TOO_SMALL: "too few images to pass even if no answer had changed",
 }
 SHORT = {HIGH: "high", LOW: "low", TOO_SMALL: "small"}
-
-_JOINERS = "\u200c\u200d\u200e\u200f"
-"""Not printable for Python, but part of names in Persian, of emoji, and of mixed directions."""
 
 
 def basis(result: AuditResult) -> str:
@@ -110,11 +108,6 @@ def points(gap: float | None, eps: float | None = None) -> str:
 def tolerance(eps: float) -> str:
     """Eps in points, exactly: ``0.0206`` → ``2.06``."""
     return f"{(100 * Decimal(repr(eps))).normalize():f}"
-
-
-def printable(name: str) -> str:
-    """A name from the CSV without what would steer a terminal (escapes, line breaks)."""
-    return "".join(c if c.isprintable() or c in _JOINERS else "�" for c in name)
 
 
 def quantity(policy: Policy) -> str:

@@ -10,11 +10,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from ceag_cli.findings import GroupResult
+from ceag_cli.inert import printable
 from ceag_cli.results import Audit
 
 COLUMNS = tuple(field.name for field in dataclasses.fields(GroupResult))
 
-_FORMULA = re.compile("[=+\\-@＝＋－＠\t\r']")
+_FORMULA = re.compile(r"\s*[=+\-@＝＋－＠']")
+_WITHIN = re.compile(r";(?=\s*[=+\-@＝＋－＠])")
+"""Where a formula would begin for a spreadsheet whose lists are separated by semicolons."""
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
 
 
@@ -37,12 +40,15 @@ def cell(value: Any) -> Any:
 
     A spreadsheet runs a text that begins with ``=``, ``+``, ``-`` or ``@`` as a formula, unless it
     is a number. Such a text gets a leading ``'``; so does one that begins with ``'``, so that the
-    names are those of the CSV again when one leading ``'`` is taken away.
+    names are those of the CSV again when one leading ``'`` is taken away. So that a spreadsheet
+    which separates by semicolons runs nothing either, a ``'`` stands after a ``;`` before such a
+    character, too. What would steer a terminal is replaced; JSON has the names to the letter.
     """
     if value is None:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value):
-        return f"'{value}"
-    return value
+    if not isinstance(value, str):
+        return value
+    shown = _WITHIN.sub(";'", printable(value))
+    return f"'{shown}" if _FORMULA.match(shown) and not _NUMBER.fullmatch(shown) else shown

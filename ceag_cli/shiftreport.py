@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from ceag_cli.confusion import Cell
+from ceag_cli.inert import printable
 from ceag_cli.means import FEWEST, Bounded
-from ceag_cli.report import percent, points, printable
+from ceag_cli.report import percent, points
 from ceag_cli.shifts import GroupShift, Shifts, Worst
 from ceag_cli.strata import PARTS, GroupOverLevels, Strata
 from ceag_cli.templates import template

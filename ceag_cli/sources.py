@@ -95,6 +95,8 @@ def join(
     data_dir: str | None,
     label_column: str | None,
     class_map: str | None,
+    *,
+    allow_outside: bool = False,
 ) -> JoinedCsv:
     """Open a data set, and join a groups CSV with it.
 
@@ -104,6 +106,7 @@ def join(
         data_dir: Where it lies.
         label_column: Column with the target class; ``label`` by default.
         class_map: File by which different names may mean the same class.
+        allow_outside: Also take images that links in it lead to elsewhere.
 
     Raises:
         OptionError: An option has no meaning for it.
@@ -123,7 +126,7 @@ def join(
             f"--target-key {dataset.target_key}: has no meaning for --dataset {dataset.name}"
         )
     rows = Csv(csv)
-    store = DatasetStore(dataset, data_dir, is_by_index(rows))
+    store = DatasetStore(dataset, data_dir, is_by_index(rows), allow_outside=allow_outside)
     if dataset.sha256 not in (None, store.dataset.sha256):
         raise LineageError(
             f"{store.root}: the data set holds other images or classes than when the model "

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ceag_cli.findings import SplitResult
-from ceag_cli.report import percent, points, printable, tolerance
+from ceag_cli.inert import printable
+from ceag_cli.report import percent, points, tolerance
 from ceag_cli.results import (
     DenseResult,
     ExportResult,

@@ -62,7 +62,6 @@ from ceag_cli.methods import check_options
 from ceag_cli.mitigation import Mitigation
 from ceag_cli.models import (
     Preprocessing,
-    TimmConfig,
     architecture_of,
     check_runs,
     create,
@@ -102,6 +101,7 @@ from ceag_cli.results import Audit, DenseResult, MitigateResult, PruneResult
 from ceag_cli.runs import AlreadyFinished, Run
 from ceag_cli.shifts import answers_of, shifts
 from ceag_cli.shifts import document as shift_document
+from ceag_cli.timmconfigs import TimmConfig
 from ceag_cli.training import Training, without_effect
 from ceag_cli.versions import changed_since, versions
 

@@ -284,7 +284,7 @@ def _check_groups(options: AuditOptions, folder: Path, reporter: Reporter) -> li
         more = (options.cluster_id, options.control)
         csv, dataset = folder / options.groups, dataset_of(options)
         joined = joined_by(options, csv, dataset, options.data_dir, options.label_column)
-        tables.append(read_sizes(csv, *columns, *more, joined))
+        tables.append(read_sizes(csv, *columns, *more, joined, allow_outside=options.allow_outside))
     if options.predictions is not None:
         path = folder / options.predictions
         if path.is_file():

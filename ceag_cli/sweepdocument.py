@@ -13,6 +13,7 @@ from typing import Any
 from ceag_cli.documents import policy_document
 from ceag_cli.heldout import Comparison
 from ceag_cli.recommendationreport import recommendation_lines, verdict_of
+from ceag_cli.sheet import cell
 from ceag_cli.sweepfindings import ClassRegression, Recommendation, Row, Sweep
 
 SWEEP_SCHEMA_VERSION = 2
@@ -40,7 +41,7 @@ def _csv(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: cell(row[name]) for name in columns} for row in rows)
     return text.getvalue()
 
 

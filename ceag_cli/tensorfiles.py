@@ -15,6 +15,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ceag_cli import strictjson
+
+LONGEST_HEADER = 100_000_000
+"""Bytes; the library refuses longer ones."""
+
 _NAMES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -63,10 +68,31 @@ def read_header(path: Path) -> bytes:
         return length + file.read(int.from_bytes(length, "little"))
 
 
+def check_names(path: Path) -> None:
+    """Refuse a file that names a tensor, or a key of the metadata, twice.
+
+    The library takes the last of them, others the first.
+
+    Raises:
+        ValueError: It does.
+    """
+    try:
+        strictjson.loads(read_header(path)[8:])
+    except ValueError as error:
+        raise ValueError(f"of its header: {error}") from None
+
+
 def metadata_in(header: bytes) -> dict[str, str]:
-    """The metadata that a header holds."""
-    found: dict[str, str] = json.loads(header[8:]).get("__metadata__") or {}
-    return found
+    """The metadata that a header holds.
+
+    Raises:
+        ValueError: It is no header.
+    """
+    found = strictjson.mapping(strictjson.loads(header[8:]), "the header")
+    metadata = strictjson.mapping(found.get("__metadata__") or {}, "its metadata")
+    if not all(isinstance(value, str) for value in metadata.values()):
+        raise ValueError("its metadata holds something else than text")
+    return metadata
 
 
 def content(header: bytes, tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
@@ -75,14 +101,39 @@ def content(header: bytes, tensors: Mapping[str, Tensor]) -> Iterator[bytes | me
     Raises:
         ValueError: The header is about other tensors.
     """
-    entries = json.loads(header[8:])
+    order = _order(header, tensors)
+    yield header
+    for name in order:
+        flat = tensors[name].detach().cpu().contiguous().reshape(-1)
+        yield flat.view(torch.uint8).numpy().data
+
+
+def _order(header: bytes, tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors as they follow each other, where the header says so of just these.
+
+    Raises:
+        ValueError: It does not.
+    """
+    entries = strictjson.mapping(strictjson.loads(header[8:]), "the header")
     entries.pop("__metadata__", None)
     if entries.keys() != tensors.keys():
         raise ValueError("the header names other tensors than there are")
-    yield header
-    for name in sorted(entries, key=lambda name: entries[name]["data_offsets"]):
-        flat = tensors[name].detach().cpu().contiguous().reshape(-1)
-        yield flat.view(torch.uint8).numpy().data
+    if len(header) != 8 + int.from_bytes(header[:8], "little"):
+        raise ValueError("the header is of another length than it says")
+    begins: dict[str, int] = {}
+    ends: dict[str, int] = {}
+    for name, tensor in tensors.items():
+        entry = strictjson.mapping(entries[name], f"the entry of '{name}'")
+        said, place = (entry.get("dtype"), entry.get("shape")), entry.get("data_offsets")
+        if said != (_NAMES.get(tensor.dtype), list(tensor.shape)) or not isinstance(place, list):
+            raise ValueError(f"the header says something else of tensor '{name}'")
+        begins[name], ends[name] = (strictjson.whole(number, "an offset") for number in place)
+        if ends[name] - begins[name] != tensor.numel() * tensor.element_size():
+            raise ValueError(f"the header says another size of tensor '{name}'")
+    order = sorted(begins, key=lambda name: (begins[name], ends[name]))
+    if [0, *(ends[name] for name in order)][: len(order)] != [begins[name] for name in order]:
+        raise ValueError("by the header there are gaps between tensors, or they overlap")
+    return order
 
 
 def sha256_of_content(header: bytes, tensors: Mapping[str, Tensor]) -> str:

@@ -22,6 +22,8 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "numbers": (
         {
             "errors",
+            "inert",
+            "strictjson",
             "arrays",
             "groups",
             "gaps",
@@ -74,6 +76,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
             "atomic",
             "clauses",
             "options",
+            "strictyaml",
             "recipe",
             "quotes",
             "labels",
@@ -95,6 +98,10 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
             "lineage",
             "packing",
             "tensorfiles",
+            "timmconfigs",
+            "memory",
+            "pickles",
+            "provenance",
             "destinations",
             "checkpoints",
             "runs",
@@ -108,6 +115,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
             "batchnorm",
             "distributed",
             "stores",
+            "links",
         },
         {
             *("timm", "torchvision", "safetensors", "yaml", "PIL", "numpy", "pyarrow"),
@@ -183,7 +191,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
 }
 
 # The command line answers --help and usage errors without the seconds that torch takes.
-WITHOUT_TORCH = ("options", "recipe", "policy", "errors", "cli", "progress")
+WITHOUT_TORCH = ("options", "recipe", "policy", "errors", "inert", "cli", "progress")
 
 
 def rank_of(module: str) -> int | None:

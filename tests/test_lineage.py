@@ -24,8 +24,10 @@ WHOLE = Lineage(
     version="1.2.3",
     seed=7,
     recipe={"command": "mitigate", "eps": 0.1, "mean": [0.5, 1e-05], "groups_by": "naïve"},
-    parents={"input": Reference("a.safetensors", "aa"), "dense": Reference("../b", "bb")},
-    groups=GroupsReference(Reference("../data/labels.csv", "cc"), "../images.zip", "class", "a*b"),
+    parents={"input": Reference("a.safetensors", "a" * 64), "dense": Reference("../b", "b" * 64)},
+    groups=GroupsReference(
+        Reference("../data/labels.csv", "c" * 64), "../images.zip", "class", "a*b"
+    ),
     sparsity=SparsityRecord(0.5, "layer", "magnitude", {"x": (3, 4), "y": (2, 6)}),
     eps=0.1,
 )
