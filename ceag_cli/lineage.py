@@ -389,7 +389,8 @@ def other_format(path: Path, how: str, found: object, known: object) -> Checkpoi
         found: The number of its format.
         known: The one that is read.
     """
-    later = str(found).isdigit() and int(str(found)) > int(str(known))
+    said = str(found)
+    later = said.isdecimal() and (len(said) > 9 or int(said) > int(str(known)))
     remedy = "install a newer ceag" if later else "write it anew with this version"
     return CheckpointError(
         f"{path}: {how} in format {found}, this version of ceag reads format {known}; {remedy}"

@@ -1322,7 +1322,7 @@ def _convert(place: str, raw: Any, wanted: type) -> Any:
             if number != int(number):
                 raise wrong
             return int(raw) if isinstance(raw, str) else int(number)
-    except (ValueError, OverflowError):
+    except (ValueError, OverflowError, TypeError):  # a date is of another type
         raise wrong from None
     if not math.isfinite(number):
         raise wrong

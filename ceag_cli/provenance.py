@@ -30,6 +30,21 @@ def _splits(value: Any, what: str) -> None:
         _text(split, f"{what}, {name}")
 
 
+def _texts(value: Any, what: str) -> None:
+    if not isinstance(value, list):
+        raise ValueError(f"{what} is {strictjson.shown(value)}, not a list")
+    for item in value:
+        strictjson.text(item, what)
+
+
+def _duplicates(value: Any, what: str) -> None:
+    """Four words each; another version has their number, which the reader of it says."""
+    for item in value if isinstance(value, list) else ():
+        _texts(item, what)
+        if len(item) != 4:
+            raise ValueError(f"{what} is {strictjson.shown(item)}, not an image of two splits")
+
+
 def _models(value: Any, what: str) -> None:
     for name, model in strictjson.mapping(value, what).items():
         _all(_OF_MODEL, model, f"{what}, {name}")
@@ -60,7 +75,8 @@ _OF_DATASET: dict[str, Check] = {
 _OF_DATA: dict[str, Check] = {
     **dict.fromkeys(("groups_file", "images", "label_column", "groups_by"), _text),
     **dict.fromkeys(("missing", "cluster_id"), _text),
-    **dict.fromkeys(("dropped", "duplicates"), strictjson.whole),
+    "dropped": strictjson.whole,
+    "duplicates": _duplicates,
     "groups_file_sha256": _hash,
     "dataset": _dataset,
 }
@@ -69,6 +85,7 @@ _KEYS: dict[str, Check] = {
     **dict.fromkeys(("architecture", "method", "chosen_on"), _text),
     **dict.fromkeys(("sparsity", "eps"), _fraction),
     "models": _models,
+    "pairing": _texts,
     "data": _data,
     "keys": strictjson.mapping,
 }

@@ -11,7 +11,6 @@ run.lock        there while a run writes these files, with its process
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +22,7 @@ from ceag_cli.atomic import replacing, write_text
 from ceag_cli.errors import CheckpointError, OutputError, TrainingError
 from ceag_cli.lineage import Lineage, read_metadata
 from ceag_cli.locks import claimed
+from ceag_cli.pickles import unpickled
 from ceag_cli.progress import Reporter
 from ceag_cli.recipe import differences, dump
 from ceag_cli.versions import versions
@@ -140,13 +140,9 @@ class Run:
     def _read_state(self) -> dict[str, Any]:
         try:
             # To main memory: another process, or another machine, may continue on another device.
-            state: dict[str, Any] = torch.load(
-                self.state_path, map_location="cpu", weights_only=True
-            )
-        except (OSError, RuntimeError, EOFError, IndexError, pickle.UnpicklingError) as error:
-            raise TrainingError(
-                f"{self.state_path}: cannot be read ({error}); start over with --overwrite"
-            ) from None
+            state = unpickled(self.state_path)
+        except CheckpointError as error:
+            raise TrainingError(f"{error}; start over with --overwrite") from None
         found = state.get("format") if isinstance(state, dict) else None
         if found != STATE_FORMAT:
             how = "no state of ceag" if found is None else f"written in format {found}"
@@ -155,10 +151,13 @@ class Run:
                 f"{STATE_FORMAT}; continue it with the ceag that has begun it, or start over with "
                 "--overwrite"
             )
-        changed = differences(state["recipe"], self.recipe) + [
+        had, inputs = state.get("recipe"), state.get("inputs")
+        if not (isinstance(had, dict) and isinstance(inputs, dict)):
+            raise damaged_state(self.state_path)
+        changed = differences(had, self.recipe) + [
             f"the {role} is another file"
             for role, digest in self.inputs.items()
-            if state["inputs"].get(role) != digest
+            if inputs.get(role) != digest
         ]
         if changed:
             raise TrainingError(
@@ -193,6 +192,13 @@ class Run:
     def finish(self) -> None:
         """Drop the state of a run whose output is written."""
         self.state_path.unlink(missing_ok=True)
+
+
+def damaged_state(path: Path) -> TrainingError:
+    """The error for a state that no run of these options has saved."""
+    return TrainingError(
+        f"{path}: holds no state of such a run, or a damaged one; start over with --overwrite"
+    )
 
 
 class AlreadyFinished(Exception):

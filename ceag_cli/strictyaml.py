@@ -21,7 +21,23 @@ MOST_LEVELS = 50
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain values alone: no tags, no equal keys."""
+    """Plain values alone: no tags, no equal keys, and not many levels.
+
+    Levels are counted while the text is read: it takes the square of their number.
+    """
+
+    level = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """A node with all that is in it."""
+        self.level += 1
+        if self.level > MOST_LEVELS:
+            line = self.peek_event().start_mark.line + 1
+            raise yaml.YAMLError(f"line {line}: has more than {MOST_LEVELS} levels")
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.level -= 1
 
 
 _PLAIN = {
@@ -46,8 +62,6 @@ def load(text: str) -> Any:
             return None
         _check(node)
         return loader.construct_document(node)
-    except RecursionError:
-        raise yaml.YAMLError(f"has more than {MOST_LEVELS} levels") from None
     finally:
         loader.dispose()
 
@@ -61,14 +75,12 @@ def _check(root: yaml.Node) -> None:
     sizes: dict[int, int] = {}
     open_: set[int] = set()
 
-    def size_of(node: yaml.Node, level: int) -> int:
+    def size_of(node: yaml.Node) -> int:
         """Values in a node, aliases written out; the same node again is not gone through again."""
         if id(node) in sizes:
             return sizes[id(node)]
         if id(node) in open_:
             raise _error(node, "holds an alias of itself")
-        if level > MOST_LEVELS:
-            raise _error(node, f"has more than {MOST_LEVELS} levels")
         if node.tag not in _PLAIN:
             raise _error(node, f"has the tag {node.tag!a}; only plain values are read")
         open_.add(id(node))
@@ -77,14 +89,14 @@ def _check(root: yaml.Node) -> None:
             inner = [part for pair in node.value for part in pair]
         elif isinstance(node, yaml.SequenceNode):
             inner = node.value
-        size = 1 + sum(size_of(part, level + 1) for part in inner)
+        size = 1 + sum(size_of(part) for part in inner)
         open_.discard(id(node))
         if size > MOST_VALUES:
             raise _error(node, f"stands for more than {MOST_VALUES} values")
         sizes[id(node)] = size
         return size
 
-    size_of(root, 1)
+    size_of(root)
 
 
 def _error(node: yaml.Node, problem: str) -> yaml.YAMLError:

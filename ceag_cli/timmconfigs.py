@@ -70,6 +70,9 @@ def _checked(content: Any) -> TimmConfig:
         strictjson.whole(config["num_classes"], "num_classes", MOST_CLASSES)
     arguments = strictjson.mapping(config.get("model_args") or {}, "model_args")
     refuse_arguments(arguments)
+    classes = config.get("num_classes")
+    if classes is not None and arguments.get("num_classes", classes) != classes:
+        raise ValueError(f"num_classes is {classes}, and in model_args another")
     _bounded(arguments, "model_args")
     inner = strictjson.mapping(config.get("pretrained_cfg") or {}, "pretrained_cfg")
     config["pretrained_cfg"] = _of_pretrained(inner)

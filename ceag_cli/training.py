@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.nn import functional
 
-from ceag_cli import distillation, mixing
+from ceag_cli import distillation, mixing, strictjson
 from ceag_cli.baselines import NaiveFineTuning
 from ceag_cli.distributed import has_unused, synchronised, unsynchronised
 from ceag_cli.errors import OptionError, TrainingError
@@ -42,7 +42,7 @@ from ceag_cli.options import (
 )
 from ceag_cli.progress import Reporter, Update
 from ceag_cli.prunable import classifier_names
-from ceag_cli.runs import Run
+from ceag_cli.runs import Run, damaged_state
 
 
 class Objective(Protocol):
@@ -206,7 +206,10 @@ class Training:
             TrainingError: The loss became NaN or infinite.
         """
         if state is not None:
-            self._restore(state)
+            try:
+                self._restore(state)
+            except Exception:  # torch raises many kinds for values of other types and shapes
+                raise damaged_state(self.run.state_path) from None
             self.reporter.say(f"continuing after epoch {self.epoch} of {self.epochs}")
         with self.reporter.bar(self.title, self.epochs * self.steps) as update:
             while self.epoch < self.epochs and not self._out_of_patience():
@@ -424,7 +427,7 @@ class Training:
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
-        self.epoch = state["epoch"]
+        self.epoch = strictjson.whole(state["epoch"], "the epoch", self.epochs)
         self.log = list(state["log"])
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
