@@ -426,11 +426,9 @@ def _audit(options: Command) -> None:
 
 def _print_audit(audit: Any, name: str) -> None:
     if name == "text" and sys.stdout is not None and sys.stdout.isatty():
-        from rich.console import Console
+        from ceag_cli.plaintext import console_of, print_audit
 
-        from ceag_cli.plaintext import print_audit
-
-        print_audit(audit, Console(highlight=False, markup=False, emoji=False))
+        print_audit(audit, console_of())
     else:
         from ceag_cli.formats import render
 

@@ -50,9 +50,6 @@ FORMATS = (
 )
 """What is read. Pillow gives PostScript, for one, to another program, which would run it."""
 
-MOST_PIXELS = 2 * 89_478_485
-"""Of an image before it is resized: as many as Pillow allows at most."""
-
 DECODED_AT_ONCE = 256
 """Images that are decoded together when all of them are."""
 
@@ -94,17 +91,12 @@ def _opened(content: bytes) -> Image.Image:
     """An image whose header alone was read, of a format that Pillow reads by itself.
 
     Raises:
-        OSError: It is of none, or has more pixels than any picture.
+        OSError: It is of none.
+        Image.DecompressionBombError: It has more pixels than Pillow allows at all, 179 million.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # there is a bound here
-        opened = Image.open(io.BytesIO(content), formats=_formats())
-    if opened.width * opened.height > MOST_PIXELS:
-        raise OSError(
-            f"by its header it has {opened.width} x {opened.height} pixels, and no more than "
-            f"{MOST_PIXELS} are decoded"
-        )
-    return opened
+    with warnings.catch_warnings():  # it warns of half as many, too
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(io.BytesIO(content), formats=_formats())
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 from rich.console import Console
 
@@ -19,6 +20,11 @@ from ceag_cli.report import (
 )
 from ceag_cli.results import Audit
 from ceag_cli.shiftreport import shift_lines
+
+
+def console_of(**options: Any) -> Console:
+    """A console that takes names for nothing but names."""
+    return Console(highlight=False, markup=False, emoji=False, **options)
 
 
 def print_audit(audit: Audit, console: Console) -> None:
@@ -55,9 +61,7 @@ def audit_text(audit: Audit) -> str:
 
     Names from a CSV give no commands to who reads the log (``inert``).
     """
-    console = Console(
-        file=io.StringIO(), width=200, highlight=False, markup=False, emoji=False, soft_wrap=True
-    )
+    console = console_of(file=io.StringIO(), width=200, soft_wrap=True)
     print_audit(audit, console)
     assert isinstance(console.file, io.StringIO)
     lines = console.file.getvalue().splitlines()

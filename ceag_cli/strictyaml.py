@@ -32,7 +32,8 @@ class _Loader(yaml.SafeLoader):
         """A node with all that is in it."""
         self.level += 1
         if self.level > MOST_LEVELS:
-            line = self.peek_event().start_mark.line + 1
+            event: yaml.Event = self.peek_event()  # type: ignore[no-untyped-call]
+            line = event.start_mark.line + 1
             raise yaml.YAMLError(f"line {line}: has more than {MOST_LEVELS} levels")
         try:
             return super().compose_node(parent, index)

@@ -1099,8 +1099,8 @@ def test_two_processes_count_every_image_once(tmp_path: Path) -> None:
 
 
 def test_a_reference_follows_the_file_that_names_it(tmp_path: Path) -> None:
-    dataset = DatasetReference("hfds/hub/faces", {"train": "train"}, sha256="ab")
-    groups = GroupsReference(Reference("l.csv", "cd"), None, "label", "group", dataset=dataset)
+    dataset = DatasetReference("hfds/hub/faces", {"train": "train"}, sha256="a" * 64)
+    groups = GroupsReference(Reference("l.csv", "c" * 64), None, "label", "group", dataset=dataset)
     assert GroupsReference.from_json(json.loads(json.dumps(groups.to_json()))) == groups
     moved = dataset.moved(tmp_path, tmp_path / "models")
     assert moved.name == "hfds/../hub/faces"

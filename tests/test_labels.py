@@ -615,7 +615,7 @@ def test_a_folder_is_not_an_image(tmp_path: Path) -> None:
     (tmp_path / "a.png").mkdir()
     (tmp_path / "b.png").touch()
     assert opened(tmp_path, HEADER + "a.png,cat,train,x\nb.png,cat,train,x\n") == [
-        f" row 2: there is no image 'a.png' in {tmp_path}"
+        f" row 2: image 'a.png' in {tmp_path} is a folder, a pipe or a device, not a file"
     ]
 
 
