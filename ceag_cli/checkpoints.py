@@ -151,8 +151,9 @@ def load_adapted(path: Path, num_classes: int, options: ArchitectureOptions) -> 
     """
     state, stored_name, metadata = read_state(path, use_ema=options.use_ema)
     config, _, _ = _configuration(path, metadata, stored_name, options)
+    state = timm_keys(config["architecture"], state)
     if "num_classes" not in config:
-        kwargs, state = model_kwargs(options), timm_keys(config["architecture"], state)
+        kwargs = model_kwargs(options)
         bare = _bare(config["architecture"], state, kwargs, options, infer_classes=True)
         config = describe(bare, preprocessing_of(_own_configuration(bare)), None)
     else:

@@ -32,9 +32,7 @@ class _Loader(yaml.SafeLoader):
         """A node with all that is in it."""
         self.level += 1
         if self.level > MOST_LEVELS:
-            event: yaml.Event = self.peek_event()  # type: ignore[no-untyped-call]
-            line = event.start_mark.line + 1
-            raise yaml.YAMLError(f"line {line}: has more than {MOST_LEVELS} levels")
+            raise yaml.YAMLError(f"line {self.line + 1}: has more than {MOST_LEVELS} levels")
         try:
             return super().compose_node(parent, index)
         finally:

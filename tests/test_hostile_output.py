@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -78,21 +79,19 @@ def table_of(names: Sequence[str]) -> None:
     """Two images in each of the groups: the first is lost, and labels are such names, too."""
     n = 2 * len(names)
     rows = np.arange(n)
-    np.savez(
-        "p.npz",
-        **{
-            "id": np.array([f"image {i}" for i in rows]),
-            "label": rows // 2,
-            "label/names": np.array([name.encode() for name in names]),
-            "split": np.array(["test"] * n),
-            "dense": rows // 2,
-            "dense/names": np.array([name.encode() for name in names]),
-            "sparse": np.where(rows % 2, rows // 2, (rows // 2 + 1) % len(names)),
-            "sparse/names": np.array([name.encode() for name in names]),
-            "group": rows // 2,
-            "group/names": np.array([name.encode() for name in names]),
-        },
-    )
+    columns: dict[str, Any] = {
+        "id": np.array([f"image {i}" for i in rows]),
+        "label": rows // 2,
+        "label/names": np.array([name.encode() for name in names]),
+        "split": np.array(["test"] * n),
+        "dense": rows // 2,
+        "dense/names": np.array([name.encode() for name in names]),
+        "sparse": np.where(rows % 2, rows // 2, (rows // 2 + 1) % len(names)),
+        "sparse/names": np.array([name.encode() for name in names]),
+        "group": rows // 2,
+        "group/names": np.array([name.encode() for name in names]),
+    }
+    np.savez("p.npz", **columns)
 
 
 @pytest.fixture(scope="module")
