@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ceag_cli.errors import CheckpointError
 from ceag_cli.lineage import (
     PACKED,
     Lineage,
@@ -16,6 +14,7 @@ from ceag_cli.lineage import (
     sha256_of,
     weights_in,
 )
+from ceag_cli.timmconfigs import checked_config
 
 
 def describe_file(path: Path) -> dict[str, Any]:
@@ -27,11 +26,8 @@ def describe_file(path: Path) -> dict[str, Any]:
     path = weights_in(path)
     metadata = read_metadata(path)
     lineage = Lineage.from_metadata(metadata, path)
-    try:
-        config = json.loads(metadata.get("ceag.timm", "{}"))
-        preprocessing = dict(config.get("pretrained_cfg", {}))
-    except (ValueError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: its ceag metadata is damaged: {error!r}") from None
+    config = checked_config(metadata.get("ceag.timm", "{}"), f"{path}, metadata")
+    preprocessing = config["pretrained_cfg"]
     return {
         "schema_version": 1,
         "file": str(path),

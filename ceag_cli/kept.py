@@ -225,6 +225,8 @@ def look_up(
                 arrays[f"{model}_p"].astype(np.float64),
                 arrays[f"{model}_p_label"].astype(np.float64),
             )
+            if {len(part) for part in vars(said).values()} != {len(arrays["id"])}:
+                raise ValueError("not one answer for each image")
             duplicates = duplicates_in((about or {})["data"], place)
         except LabelsError as error:
             reasons.append(f"{error}")

@@ -7,6 +7,7 @@ from typing import Any
 
 from ceag_cli.explanationformats import aligned, as_table
 from ceag_cli.formats import as_json
+from ceag_cli.inert import printable
 from ceag_cli.markdown import escaped
 from ceag_cli.piereport import (
     CAVEAT,
@@ -21,7 +22,7 @@ from ceag_cli.piereport import (
     voted,
 )
 from ceag_cli.pies import Exemplars, Pies
-from ceag_cli.report import percent, printable
+from ceag_cli.report import percent
 from ceag_cli.sheet import line
 from ceag_cli.templates import template
 

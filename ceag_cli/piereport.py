@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from ceag_cli.inert import printable
 from ceag_cli.means import Bounded
 from ceag_cli.modes import FEWEST
 from ceag_cli.pies import GroupPies, Picture, Pie, Pies
-from ceag_cli.report import percent, points, printable
+from ceag_cli.report import percent, points
 from ceag_cli.templates import template
 
 ADVISABLE = 10

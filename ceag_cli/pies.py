@@ -6,12 +6,12 @@ what they are. psi has bounds for other models trained alike, the images being w
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ceag_cli import strictjson
 from ceag_cli.errors import OutputError
 from ceag_cli.explanations import other_groups
 from ceag_cli.findings import Subject
@@ -205,7 +205,7 @@ def kept_pies(folder: Path, subject: Subject) -> tuple[Pies | None, str | None]:
     if not place.is_file():
         return None, None
     try:
-        plain = json.loads(place.read_text(encoding="utf-8"))
+        plain = strictjson.mapping(strictjson.loads(place.read_bytes()), "it")
         models = plain["models"]
         other = [
             f"other {role} models"

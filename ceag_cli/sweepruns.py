@@ -7,7 +7,6 @@ it is, unless the recipe has got other lines for it.
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import threading
@@ -23,6 +22,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from ceag_cli import strictjson
 from ceag_cli.answers import PREDICTIONS
 from ceag_cli.columns import read_npz
 from ceag_cli.documents import policy_document
@@ -137,7 +137,8 @@ class Work:
         """
         written = self._written(cell)
         try:
-            document: dict[str, Any] = json.loads((folder_of(written) / "audit.json").read_text())
+            text = (folder_of(written) / "audit.json").read_bytes()
+            document = strictjson.mapping(strictjson.loads(text), "the audit")
             about = read_npz(self.answers_of(cell))[1] or {}
             digests = [of["models"]["sparse"]["sha256"] for of in (document, about)]
             same = digests == 2 * [sha256_of(written)] and self._as_asked(document, about["eps"])

@@ -24,7 +24,7 @@ import atheris
 import numpy as np
 import torch
 
-with atheris.instrument_imports(include=["ceag_cli", "yaml", "zipfile", "numpy.lib"]):
+with atheris.instrument_imports(include=["ceag_cli", "yaml"]):
     from ceag_cli.checkpoints import read_state, write_tensors
     from ceag_cli.columns import write_npz
     from ceag_cli.errors import CeagError
