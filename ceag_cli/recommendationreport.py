@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ceag_cli.findings import FAIL
-from ceag_cli.report import percent, points, printable, quantity, tolerance
+from ceag_cli.inert import printable
+from ceag_cli.report import percent, points, quantity, tolerance
 from ceag_cli.sweepfindings import (
     BY_ALPHA,
     BY_VAL,

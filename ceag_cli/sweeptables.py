@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from ceag_cli.inert import printable
 from ceag_cli.recommendationreport import named, sparsity_of
 from ceag_cli.regression import DIFFICULTY, FREQUENCY, Slope
-from ceag_cli.report import percent, points, printable
+from ceag_cli.report import percent, points
 from ceag_cli.sweepfindings import ClassRegression, Limit, Point, Sweep
 
 Rows = list[list[str]]
