@@ -406,7 +406,7 @@ def complete(path: Path) -> None:
     Raises:
         OutputError: The folder cannot be written.
     """
-    text = _config_text(_parsed(read_metadata(path)["ceag.timm"], f"{path}, metadata"))
+    text = _config_text(strictjson.loads(read_metadata(path)["ceag.timm"]))
     beside = path.parent / CONFIG_NAME
     if not beside.is_file() or beside.read_text("utf-8") != text:
         write_text(beside, text)
