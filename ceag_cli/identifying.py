@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from ceag_cli.ballots import from_tables
 from ceag_cli.formats import refuse_file, report_files, written
-from ceag_cli.gallery import shown
+from ceag_cli.gallery import pictures_asked, shown
 from ceag_cli.options import ExemplarsOptions, no_effect
 from ceag_cli.pieformats import render
 from ceag_cli.pies import (
@@ -34,8 +33,6 @@ SCHEMA_VERSION = 1
 
 FOLDER = "exemplars.run"
 STEM = "exemplars"
-PICTURES = 24
-"""Images on the page, where nothing is said."""
 
 
 def exemplars(options: ExemplarsOptions, reporter: Reporter | None = None) -> Exemplars:
@@ -82,17 +79,6 @@ def exemplars(options: ExemplarsOptions, reporter: Reporter | None = None) -> Ex
     if problems:
         raise ExemplarsNotWritten(problems, result)
     return result
-
-
-def pictures_asked(given: int | None) -> int:
-    """How many images the page shows.
-
-    In CI reports are uploaded and mailed around by themselves, so that images, which may be of
-    people, are copied into them only if somebody has asked for it.
-    """
-    if given is not None:
-        return given
-    return 0 if os.environ.get("CI", "").lower() not in ("", "0", "false") else PICTURES
 
 
 def _pictures(images: tuple[Pie, ...], found: Populations) -> tuple[Picture, ...]:

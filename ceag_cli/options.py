@@ -854,6 +854,9 @@ def _not_a_report(value: str, formats: tuple[str, ...] = AUDIT_FORMATS) -> str |
     return None
 
 
+PICTURES_SHOWN = "24; 0 where the environment variable CI is set"
+
+
 @dataclass(frozen=True, kw_only=True)
 class AuditOptions(DataOptions, ArchitectureOptions, RunOptions):
     """Compare a dense with a sparse model by group, on the same images."""
@@ -1022,13 +1025,14 @@ class AuditOptions(DataOptions, ArchitectureOptions, RunOptions):
         repeatable=True,
         rule=_not_a_report,
     )
-    gallery: int = option(
-        24,
-        "Images lost to the sparse model that are shown on the HTML page, from the worst groups; 0 "
-        "shows none.",
+    gallery: int | None = option(
+        None,
+        "Images lost to the sparse model that are shown on the HTML page, and so copied into it, "
+        "from the worst groups; 0 shows none.",
         OUTPUT,
         low=0,
         high=200,
+        shown=PICTURES_SHOWN,
     )
 
 
@@ -1177,7 +1181,7 @@ class ExemplarsOptions(DataOptions, ArchitectureOptions, RunOptions):
         OUTPUT,
         low=0,
         high=200,
-        shown="24; 0 where the environment variable CI is set",
+        shown=PICTURES_SHOWN,
     )
 
 

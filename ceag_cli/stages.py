@@ -31,7 +31,7 @@ from ceag_cli.errors import OptionError, OutputError
 from ceag_cli.evaluation import Compute, evaluate
 from ceag_cli.explanations import explanation_document, kept_explanation
 from ceag_cli.formats import refuse_file, report_files, write_reports
-from ceag_cli.gallery import gallery
+from ceag_cli.gallery import gallery, pictures_asked
 from ceag_cli.images import Split
 from ceag_cli.inputs import (
     Data,
@@ -419,7 +419,8 @@ def _audited(
         None if why is None else explanation_document(why),
         None if pies is None else pies_document(pies),
     )
-    flips = gallery(result, table, answered.read, options.gallery) if answered.read else ()
+    most = pictures_asked(options.gallery)
+    flips = gallery(result, table, answered.read, most) if answered.read else ()
     page = folder / "audit.html"
     found = Audit(result, subject, document, page, more, _version(), flips, why, pies)
     world.on_first(partial(write_reports, found, files))

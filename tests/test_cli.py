@@ -1484,7 +1484,10 @@ def test_an_output_folder_is_what_timm_loads(here: Path) -> None:
     done("audit", "out/model.safetensors", "--eps", "1")
 
 
-def test_the_page_shows_images_that_are_lost(here: Path) -> None:
+def test_the_page_shows_images_that_are_lost_but_not_in_ci(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CI", raising=False)
     red_alone_is_lost()
     arguments = ("audit", "model.pruned.safetensors", "--groups-by", "label", "-o", "report")
     assert ceag(*arguments).exit_code == 1
@@ -1493,6 +1496,10 @@ def test_the_page_shows_images_that_are_lost(here: Path) -> None:
     assert "is <bdi>red</bdi>, taken for <bdi>" in page
     assert ceag(*arguments, "--gallery", "0").exit_code == 1
     assert "<img" not in Path("report/audit.html").read_text()
+    monkeypatch.setenv("CI", "true")
+    for asked, images in (((), 0), (("--gallery", "3"), 3)):
+        assert ceag(*arguments, *asked).exit_code == 1
+        assert Path("report/audit.html").read_text().count("<img ") == images
 
 
 def test_the_audit_writes_its_report_where_it_is_told(here: Path) -> None:
