@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install test test-lowest test-python reliability lint docs docs-test docs-pictures docs-architecture families demo demo-seeds bench bench-audit bench-speed bench-methods bench-choices bench-unseen bench-sweep bench-comparisons bench-data bench-scale clean
+.PHONY: install test test-lowest test-python reliability lint docs docs-test docs-pictures docs-architecture families demo demo-seeds bench bench-audit bench-speed bench-methods bench-choices bench-unseen bench-sweep bench-comparisons bench-data bench-scale fuzz clean
 
 install: .venv/installed
 
@@ -120,6 +120,16 @@ bench-scale: install
 	OMP_NUM_THREADS=2 $(BIN)/python recipes/benchmarks/scale.py
 	OMP_NUM_THREADS=1 $(BIN)/python recipes/benchmarks/exemplars.py
 	OMP_NUM_THREADS=1 $(BIN)/python recipes/benchmarks/exemplars.py --images 50000 --models 30
+
+# Every reader of files for ten minutes each; needs a package that nothing else does.
+FUZZ_SECONDS ?= 600
+fuzz: install
+	$(BIN)/python -m pip install --quiet atheris
+	mkdir -p build/fuzz
+	for reader in csv recipe safetensors metadata packed predictions; do \
+		OMP_NUM_THREADS=1 $(BIN)/python recipes/fuzz/readers.py $$reader build/fuzz/$$reader \
+			-max_total_time=$(FUZZ_SECONDS) -artifact_prefix=build/fuzz/ -print_final_stats=1 || exit 1; \
+	done
 
 clean:
 	rm -rf demo site .pytest_cache .mypy_cache .ruff_cache .hypothesis

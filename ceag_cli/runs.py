@@ -140,7 +140,7 @@ class Run:
     def _read_state(self) -> dict[str, Any]:
         try:
             # To main memory: another process, or another machine, may continue on another device.
-            state = unpickled(self.state_path)
+            state: dict[str, Any] = unpickled(self.state_path)
         except CheckpointError as error:
             raise TrainingError(f"{error}; start over with --overwrite") from None
         found = state.get("format") if isinstance(state, dict) else None

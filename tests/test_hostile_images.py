@@ -419,7 +419,7 @@ def test_a_file_of_pixels_cut_short_while_it_is_read_is_damage_and_no_crash() ->
     store = Folder(Path("data"))
     cache = PixelCache(Path("pixels"), 10**9, Quiet())
     found = Images(store, ["a.png"], HALF, keep=False, cache=cache)
-    assert found.on_disk is not None
+    assert found.in_cache is not None
     (path,) = Path("pixels").glob("*.npy")
     os.truncate(path, 200)
     ((_, pixels),) = found.batches(torch.tensor([0]), 1)
