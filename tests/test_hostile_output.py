@@ -22,7 +22,8 @@ from ceag_cli.inert import as_line, escaped_json, printable, shortened
 from ceag_cli.options import AUDIT_FORMATS, AuditOptions
 from ceag_cli.plaintext import console_of, print_audit
 from ceag_cli.stages import run_audit
-from ceag_cli.sweepreport import Row, as_csv
+from ceag_cli.sweepdocument import as_csv
+from ceag_cli.sweepfindings import Row
 
 NAMES = (
     "\x1b[31mred\x1b[0m",
