@@ -11,6 +11,7 @@ import os
 import re
 import stat
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from ceag_cli.atomic import temporary_beside
@@ -52,11 +53,25 @@ def unwritable(path: Path) -> str | None:
     name = path.name if folder == path.parent else "report"
     attempt = temporary_beside(folder / name)
     try:
-        attempt.touch()
-        attempt.unlink()
+        _make_and_remove(attempt)
     except OSError as error:
         return f"cannot be written: no file can be made in {folder} ({error.strerror or error})"
     return None
+
+
+def _make_and_remove(path: Path) -> None:
+    """Make a file and remove it; one without a name, where there are such, which no kill leaves.
+
+    Raises:
+        OSError: No file of that name can be made.
+    """
+    if len(os.fsencode(path.name)) > os.pathconf(path.parent, "PC_NAME_MAX"):
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+    with suppress(OSError, AttributeError):
+        os.close(os.open(path.parent, os.O_TMPFILE | os.O_WRONLY))
+        return
+    path.touch()
+    path.unlink(missing_ok=True)
 
 
 def _unwritable_stream(path: Path) -> str | None:
