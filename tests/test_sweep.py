@@ -476,7 +476,7 @@ def test_comparisons_have_their_units_and_a_star_where_they_exclude_zero() -> No
         "split-half harm +1.00 (+0.50 to +1.50) * points"
     )
     rows = list(csv.DictReader(comparisons_as_csv(found.comparisons).splitlines()))
-    assert [line["excludes_zero"] for line in rows] == ["False", "True", "True", "True"]
+    assert [line["excludes_zero"] for line in rows] == ["false", "true", "true", "true"]
     assert (rows[0]["mean_method"], rows[0]["seeds"], rows[0]["upper"]) == ("0.5", "5", "0.009")
 
 
