@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 
 
@@ -19,3 +22,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="kill and disturb commands hundreds of times instead of a few (make reliability)",
     )
+
+
+@pytest.fixture
+def here(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the folder that the tests of a file start from, as the current folder."""
+    folder = tmp_path / "here"
+    shutil.copytree(prepared, folder)  # with the times of writing, as cp -p does
+    monkeypatch.chdir(folder)
+    return folder

@@ -42,14 +42,6 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def here(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "here"
-    shutil.copytree(prepared, folder)
-    monkeypatch.chdir(folder)
-    return folder
-
-
 def after_epoch(epoch: int, action: Callable[[], object], patch: pytest.MonkeyPatch) -> None:
     """Do something to files while a command trains."""
     save = Run.save_state

@@ -12,7 +12,7 @@ import safetensors.torch
 import timm
 import torch
 from PIL import Image
-from toys import ROWS, ceag, done, tiny_model, write_csv, write_images
+from toys import ROWS, ceag, done, errors, tiny_model, write_csv, write_images
 
 from ceag_cli import exports, stages
 from ceag_cli.errors import OptionError
@@ -41,32 +41,10 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def here(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it, as the current folder."""
-    folder = tmp_path / "here"
-    shutil.copytree(prepared, folder)
-    monkeypatch.chdir(folder)
-    return folder
-
-
-@pytest.fixture
 def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Images and a CSV alone, as the current folder; returns the CSV."""
     monkeypatch.chdir(tmp_path)
     return write_images(tmp_path)
-
-
-def errors(*arguments: str) -> list[str]:
-    """The error lines of a command that was given something unusable."""
-    result = ceag(*arguments)
-    assert result.exit_code == 2, result.output
-    assert result.stdout == ""
-    assert "Traceback" not in result.stderr
-    found = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert found
-    # Nothing follows the errors, and none is spread over lines.
-    assert result.stderr.splitlines()[-len(found) :] == found
-    return [line.removeprefix("error: ") for line in found]
 
 
 def lineage_of(path: str) -> Lineage:

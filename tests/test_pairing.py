@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toys import HEADER, TINY, ceag, done, write_csv, write_images
+from toys import HEADER, TINY, done, errors, write_csv, write_images
 
 SPARSE = "model.pruned.safetensors"
 AUDIT = ("audit", SPARSE, "--eps", "1", "--device", "cpu")
@@ -27,20 +27,6 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         done(*dense, "--seed", "7", "-o", "other.safetensors")
         done(*dense, "--img-size", "24", "-o", "larger.safetensors")
     return folder
-
-
-@pytest.fixture
-def here(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copytree(prepared, tmp_path / "here")
-    monkeypatch.chdir(tmp_path / "here")
-    return tmp_path / "here"
-
-
-def errors(*arguments: str) -> list[str]:
-    result = ceag(*arguments)
-    assert result.exit_code == 2, result.output
-    lines = result.stderr.splitlines()
-    return [line.removeprefix("error: ") for line in lines if line.startswith(("error: ", "  "))]
 
 
 def document(*arguments: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
-from toys import ceag, done, write_images
+from toys import ceag, done, errors, write_images
 
 from ceag_cli import columns, evaluation
 from ceag_cli import kept as keeping
@@ -693,16 +693,6 @@ def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
 # The command
 
 
-def errors(*arguments: str | Path) -> list[str]:
-    result = ceag(*arguments)
-    assert result.exit_code == 2, result.output
-    return [
-        line.removeprefix("error: ")
-        for line in result.stderr.splitlines()
-        if line.startswith("error: ")
-    ]
-
-
 def test_a_table_alone_is_audited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("preds.csv").write_text(PREDS)
@@ -800,14 +790,6 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "-o",
             "b.safetensors",
         )
-    return folder
-
-
-@pytest.fixture
-def here(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "here"
-    shutil.copytree(prepared, folder)  # with the times of writing, as cp -p does
-    monkeypatch.chdir(folder)
     return folder
 
 

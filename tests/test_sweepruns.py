@@ -55,14 +55,6 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def here(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "here"
-    shutil.copytree(prepared, folder)
-    monkeypatch.chdir(folder)
-    return folder
-
-
 def hashes(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): sha256_of(p) for p in folder.rglob("*.safetensors")}
 

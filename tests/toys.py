@@ -117,6 +117,19 @@ def done(*arguments: str | Path) -> Result:
     return result
 
 
+def errors(*arguments: str | Path) -> list[str]:
+    """The error lines of a command that was given something unusable."""
+    result = ceag(*arguments)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    found = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert found
+    # Nothing follows the errors, and none is spread over lines.
+    assert result.stderr.splitlines()[-len(found) :] == found
+    return [line.removeprefix("error: ") for line in found]
+
+
 class Interrupting:
     """A reporter that presses Ctrl-C when a bar has come to a number of steps."""
 
