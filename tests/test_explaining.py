@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -58,12 +59,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def here(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for path in models.iterdir():
-        if path.suffix == ".run":
-            continue
-        (tmp_path / path.name).symlink_to(path)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+    folder = tmp_path / "here"
+    shutil.copytree(models, folder, ignore=shutil.ignore_patterns("*.run"))
+    monkeypatch.chdir(folder)
+    return folder
 
 
 FAST = ("--workers", "0", "--max-iterations", "2")
