@@ -141,6 +141,9 @@ def report_files(
         files[real] = name
     if problems:
         raise OutputError(problems)
+    if folder is not None:  # the document comes last: where it is, all reports are there
+        document = Path(os.path.realpath(folder / f"{stem}.json"))
+        files[document] = files.pop(document)
     return files
 
 
