@@ -18,8 +18,10 @@ from toys import ceag, done, tiny_model
 
 from ceag_cli import strictjson
 from ceag_cli.checkpoints import write_tensors
+from ceag_cli.errors import TrainingError
 from ceag_cli.lineage import PACKED, Lineage, read_metadata
 from ceag_cli.models import describe, preprocessing_of
+from ceag_cli.runs import Run
 
 MODEL = tiny_model("test_resnet")
 CONFIG = describe(MODEL, preprocessing_of(MODEL), None)
@@ -84,9 +86,15 @@ HEADERS = {
 
 
 @pytest.mark.parametrize("content", HEADERS.values(), ids=HEADERS.keys())
-@pytest.mark.parametrize("command", [("info",), ("pack",), ("prune", "--sparsity", "0.5")])
-def test_a_header_that_lies_is_refused(content: bytes, command: tuple[str, ...]) -> None:
+def test_a_header_that_lies_is_refused(content: bytes) -> None:
     Path("m.safetensors").write_bytes(content)
+    (problem,) = refusals("info", "m.safetensors")
+    assert problem.startswith("error: m.safetensors: ")
+
+
+@pytest.mark.parametrize("command", [("pack",), ("unpack",), ("prune", "--sparsity", "0.5")])
+def test_every_command_refuses_it(command: tuple[str, ...]) -> None:
+    Path("m.safetensors").write_bytes(HEADERS["a tensor twice"])
     (problem,) = refusals(command[0], "m.safetensors", *command[1:])
     assert problem.startswith("error: m.safetensors: ")
 
@@ -156,12 +164,18 @@ METADATA_LIES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("lie", METADATA_LIES.values(), ids=METADATA_LIES.keys())
-@pytest.mark.parametrize("command", ["info", "prune"])
-def test_forged_metadata_is_refused(lie: dict[str, Any], command: str) -> None:
+def test_forged_metadata_is_refused(lie: dict[str, Any]) -> None:
     texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in lie.items()}
-    more = ("--sparsity", "0.9", "-o", "out.safetensors") if command == "prune" else ()
-    (problem,) = refusals(command, forged(texts), *more)
+    (problem,) = refusals("info", forged(texts))
     assert problem.startswith("error: m.safetensors: ")
+
+
+def test_forged_metadata_is_refused_before_anything_is_made_of_it() -> None:
+    path = forged({"ceag.eps": "nan"})
+    (problem,) = refusals("prune", path, "--sparsity", "0.9", "-o", "out.safetensors")
+    assert problem == (
+        "error: m.safetensors: its ceag metadata is damaged: eps is NaN, not a number from 0 to 1"
+    )
 
 
 def changed(**changes: Any) -> str:
@@ -338,13 +352,29 @@ PICKLES: dict[str, Callable[[Path], Any]] = {
 }
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".pt", ".bin"])
 @pytest.mark.parametrize("write", PICKLES.values(), ids=PICKLES.keys())
-def test_pickles_are_never_executed(write: Callable[[Path], Any], suffix: str) -> None:
-    path = Path(f"m{suffix}")
-    write(path)
-    problems = refusals("prune", str(path), "--sparsity", "0.5", "--model", "test_resnet")
-    assert problems[0].startswith(f"error: {path}: ")
+def test_pickles_are_never_executed(write: Callable[[Path], Any]) -> None:
+    write(Path("m.pth"))
+    problems = refusals("prune", "m.pth", "--sparsity", "0.5", "--model", "test_resnet")
+    assert problems[0].startswith("error: m.pth: ")
+    assert not Path("owned").exists()
+
+
+@pytest.mark.parametrize("name", ["m.pt", "m.bin", "m.tar", "m.safetensors", "m"])
+def test_pickles_are_never_executed_by_another_name(name: str) -> None:
+    PICKLES["code in a state dict"](Path(name))
+    for command in (("prune", name, "--sparsity", "0.5", "--model", "test_resnet"), ("info", name)):
+        result = ceag(*command)
+        assert result.exit_code in (0, 2)  # info says that it is not of ceag
+        assert not Path("owned").exists()
+
+
+def test_the_state_of_a_run_executes_nothing_either() -> None:
+    run = Run(Path("m.safetensors"), {"command": "dense"}, {})
+    Path("m.run").mkdir()
+    PICKLES["code in a state dict"](Path("m.run/state.pt"))
+    with pytest.raises(TrainingError, match=r"^m\.run/state\.pt: holds Python objects"):
+        run.open(resume=True, overwrite=False)
     assert not Path("owned").exists()
 
 
