@@ -19,6 +19,7 @@ from toys import ceag
 from ceag_cli.columns import write_npz
 from ceag_cli.errors import CeagError
 from ceag_cli.labels import read_labels
+from ceag_cli.planning import read_sizes
 from ceag_cli.predictions import read_answers
 
 HEADER = b"path,label,split,group\n"
@@ -111,16 +112,30 @@ READABLE: dict[str, bytes] = {
 }
 
 
+def shown(content: bytes, *more: str) -> str:
+    """What is said of the groups of a CSV."""
+    Path("l.csv").write_bytes(content)
+    result = ceag("groups", "l.csv", *more)
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert all(line.isprintable() for line in result.output.splitlines())
+    assert not [line for line in result.output.splitlines() if line.startswith("::")]
+    return result.stdout
+
+
 @pytest.mark.parametrize("content", READABLE.values(), ids=READABLE.keys())
 def test_names_are_shown_inert(content: bytes) -> None:
     Path("l.csv").write_bytes(content)
-    for form in ("text", "json"):
-        result = ceag("groups", "l.csv", "--format", form)
-        assert result.exit_code == 0, (result.output, result.exception)
-        assert all(line.isprintable() for line in result.output.splitlines())
-        assert not [line for line in result.output.splitlines() if line.startswith("::")]
-        if form == "json":
-            assert json.loads(result.stdout)["features"][0]["groups"] == 1
+    sizes = read_sizes(Path("l.csv"))
+    assert sizes.grouping.num_groups == 1
+    assert sizes.total == {"test": 1}
+
+
+def test_names_are_inert_in_a_plan() -> None:
+    names = [row.splitlines()[1].rpartition(b",")[2].strip(b'"') for row in READABLE.values()]
+    rows = [b"%d.png,cat,test,%b\n" % (i, name) for i, name in enumerate(dict.fromkeys(names))]
+    content = HEADER + b"".join(rows)
+    assert "::error::x" in shown(content)
+    assert json.loads(shown(content, "--format", "json"))["features"][0]["groups"] == len(rows)
 
 
 def test_many_labels_that_no_model_knows_take_no_time() -> None:
