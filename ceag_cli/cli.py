@@ -9,9 +9,11 @@ Exit codes: 0 satisfied or done, 1 violation shown, 2 bad usage, configuration o
 
 from __future__ import annotations
 
+import errno
 import inspect
 import os
 import sys
+import tempfile
 import time
 import traceback
 import typing
@@ -34,6 +36,10 @@ from ceag_cli.recipe import named_as_given, resolve
 
 UsageError: type[Exception] = typing.cast(Any, typer.BadParameter.__base__)
 """Of click, or of the copy that newer versions of Typer have in its place."""
+
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""A full disk, a quota, a file that may grow no further."""
 
 
 @contextmanager
@@ -230,6 +236,11 @@ def exit_codes(command: str = "") -> Iterator[None]:
             gone = "another process of the run has ended or cannot be reached"
             typer.echo("; ".join([f"error: {gone}", *_what_then(command)]), err=True)
             raise typer.Exit(EXIT_CODE) from None
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            # What ceag writes says so by itself; libraries use files of their own for a moment.
+            place = error.filename or f"a file of a moment in {tempfile.gettempdir()}"
+            _say_problems([f"{place}: cannot be written: {error.strerror}"])
+            raise typer.Exit(2) from None
         for line in traceback.format_exc().splitlines():
             typer.echo(as_line(line), err=True)
         typer.echo("internal error of ceag; please report the lines above", err=True)

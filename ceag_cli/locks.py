@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
-from ceag_cli.errors import OutputError
+from ceag_cli.errors import Interrupted, OutputError
 from ceag_cli.progress import Reporter
 
 _MINE: set[str] = set()
@@ -70,12 +70,21 @@ def claimed(path: Path, remedy: str, reporter: Reporter) -> Iterator[None]:
     try:
         yield
     finally:
-        _MINE.discard(name)
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
-            path.parent.rmdir()  # which leaves a folder that holds anything
-        if file is not None:
-            file.close()
+        try:
+            _drop(path, name, file)
+        except Interrupted:  # told to end in the middle of it, which is once
+            _drop(path, name, file)
+            raise
+
+
+def _drop(path: Path, name: str, file: BinaryIO | None) -> None:
+    """Give a lock back; what is given back already stays so."""
+    _MINE.discard(name)
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
+        path.parent.rmdir()  # which leaves a folder that holds anything
+    if file is not None:
+        file.close()
 
 
 def _taken(path: Path, remedy: str) -> BinaryIO | None:
