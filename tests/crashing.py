@@ -119,6 +119,8 @@ def main() -> None:
     import ceag_cli.sweep
 
     assert all((timm, torch, torchvision, ceag_cli))
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell ignores them in the background
+        signal.signal(number, signal.SIG_DFL)
     torch.set_num_threads(1)
     print(json.dumps({"ready": os.getpid()}), flush=True)
     for line in sys.stdin:
