@@ -70,7 +70,7 @@ demo-seeds: install
 	test -e demo/labels.csv || $(BIN)/python recipes/digits/write_digits.py demo
 	cd demo && OMP_NUM_THREADS=1 ../$(BIN)/ceag sweep ../recipes/digits/seeds.yaml --jobs 2
 
-# Half an hour on two idle cores.
+# About half an hour on two idle cores.
 bench: install
 	$(BIN)/python recipes/benchmarks/steps.py
 	$(BIN)/python recipes/benchmarks/steps.py --variants compute --models resnet vit
@@ -115,7 +115,7 @@ bench-comparisons: install
 bench-data: install
 	OMP_NUM_THREADS=1 $(BIN)/python recipes/benchmarks/data.py
 
-# Fifteen minutes, and 12 GB of memory.
+# About a quarter of an hour on idle cores, and 12 GB of memory.
 bench-scale: install
 	OMP_NUM_THREADS=2 $(BIN)/python recipes/benchmarks/scale.py
 	OMP_NUM_THREADS=1 $(BIN)/python recipes/benchmarks/exemplars.py

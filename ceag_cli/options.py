@@ -845,13 +845,24 @@ class MitigateOptions(DataOptions, ArchitectureOptions, TrainingOptions, RunOpti
     epochs: int = option(30, "Epochs, gradual pruning included.", TRAINING, low=1, paper=60)
 
 
-def _not_a_report(value: str, formats: tuple[str, ...] = AUDIT_FORMATS) -> str | None:
+def _not_a_report(value: str, formats: tuple[str, ...]) -> str | None:
     kind, equals, file = value.partition("=")
     if not equals or not file:
         return f"'{value}' is not FORMAT=FILE, e.g. {REPORT_EXAMPLES[formats]}"
     if kind not in formats:
         return f"'{kind}' is not one of {', '.join(formats)}"
     return None
+
+
+def _report(formats: tuple[str, ...]) -> Any:
+    """The option ``--report`` of a command that has these formats."""
+    return option(
+        (),
+        "FORMAT=FILE: also write the result to a file, as any of the formats; may be repeated.",
+        OUTPUT,
+        repeatable=True,
+        rule=partial(_not_a_report, formats=formats),
+    )
 
 
 PICTURES_SHOWN = "24; 0 where the environment variable CI is set"
@@ -1018,13 +1029,7 @@ class AuditOptions(DataOptions, ArchitectureOptions, RunOptions):
     )
 
     format: str = option("text", "What is printed.", OUTPUT, choices=AUDIT_FORMATS)
-    report: tuple[str, ...] = option(
-        (),
-        "FORMAT=FILE: also write the result to a file, as any of the formats; may be repeated.",
-        OUTPUT,
-        repeatable=True,
-        rule=_not_a_report,
-    )
+    report: tuple[str, ...] = _report(AUDIT_FORMATS)
     gallery: int | None = option(
         None,
         "Images lost to the sparse model that are shown on the HTML page, and so copied into it, "
@@ -1088,13 +1093,7 @@ class ExplainOptions(DataOptions, ArchitectureOptions, RunOptions):
         shown="the sparse model's run folder, where the audit has its reports",
     )
     format: str = option("text", "What is printed.", OUTPUT, choices=EXPLAIN_FORMATS)
-    report: tuple[str, ...] = option(
-        (),
-        "FORMAT=FILE: also write the result to a file, as any of the formats; may be repeated.",
-        OUTPUT,
-        repeatable=True,
-        rule=partial(_not_a_report, formats=EXPLAIN_FORMATS),
-    )
+    report: tuple[str, ...] = _report(EXPLAIN_FORMATS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -1168,13 +1167,7 @@ class ExemplarsOptions(DataOptions, ArchitectureOptions, RunOptions):
         shown="exemplars.run",
     )
     format: str = option("text", "What is printed.", OUTPUT, choices=EXEMPLARS_FORMATS)
-    report: tuple[str, ...] = option(
-        (),
-        "FORMAT=FILE: also write the result to a file, as any of the formats; may be repeated.",
-        OUTPUT,
-        repeatable=True,
-        rule=partial(_not_a_report, formats=EXEMPLARS_FORMATS),
-    )
+    report: tuple[str, ...] = _report(EXEMPLARS_FORMATS)
     gallery: int | None = option(
         None,
         "Images shown on the HTML page, and so copied into it, the clearest ones; 0 shows none.",

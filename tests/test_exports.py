@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,9 @@ pytest.importorskip("onnxscript", reason="pip install 'ceag[onnx]'")
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dense model, a pruned one and a packed one, in a folder with their images."""
-    folder = tmp_path_factory.mktemp("models")
+    folder = tmp_path_factory.mktemp("prepared")
     before = Path.cwd()
     os.chdir(folder)
     try:
@@ -36,14 +35,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         done("pack", "model.pruned.safetensors")
     finally:
         os.chdir(before)
-    return folder
-
-
-@pytest.fixture
-def here(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "here"
-    shutil.copytree(models, folder)
-    monkeypatch.chdir(folder)
     return folder
 
 

@@ -94,8 +94,8 @@ def test_dense_and_baseline_together_are_refused(here: Path) -> None:
 
 
 def test_models_that_see_other_inputs_are_compared_on_purpose_each_by_its_own(here: Path) -> None:
-    (first, *_) = errors(*AUDIT, "--candidate", "larger.safetensors")[:1]
-    assert "both name the sparse model" in first
+    (problem,) = errors(*AUDIT, "--candidate", "larger.safetensors")
+    assert "both name the sparse model" in problem
     found = document(*AUDIT, "--baseline", "larger.safetensors")
     _, inputs = found["models"]["remarks"]
     assert inputs.startswith("the models see different inputs: larger.safetensors 24")
