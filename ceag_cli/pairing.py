@@ -125,6 +125,12 @@ def remarks_on(dense: Checkpoint, sparse: Checkpoint, labels: Labels) -> list[st
             f"{dense.path} is not the dense model that {sparse.path} was made from; they were "
             "compared on purpose (--baseline), and the gaps are not those of the pruning alone"
         )
+    held_against = lineage and lineage.recipe.get("baseline")
+    if held_against:
+        remarks.append(
+            f"{sparse.path} was fine-tuned with --baseline {held_against}: its psi was held "
+            "against that model, which need not be the one that it was pruned from"
+        )
     if dense.preprocessing != sparse.preprocessing:
         remarks.append(
             f"the models see different inputs: {dense.path} {dense.preprocessing}, {sparse.path} "

@@ -1,3 +1,4 @@
+import errno
 import json
 import math
 import os
@@ -196,7 +197,7 @@ def test_an_audit_of_a_group_that_is_everybody_exits_with_3(here: Path) -> None:
     assert "\nNO_DATA: " in result.stdout
 
 
-@pytest.mark.parametrize(
+every_stage = pytest.mark.parametrize(
     ("command", "stage"),
     [
         (DENSE, "dense"),
@@ -206,6 +207,20 @@ def test_an_audit_of_a_group_that_is_everybody_exits_with_3(here: Path) -> None:
     ],
     ids=["dense", "prune", "mitigate", "audit"],
 )
+
+
+@every_stage
+def test_no_room_for_a_file_of_a_library_is_no_defect(
+    here: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], stage: str
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/somewhere/else")
+
+    monkeypatch.setattr(stages, stage, full)
+    assert errors(*command) == ["/somewhere/else: cannot be written: No space left on device"]
+
+
+@every_stage
 def test_a_defect_exits_with_4_and_shows_where(
     here: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], stage: str
 ) -> None:

@@ -85,6 +85,15 @@ def test_an_explanation_of_a_pair_on_purpose_says_so(here: Path) -> None:
     assert remark in Path("model.pruned.run/explanation.html").read_text()
 
 
+def test_an_audit_says_that_a_model_was_fine_tuned_against_another_one(here: Path) -> None:
+    done("mitigate", SPARSE, "--baseline", "other.safetensors", "--epochs", "1", *TINY[4:])
+    (remark,) = document("audit", "model.mitigated.safetensors", "--eps", "1")["models"]["remarks"]
+    assert remark.startswith(
+        "model.mitigated.safetensors was fine-tuned with --baseline other.safetensors: its psi was "
+        "held against that model"
+    )
+
+
 def test_dense_and_baseline_together_are_refused(here: Path) -> None:
     two = ("--dense", "model.safetensors", "--baseline", "other.safetensors")
     assert errors(*AUDIT, *two) == [
