@@ -7,6 +7,7 @@ CeagError
 ├── CheckpointError    a weights file cannot be read, or its architecture is not known
 ├── LineageError       a parent, a groups CSV or a default input is missing, changed or ambiguous
 ├── OutputError        an output exists already or cannot be written
+│   └── InUse          another run writes there
 ├── PruningError       the sparsity asked for cannot be reached
 ├── EvaluationError    a model's outputs cannot be counted
 ├── ExportError        a model cannot be exported, or the export answers otherwise
@@ -57,6 +58,10 @@ class LineageError(CeagError):
 
 class OutputError(CeagError):
     """An output exists already or cannot be written."""
+
+
+class InUse(OutputError):
+    """Another run writes there, and has not ended."""
 
 
 class PruningError(CeagError):

@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
-from ceag_cli.errors import Interrupted, OutputError
+from ceag_cli.errors import Interrupted, InUse, OutputError
 from ceag_cli.progress import Reporter
 
 _MINE: set[str] = set()
@@ -53,11 +53,12 @@ def claimed(path: Path, remedy: str, reporter: Reporter) -> Iterator[None]:
         reporter: Hears where nothing can be locked.
 
     Raises:
-        OutputError: Another run has it, or the folder cannot be written.
+        InUse: Another run has it.
+        OutputError: The folder cannot be written.
     """
     name = os.path.realpath(path)
     if name in _MINE:
-        raise OutputError(f"{path.parent}: another run of this process writes there; {remedy}")
+        raise InUse(f"{path.parent}: another run of this process writes there; {remedy}")
     try:
         file = _taken(path, remedy)
     except OSError as error:
@@ -91,7 +92,7 @@ def _taken(path: Path, remedy: str) -> BinaryIO | None:
     """The file, open and locked; ``None`` where nothing can be locked.
 
     Raises:
-        OutputError: Another run has it.
+        InUse: Another run has it.
         OSError: It cannot be made.
     """
     while True:
@@ -107,9 +108,7 @@ def _taken(path: Path, remedy: str) -> BinaryIO | None:
         except (BlockingIOError, PermissionError):
             holder = file.read().decode("utf-8", "replace").strip() or "just started"
             file.close()
-            raise OutputError(
-                f"{path.parent}: another run ({holder}) writes there; {remedy}"
-            ) from None
+            raise InUse(f"{path.parent}: another run ({holder}) writes there; {remedy}") from None
         except (ImportError, OSError):
             file.close()
             return None

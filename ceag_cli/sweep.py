@@ -18,6 +18,8 @@ they have kept.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from typing import Any
 from ceag_cli import unittable
 from ceag_cli.atomic import write_text
 from ceag_cli.comparing import FOLDS
-from ceag_cli.errors import SweepError
+from ceag_cli.errors import InUse, SweepError
 from ceag_cli.experiment import Cell, Plan
 from ceag_cli.formats import as_json
 from ceag_cli.heldout import (
@@ -37,6 +39,7 @@ from ceag_cli.heldout import (
     replicates_of,
     same_images,
 )
+from ceag_cli.locks import claimed
 from ceag_cli.progress import Quiet, Reporter
 from ceag_cli.recommending import gated_of, policy_of_plan, recommend
 from ceag_cli.scatter import as_svg
@@ -65,28 +68,49 @@ def run_sweep(
         jobs: Runs at a time, each in a process of its own with its share of the cores. More than
             one needs a main module that can be imported (``if __name__ == "__main__"``).
         overwrite: Do again the runs whose options have changed, instead of refusing.
-        collect: Carry out nothing; collect what is there.
+        collect: Carry out nothing; collect what is there, also while a sweep writes there.
         reporter: Hears how it goes.
 
     Raises:
         OptionError: The recipe cannot be used.
+        InUse: Another sweep writes there.
         SweepError: Some runs failed. The others are done, and the table has them.
     """
     reporter = reporter or Quiet()
     plan = Plan.read(recipe)
     work = Work(plan, output or Path(plan.name), overwrite)
-    failed = [] if collect else carry_out(work, jobs, reporter)
-    found = _collected(work, reporter)
-    if collect:
-        for cell in work.unasked():
-            reporter.warn(
-                f"{cell}: its audit is gone or was asked something else, so that it is left out; "
-                "without --collect it is asked anew"
-            )
-    _write(found, reporter)
+    with _alone(work, collect, reporter) as writing:
+        failed = [] if collect else carry_out(work, jobs, reporter)
+        found = _collected(work, reporter)
+        if collect:
+            for cell in work.unasked():
+                reporter.warn(
+                    f"{cell}: its audit is gone or was asked something else, so that it is left "
+                    "out; without --collect it is asked anew"
+                )
+        if writing:
+            _write(found, reporter)
     if failed:
         raise SweepError(failed)
     return found
+
+
+@contextmanager
+def _alone(work: Work, collect: bool, reporter: Reporter) -> Iterator[bool]:
+    """Hold the folder of a sweep; ``False`` for who only looks while another sweep holds it."""
+    remedy = "wait for it, see with --collect how far it is, or name another folder with -o"
+    if collect:
+        remedy = "what is there so far is shown, and no file is written"
+    writing = True
+    with ExitStack() as held:
+        try:
+            held.enter_context(claimed(work.folder / "sweep.lock", remedy, reporter))
+        except InUse as error:
+            if not collect:
+                raise
+            reporter.warn(str(error))
+            writing = False
+        yield writing
 
 
 def _collected(work: Work, reporter: Reporter) -> Sweep:

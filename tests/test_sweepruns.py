@@ -16,6 +16,7 @@ import yaml
 from markupsafe import escape
 from pyarrow import parquet
 from test_formats import SCHEMA, wrong
+from test_locks import another_run
 from toys import ceag, done, write_images
 
 from ceag_cli import unittable
@@ -115,6 +116,35 @@ def test_the_table_of_classes_and_groups_is_that_of_the_audits(prepared: Path) -
     assert [str(r["value"]) for r in table] == [r["value"] for r in rows]
     assert [r["acc_sparse"] for r in table] == [float(r["acc_sparse"]) for r in rows]
     assert {type(r["sparsity"]) for r in table} == {float}
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_two_sweeps_do_not_write_into_one_folder(here: Path) -> None:
+    before = contents(here / "r")
+    lock = here / "r" / "sweep.lock"
+    with another_run(lock) as process:
+        result = ceag("sweep", "r.yaml")
+        assert result.exit_code == 2
+        (error,) = result.stderr.splitlines()
+        assert error.startswith(f"error: r: another run (process {process.pid} on ")
+        assert error.endswith(
+            ") writes there; wait for it, see with --collect how far it is, "
+            "or name another folder with -o"
+        )
+        # One may look how far it is, which writes nothing.
+        (here / "r/table.md").unlink()
+        looked = ceag("sweep", "r.yaml", "--collect")
+        assert looked.exit_code == 0
+        assert "writes there; what is there so far is shown, and no file is written" in (
+            looked.stderr.replace("\n", " ")
+        )
+        assert not (here / "r/table.md").exists()
+    assert looked.stdout == done("sweep", "r.yaml", "--collect").stdout
+    assert contents(here / "r") == before
+    assert not lock.exists()
 
 
 def test_what_is_there_is_collected_without_the_images(here: Path) -> None:
