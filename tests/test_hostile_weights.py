@@ -14,14 +14,18 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from toys import ceag, done, tiny_model
 
 from ceag_cli import strictjson
-from ceag_cli.checkpoints import write_tensors
-from ceag_cli.errors import TrainingError
-from ceag_cli.lineage import PACKED, Lineage, read_metadata
+from ceag_cli.checkpoints import read_state, write_tensors
+from ceag_cli.errors import CeagError, TrainingError
+from ceag_cli.info import describe_file
+from ceag_cli.lineage import PACKED, Lineage, Reference, SparsityRecord, read_metadata
 from ceag_cli.models import describe, preprocessing_of
 from ceag_cli.runs import Run
+from ceag_cli.timmconfigs import checked_config
 
 MODEL = tiny_model("test_resnet")
 CONFIG = describe(MODEL, preprocessing_of(MODEL), None)
@@ -465,3 +469,143 @@ def test_json_has_no_surprises(text: str, problem: str) -> None:
 
 def test_a_whole_surrogate_pair_is_a_character() -> None:
     assert strictjson.loads('["\\ud83d\\ude00"]') == ["😀"]
+
+
+# Anything at all
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats()
+    | st.sampled_from(["", "a", "0", "..", "/etc/passwd", "\0", "\x1b[31m", "nan", "2:4", "F32"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["", "a", "w", "path", "sha256"]), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Where something stands in a JSON value; ``()`` is the whole."""
+    keys: list[Any] = []
+    if isinstance(value, dict):
+        keys = list(value)
+    elif isinstance(value, list):
+        keys = list(range(len(value)))
+    return [at, *(place for key in keys for place in places(value[key], (*at, key)))]
+
+
+def replaced(value: Any, place: tuple[Any, ...], new: Any) -> Any:
+    """The same with something else in one place."""
+    if not place:
+        return new
+    inner = {place[0]: replaced(value[place[0]], place[1:], new)}
+    if isinstance(value, dict):
+        return value | inner
+    return [inner.get(i, old) for i, old in enumerate(value)]
+
+
+def test_a_value_is_replaced_in_its_place() -> None:
+    assert places({"a": [1]}) == [(), ("a",), ("a", 0)]
+    assert replaced({"a": [1, 2], "b": 3}, ("a", 1), None) == {"a": [1, None], "b": 3}
+
+
+def refused_by_name(read: Callable[[], object], name: str) -> bool:
+    """Whether a file cannot be used, which has to be said with its name."""
+    said = name
+    try:
+        read()
+    except CeagError as error:
+        said = f"! {error}"
+    assert said.removeprefix("! ").startswith(name)
+    return said != name
+
+
+WHOLE = (
+    METADATA
+    | Lineage(
+        stage="mitigated",
+        version="1",
+        seed=1,
+        recipe={"command": "mitigate", "eps": 0.02, "method": "ceag", "mean": [0.5]},
+        parents={"dense": Reference("model.safetensors", "a" * 64)},
+        sparsity=SparsityRecord(0.5, "layer", "magnitude", {"w": (2, 4)}),
+        eps=0.02,
+    ).to_metadata()
+)
+
+
+def parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_any_value_in_the_metadata_is_used_or_refused(data: st.DataObject) -> None:
+    key = data.draw(st.sampled_from(sorted(WHOLE)))
+    value = parsed(WHOLE[key])
+    changed = replaced(value, data.draw(st.sampled_from(places(value))), data.draw(JSON))
+    said = WHOLE | {key: changed if isinstance(changed, str) else json.dumps(changed)}
+    refused_by_name(lambda: Lineage.from_metadata(said, Path("m.safetensors")), "m.safetensors")
+    refused_by_name(lambda: checked_config(said["ceag.timm"], "m.safetensors"), "m.safetensors")
+
+
+def changed_bytes(data: st.DataObject, content: bytes, first: int = 0) -> bytes:
+    """A file with up to four other bytes, and perhaps a part of it."""
+    turned = bytearray(content)
+    for _ in range(data.draw(st.integers(1, 4))):
+        turned[data.draw(st.integers(first, len(turned) - 1))] = data.draw(st.integers(0, 255))
+    return bytes(turned[: data.draw(st.integers(first, len(turned)))])
+
+
+SMALL = {"w": torch.tensor([0.0, 0.0, 1.5, -2.0]), "n": torch.tensor(3)}
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data(), st.booleans())
+def test_a_changed_weights_file_is_used_or_refused(data: st.DataObject, packed: bool) -> None:
+    path = Path("m.safetensors")
+    write_tensors(path, SMALL, {"format": "pt"}, packed=packed)
+    path.write_bytes(changed_bytes(data, path.read_bytes()))
+    refused_by_name(lambda: describe_file(path), "m.safetensors")
+    refused_by_name(lambda: read_state(path), "m.safetensors")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_any_value_in_the_index_of_a_packed_file_is_used_or_refused(data: st.DataObject) -> None:
+    path = Path("m.safetensors")
+    write_tensors(path, SMALL, {"format": "pt"}, packed=True)
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    index = json.loads(header["__metadata__"][PACKED])
+    changed = replaced(index, data.draw(st.sampled_from(places(index))), data.draw(JSON))
+    header["__metadata__"][PACKED] = json.dumps(changed)
+    path.write_bytes(raw(header, content[8 + length :]))
+    refused_or_the_same(path)
+
+
+def refused_or_the_same(path: Path) -> None:
+    """A packed file has a checksum: whatever was done to it, no other weights come out."""
+    if not refused_by_name(lambda: read_state(path), "m.safetensors"):
+        state, _, _ = read_state(path)
+        assert all(torch.equal(state[name], tensor) for name, tensor in SMALL.items())
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_a_changed_stream_of_a_packed_file_gives_no_other_weights(data: st.DataObject) -> None:
+    path = Path("m.safetensors")
+    write_tensors(path, SMALL, {"format": "pt"}, packed=True)
+    content = path.read_bytes()
+    first = 8 + int.from_bytes(content[:8], "little")
+    place = data.draw(st.integers(first, len(content) - 1))
+    other = data.draw(st.integers(0, 255).filter(lambda byte: byte != content[place]))
+    path.write_bytes(content[:place] + bytes([other]) + content[place + 1 :])
+    refused_or_the_same(path)  # a bit that no weight has may be turned
