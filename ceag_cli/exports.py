@@ -216,7 +216,8 @@ def _write(source: Checkpoint, path: Path) -> None:
                 verbose=False,
                 input_names=[INPUT],
                 output_names=[OUTPUT],
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                # Without a bound, torch 2.7 finds that a batch must not have 2^63 - 1 images.
+                dynamic_shapes=({0: torch.export.Dim("batch", max=2**31 - 1)},),
             )
             assert program is not None
             for node in program.model.graph.all_nodes():
