@@ -10,12 +10,14 @@ from torch import Tensor
 
 from ceag_cli.baselines import EqualizedLoss, GroupDRO, NaiveFineTuning, Reweighting
 from ceag_cli.ceag import ConstrainedExcessAccuracyGap
+from ceag_cli.declarations import Idle, declared, no_effect
 from ceag_cli.distillation import SHARE as DISTILL_SHARE
 from ceag_cli.errors import OptionError
 from ceag_cli.groups import Grouping, GroupStats
 from ceag_cli.multipliers import SPEED, Multipliers, bound_by_size, step_by_size
-from ceag_cli.options import CONSTRAINED, MitigateOptions, flag, given, no_effect
+from ceag_cli.options import MitigateOptions
 from ceag_cli.replay import LONGEST, GroupReplay
+from ceag_cli.stageoptions import CONSTRAINED
 from ceag_cli.training import Objective, without_effect
 
 SPEED_OF_EQUALIZED_LOSS = 1.0
@@ -60,17 +62,16 @@ def check_options(options: MitigateOptions) -> list[str]:
             f"--keep {options.keep}: early stopping (--method naive-es) chooses on val; leave "
             "--keep out, or take --method naive"
         )
-    fields = options.__dataclass_fields__
-    found = [
-        f"{flag(name)} has no effect with --method {options.method}"
-        for name in given(options, fields)
-        if fields[name].metadata["methods"]
-        and options.method not in fields[name].metadata["methods"]
+    of_others = [
+        name
+        for name, about in declared(MitigateOptions).items()
+        if about.methods and options.method not in about.methods
     ]
     rule = rule_of_keeping(options)
     plain_ascent = options.method in CONSTRAINED and options.dual_opt == "ascent"
     constrained = options.method in CONSTRAINED
-    idle: dict[str, tuple[bool, tuple[str, ...]]] = {
+    idle: Idle = {
+        f"with --method {options.method}": (True, of_others),
         "without --dual-opt nupi": (plain_ascent, ("dual_kp", "dual_nu")),
         "with --dual-lr": (constrained and options.dual_lr is not None, ("dual_speed",)),
         "with --buffer 0": (
@@ -87,7 +88,7 @@ def check_options(options: MitigateOptions) -> list[str]:
         "without --distill": (distill_share(options) == 0, ("temperature",)),
         "with --weight-decay 0": (options.weight_decay == 0, ("decay_on",)),
     }
-    return found + no_effect(options, idle) + without_effect(options)
+    return no_effect(options, idle) + without_effect(options)
 
 
 def prune_epochs(options: MitigateOptions) -> int:

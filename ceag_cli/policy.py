@@ -22,8 +22,9 @@ from ceag_cli.clauses import (
     unknown,
 )
 from ceag_cli.clauses import Waiver as Waiver
+from ceag_cli.declarations import flag
 from ceag_cli.errors import OptionError
-from ceag_cli.options import AuditOptions, flag
+from ceag_cli.options import AuditOptions
 from ceag_cli.recipe import checked, resolve
 
 GATES = ("evidence", "strict", "point")

@@ -9,10 +9,8 @@ name, and all errors of a file are reported together.
 from __future__ import annotations
 
 import json
-import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -21,9 +19,10 @@ import yaml
 
 from ceag_cli import strictyaml
 from ceag_cli.clauses import Override, Waiver
-from ceag_cli.errors import CeagError, OptionError
+from ceag_cli.declarations import EMPTY, flag, parse
+from ceag_cli.errors import OptionError
 from ceag_cli.errors import nearest as nearest
-from ceag_cli.options import COMMANDS, EMPTY, Command, flag, parse
+from ceag_cli.options import COMMANDS, Command
 from ceag_cli.strictyaml import MOST_BYTES
 
 PROJECT_FILE = "ceag.yaml"
@@ -246,24 +245,6 @@ def resolve(
     options = command(**values)
     options.come_from(origins)
     return options
-
-
-@contextmanager
-def named_as_given(options: Command) -> Iterator[None]:
-    """Let errors call options that a file gives by their keys there, and not by their flags.
-
-    Raises:
-        CeagError: What was raised.
-    """
-    try:
-        yield
-    except CeagError as error:
-        for name, origin in options.origins.items():
-            if not origin.startswith("--"):
-                as_flag = re.compile(rf"(?<![\w-]){flag(name)}(?![\w-])")
-                told = f"{name} (in {origin})".replace("\\", r"\\")
-                error.problems = [as_flag.sub(told, problem) for problem in error.problems]
-        raise
 
 
 def checked(

@@ -13,6 +13,7 @@ from decimal import Decimal
 from rich.table import Table
 from rich.text import Text
 
+from ceag_cli.declarations import flag
 from ceag_cli.findings import (
     DESCRIPTIVE,
     FAIL,
@@ -31,7 +32,6 @@ from ceag_cli.findings import (
     SplitResult,
 )
 from ceag_cli.inert import printable
-from ceag_cli.options import flag
 from ceag_cli.policy import Policy
 
 MEANING = {

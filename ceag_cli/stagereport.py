@@ -1,4 +1,4 @@
-"""What ``dense``, ``prune``, ``mitigate`` and ``export`` say of their results: lines, and JSON."""
+"""What the commands that write models say of their results: lines, and JSON."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ceag_cli.archives import Archived
 from ceag_cli.findings import SplitResult
 from ceag_cli.inert import printable
 from ceag_cli.report import percent, points, tolerance
@@ -141,3 +142,9 @@ def _accuracies(what: str, split: SplitResult) -> str:
 
 def _worst(split: SplitResult, eps: float) -> str:
     return f"{points(split.max_excess_gap, eps)} points ({printable(split.worst_group or '')})"
+
+
+def archived_lines(found: Archived) -> list[str]:
+    """What ``pack`` and ``unpack`` print."""
+    before, after = megabytes(found.bytes_before), megabytes(found.bytes)
+    return [f"wrote {found.output}: {after} ({found.source}: {before})"]

@@ -25,6 +25,7 @@ from typer.testing import CliRunner
 
 from ceag_cli import explanationformats, formats
 from ceag_cli.audit import Paired, audit
+from ceag_cli.auditoptions import AUDIT_FORMATS, EXPLAIN_FORMATS
 from ceag_cli.cli import app
 from ceag_cli.documents import audit_document
 from ceag_cli.errors import OptionError, OutputError
@@ -40,7 +41,7 @@ from ceag_cli.formats import FORMATS, render, report_files, write_reports
 from ceag_cli.groups import Grouping
 from ceag_cli.inert import printable
 from ceag_cli.markdown import escaped
-from ceag_cli.options import AUDIT_FORMATS, EXPLAIN_FORMATS, AuditOptions
+from ceag_cli.options import AuditOptions
 from ceag_cli.policy import Policy, Waiver
 from ceag_cli.results import Audit, NotWritten
 from ceag_cli.sheet import cell
@@ -789,7 +790,7 @@ def test_names_come_back_from_csv_and_json(name: str) -> None:
 def test_reports_are_written(tmp_path: Path) -> None:
     reports = [f"{name}={tmp_path}/new/x.{name}" for name in AUDIT_FORMATS]
     files = report_files(reports, tmp_path / "run")
-    write_reports(SMALL, files)
+    write_reports(SMALL, files, render)
     for name in AUDIT_FORMATS:
         written = (tmp_path / "new" / f"x.{name}").read_bytes()
         assert written == render(SMALL, name).encode()
@@ -859,8 +860,8 @@ def test_a_report_that_fails_leaves_the_others_and_the_result(tmp_path: Path) ->
     (tmp_path / "there").touch()
     files = {tmp_path / "there" / "x.csv": "csv", tmp_path / "y.csv": "csv"}
     with pytest.raises(NotWritten) as error:
-        write_reports(SMALL, files)
-    assert error.value.audit is SMALL
+        write_reports(SMALL, files, render)
+    assert error.value.found is SMALL
     assert len(error.value.problems) == 1
     assert (tmp_path / "y.csv").is_file()
 

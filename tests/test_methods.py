@@ -23,8 +23,9 @@ from ceag_cli.methods import (
     rule_of_keeping,
     troubles,
 )
-from ceag_cli.options import METHODS, MitigateOptions
+from ceag_cli.options import MitigateOptions
 from ceag_cli.replay import LONGEST, GroupReplay
+from ceag_cli.stageoptions import METHODS
 
 GROUPS = Grouping(("group",), (("a", "b", "c"),))
 

@@ -3,17 +3,11 @@ from typing import Any
 
 import pytest
 
+from ceag_cli.declarations import flag
 from ceag_cli.errors import OptionError
-from ceag_cli.options import (
-    METHODS,
-    AuditOptions,
-    Command,
-    DenseOptions,
-    MitigateOptions,
-    PruneOptions,
-    flag,
-)
+from ceag_cli.options import AuditOptions, Command, DenseOptions, MitigateOptions, PruneOptions
 from ceag_cli.recipe import as_recipe, differences, dump, read_recipe, resolve
+from ceag_cli.stageoptions import METHODS
 
 
 @pytest.fixture(autouse=True)
