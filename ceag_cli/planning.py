@@ -154,7 +154,7 @@ def plan_audit(options: AuditOptions, reporter: Reporter | None = None) -> Plan:
 
     Args:
         options: Of the audit. The CSV is the one given, else the one that the model names.
-        reporter: Hears where the CSV and the policy come from.
+        reporter: Hears where the CSV comes from, and what has no effect.
 
     Raises:
         CeagError: Something given cannot be used.
@@ -176,7 +176,6 @@ def plan_audit(options: AuditOptions, reporter: Reporter | None = None) -> Plan:
     lacking = [split for split in options.gate_splits if split not in sizes.total]
     if lacking:
         raise LabelsError(f"{sizes.file}: no row has split '{lacking[0]}'")
-    reporter.say(policy.origin_line())
     found = plan(sizes, policy, options.gate_splits, options.plan_churn)
     if options.cluster_id is not None:
         note = (

@@ -68,7 +68,7 @@ def lines(found: Plan) -> list[str]:
     per_split = ", ".join(f"{n} {split}" for split, n in sizes.total.items())
     text = [
         f"{sizes.file}: {per_split} images",
-        f"eps {policy.eps:g}, alpha {policy.alpha:g}, {policy.interval} interval",
+        policy.origin_line(also=("alpha", "interval")),
     ]
     size_of = {
         (split, name): int(counts[g])

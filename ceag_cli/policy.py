@@ -188,8 +188,12 @@ class Policy:
                 )
         return found
 
-    def origin_line(self) -> str:
-        """What was taken from where, in one line; what is not named is at its default."""
+    def origin_line(self, also: Sequence[str] = ()) -> str:
+        """What was taken from where, in one line; what is not named is at its default.
+
+        Args:
+            also: Keys that are named even there.
+        """
         values = {
             "gate": self.gate,
             "alpha": f"{self.alpha:g}",
@@ -204,11 +208,11 @@ class Policy:
             "gate_splits": "",
         }
         said = [f"eps {self.eps:g} (from {self.sources.get('eps', 'the default')})"]
-        said += [
-            f"{name} {value}".rstrip() + f" (from {self.sources[name]})"
-            for name, value in values.items()
-            if name in self.sources
-        ]
+        for name, value in values.items():
+            if name in self.sources:
+                said.append(f"{name} {value}".rstrip() + f" (from {self.sources[name]})")
+            elif name in also:
+                said.append(f"{name} {value}")
         return ", ".join(said)
 
 

@@ -1567,6 +1567,14 @@ def test_a_checkpoint_is_adapted_to_another_input(images: Path) -> None:
     assert lineage_of("grey/model.safetensors").parents["input"].path == "../model.safetensors"
 
 
+def test_a_checkpoint_is_said_to_see_images_as_it_was_asked_to(here: Path) -> None:
+    adopt = ("dense", "--checkpoint", "model.safetensors", "--epochs", "0")
+    (line,) = done(*adopt, "--img-size", "24", "-o", "x.safetensors").stderr.splitlines()
+    assert line.startswith("model.safetensors: test_resnet (from the file's metadata), 24x24, 3 ")
+    (line,) = done(*adopt, "-o", "y.safetensors").stderr.splitlines()
+    assert line.startswith("model.safetensors: test_resnet (from the file's metadata), 16x16, 3 ")
+
+
 def test_an_input_that_the_model_cannot_take_is_refused_before_training(images: Path) -> None:
     done(
         "dense",
