@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ceag_cli.audit import Paired, audit
 from ceag_cli.budgets import by_scope
 from ceag_cli.checkpoints import Checkpoint
+from ceag_cli.convergence import troubles
 from ceag_cli.declarations import as_given, given
 from ceag_cli.errors import OptionError
 from ceag_cli.evaluation import (
@@ -43,7 +44,6 @@ from ceag_cli.methods import (
     objective,
     prune_epochs,
     rule_of_keeping,
-    troubles,
 )
 from ceag_cli.options import MitigateOptions
 from ceag_cli.policy import Policy

@@ -19,6 +19,7 @@ from ceag_cli.results import (
     PruneResult,
     TensorResult,
 )
+from ceag_cli.texttables import aligned
 from ceag_cli.versions import versions
 
 STAGE_SCHEMA_VERSION = 1
@@ -95,12 +96,7 @@ def tensor_lines(tensors: Sequence[TensorResult]) -> list[str]:
             fate = f"dense: {tensor.dense_because}"
         shape = "x".join(map(str, tensor.shape)) or "scalar"
         rows.append((tensor.name, shape, str(weights), str(tensor.zeros), fate))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    return [
-        f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]:>{widths[2]}}  "
-        f"{row[3]:>{widths[3]}}  {row[4]}"
-        for row in rows
-    ]
+    return aligned(rows, left=(0, 1, -1))
 
 
 def _kept_line(result: MitigateResult) -> list[str]:
