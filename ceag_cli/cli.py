@@ -72,6 +72,9 @@ def _command(name: str, example: str) -> Callable[[Callable[..., None]], Callabl
     return register
 
 
+_Format = Annotated[str, typer.Option("--format", help="text or json.")]
+
+
 def _check_format(name: str, what: str = "") -> None:
     if name not in ("text", "json"):
         raise CeagError(f"--format: '{name}' is not one of text, json{what}")
@@ -255,7 +258,7 @@ def _sweep(
     collect: Annotated[
         bool, typer.Option("--collect", help="Run nothing; show what is there already.")
     ] = False,
-    output_format: Annotated[str, typer.Option("--format", help="text or json.")] = "text",
+    output_format: _Format = "text",
 ) -> None:
     """Run criteria x methods x sparsities x seeds from one recipe, and say how far one can prune.
 
@@ -286,7 +289,7 @@ def _info(
     tensors: Annotated[
         bool, typer.Option("--tensors", help="Also list every tensor with its zeros.")
     ] = False,
-    output_format: Annotated[str, typer.Option("--format", help="text or json.")] = "text",
+    output_format: _Format = "text",
 ) -> None:
     """Show a file's lineage, architecture, sparsity, eps, groups and seed.
 
@@ -402,7 +405,7 @@ def _groups(
     gate_splits: _GateSplits = None,
     churn: _Churn = None,
     config: _AuditRecipe = None,
-    output_format: Annotated[str, typer.Option("--format", help="text or json.")] = "text",
+    output_format: _Format = "text",
 ) -> None:
     """Show the groups of a CSV, and which of them an audit could decide at this eps.
 
@@ -458,7 +461,7 @@ def _write_groups(
     _show(format_, conversion.lines(found), conversion.document(found))
 
 
-# Everything else
+# Policies, and packed files
 
 
 @_registered("check")

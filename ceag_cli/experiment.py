@@ -13,10 +13,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ceag_cli.errors import OptionError
+from ceag_cli.errors import OptionError, nearest
 from ceag_cli.options import AuditOptions, Command, DenseOptions, MitigateOptions, PruneOptions
 from ceag_cli.policy import DEFAULT_EPS
-from ceag_cli.recipe import checked, nearest, read_yaml
+from ceag_cli.recipe import checked, read_yaml
 from ceag_cli.stageoptions import CRITERIA
 
 _NO_FILE_NAME = re.compile(r"""[\\/:*?"<>|`]|^[.=+@-]|^$""")

@@ -110,10 +110,7 @@ def dense(options: DenseOptions, reporter: Reporter | None = None) -> DenseResul
         _refuse_same(given.path, output)
     run = Run(output, as_recipe(options), _inputs(data, input=given))
     with _opened(run, options, reporter) as state:
-        early_output = None if options.early_epoch is None else derived(output, "early")
-        if early_output is not None and not (state or options.overwrite):
-            World.current().on_first(partial(_refuse_existing, early_output))
-
+        early_output = _early_output(options, output, anew=state is None)
         torch.manual_seed(options.seed)
         model = initial_model(options, given, names, new_classifier)
         preprocessing = preprocessing_of(model if given is None else given.config, options)
@@ -140,10 +137,7 @@ def dense(options: DenseOptions, reporter: Reporter | None = None) -> DenseResul
             )
             training.fit(state)
             early = training.early
-        accuracy = {}
-        for name, split in splits.items():
-            said = evaluate(model, split, preprocessing, compute, reporter, f"dense on {name}")
-            accuracy[name] = float(said.correct.double().mean())
+        accuracy = _accuracy(model, splits, preprocessing, compute, reporter)
         config = describe(model, preprocessing, names)
         parents = {"input": Reference.to(given.path, given.sha256, output)} if given else {}
         groups = data.reference(output) if data else None
@@ -257,11 +251,7 @@ def mitigate(options: MitigateOptions, reporter: Reporter | None = None) -> Miti
     else:
         rule = rule_of(source, options.sparsity, reporter)
         check_further(source, options.sparsity, reporter, rule.names, rule.scope)
-    reference = source
-    from_dense = source.lineage is None or "dense" not in source.lineage.parents
-    named = options.dense is not None or options.baseline is not None
-    if options.sparsity is None or named or not from_dense:
-        reference = find_dense(source, options, reporter)
+    reference = _dense_model_of(source, options, reporter)
     data = open_data(options, [source, reference], reporter, "mitigate")
     check_targets(data, source, options.class_map)
     data.require(["train"], seen_in_train=True)
@@ -384,14 +374,48 @@ def _write_early(
     return World.current().on_first(write)
 
 
-def _refuse_existing(path: Path) -> None:
-    if path.exists():
-        raise OutputError(f"{path}: exists already; replace it with --overwrite")
-
-
 def _refuse_same(source: Path, output: Path) -> None:
     if output.resolve() == source.resolve():
         raise OutputError(f"{output}: is the input; write elsewhere with -o")
+
+
+def _early_output(options: DenseOptions, output: Path, *, anew: bool) -> Path | None:
+    """Where early weights go, if any are asked for; ``anew`` means that nothing is continued."""
+    if options.early_epoch is None:
+        return None
+    path = derived(output, "early")
+
+    def refuse_existing() -> None:
+        if path.exists():
+            raise OutputError(f"{path}: exists already; replace it with --overwrite")
+
+    if anew and not options.overwrite:
+        World.current().on_first(refuse_existing)
+    return path
+
+
+def _accuracy(
+    model: nn.Module,
+    splits: Mapping[str, Split],
+    preprocessing: Preprocessing,
+    compute: Compute,
+    reporter: Reporter,
+) -> dict[str, float]:
+    """The accuracy of a dense model, by split."""
+    found = {}
+    for name, split in splits.items():
+        said = evaluate(model, split, preprocessing, compute, reporter, f"dense on {name}")
+        found[name] = float(said.correct.double().mean())
+    return found
+
+
+def _dense_model_of(source: Checkpoint, options: MitigateOptions, reporter: Reporter) -> Checkpoint:
+    """What psi is measured against: the model behind a pruned one, a dense one is its own."""
+    is_dense = source.lineage is None or "dense" not in source.lineage.parents
+    named = options.dense is not None or options.baseline is not None
+    if options.sparsity is not None and is_dense and not named:
+        return source
+    return find_dense(source, options, reporter)
 
 
 def _images_to_prune_by(
