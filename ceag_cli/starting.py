@@ -20,7 +20,7 @@ from ceag_cli.kinds import has_answers
 from ceag_cli.labels import MISSING, PATH_COLUMNS
 from ceag_cli.lineage import newest
 from ceag_cli.options import AuditOptions
-from ceag_cli.planning import read_sizes, sizes_of_answers
+from ceag_cli.planning import Sizes, read_sizes, sizes_of_answers
 from ceag_cli.policy import DEFAULT_EPS
 from ceag_cli.progress import Reporter
 from ceag_cli.recipe import PROJECT_FILE, read_project
@@ -57,10 +57,19 @@ class Found:
     """Tables that look like the answers of two models."""
 
     @property
+    def tables(self) -> tuple[Path, ...]:
+        """Those that could be named: groups CSVs, or without any the tables of answers."""
+        return self.csvs or self.answers
+
+    @property
+    def key(self) -> str:
+        """The option that names one of them."""
+        return "predictions" if self.answers and not self.csvs else "groups"
+
+    @property
     def table(self) -> Path | None:
-        """The one that is named: the groups CSV, or without any the table of answers."""
-        tables = self.csvs or self.answers
-        return tables[0] if len(tables) == 1 else None
+        """The one that is named, where it is clear which."""
+        return self.tables[0] if len(self.tables) == 1 else None
 
 
 def look_around(folder: Path) -> Found:
@@ -85,13 +94,18 @@ def look_around(folder: Path) -> Found:
         except LabelsError as error:
             problems = tuple(error.problems)
         else:
-            n = sizes.by_group.get("test")
-            order = list(range(sizes.grouping.num_groups))
-            if n is not None:
-                order.sort(key=lambda g: (n[g] == 0, n[g]))
-            names = (sizes.grouping.names[g] for g in order)
-            groups = tuple(name for name in names if MISSING not in name[1].split("*"))
+            groups = _smallest_first(sizes)
     return Found(csvs, model, groups, problems, answers)
+
+
+def _smallest_first(sizes: Sizes) -> tuple[Group, ...]:
+    """Named groups, those with the fewest images in the test split first, without any last."""
+    n = sizes.by_group.get("test")
+    order = list(range(sizes.grouping.num_groups))
+    if n is not None:
+        order.sort(key=lambda g: (n[g] == 0, n[g]))
+    names = (sizes.grouping.names[g] for g in order)
+    return tuple(name for name in names if MISSING not in name[1].split("*"))
 
 
 def _header(path: Path) -> list[str]:
@@ -125,9 +139,9 @@ def write_policy(
     found = look_around(folder)
     for problem in first(found.problems):
         reporter.warn(problem)
-    tables, what = (found.csvs, "groups CSV") if found.csvs else (found.answers, "answers")
-    if len(tables) > 1:
-        names = ", ".join(table.name for table in tables)
+    if len(found.tables) > 1:
+        names = ", ".join(table.name for table in found.tables)
+        what = "groups CSV" if found.csvs else "answers"
         reporter.warn(f"several tables could be the {what} ({names}); name one in {path}")
     write_text(path, "\n".join(policy_text(found, eps)) + "\n")
     try:
@@ -142,9 +156,7 @@ def write_policy(
 
 def policy_text(found: Found, eps: float = DEFAULT_EPS) -> list[str]:
     """The lines of a ``ceag.yaml`` that says no more than eps and what was found."""
-    examples = [*found.groups[:2], *_EXAMPLES[len(found.groups) :]]
-    group, waived = (f"feature: {_quoted(f)}, value: {_quoted(v)}" for f, v in examples)
-    text = [
+    return [
         "# What 'ceag audit' asks of a model in this folder, and what the other commands take for",
         "# their flags: one section per command (dense, prune, mitigate, audit), and in it the",
         "# flags by name, with _ for -. A flag beats this file, this file beats the model's",
@@ -154,13 +166,25 @@ def policy_text(found: Found, eps: float = DEFAULT_EPS) -> list[str]:
         "# ceag check     whether this file can be used",
         "",
         "audit:",
+        *_what_is_audited(found),
+        "",
+        "  # Largest excess accuracy gap, a fraction: 0.02 is 2 points. Without it the eps that a",
+        "  # model was made for would be asked for, so that a model would set its own gate.",
+        f"  eps: {eps:g}",
+        "",
+        *_defaults(),
+        *_clauses(found),
     ]
-    tables, key = (found.csvs, "groups") if found.csvs else (found.answers, "predictions")
+
+
+def _what_is_audited(found: Found) -> list[str]:
+    """The table and the model, the model and what is not clear as comments."""
+    text = []
     if found.table is not None:
-        text.append(f"  {key}: {_quoted(found.table.name)}")
-    elif tables:
+        text.append(f"  {found.key}: {_quoted(found.table.name)}")
+    elif found.tables:
         text.append("  # Name one of them:")
-        text += [f"  # {key}: {_quoted(path.name)}" for path in tables]
+        text += [f"  # {found.key}: {_quoted(path.name)}" for path in found.tables]
     else:
         text.append("  # groups: labels.csv    # else the CSV that the model names")
     if found.model is not None:
@@ -168,13 +192,12 @@ def policy_text(found: Found, eps: float = DEFAULT_EPS) -> list[str]:
             "  # The newest model is taken by default; as of now that is",
             f"  # checkpoint: {_quoted(found.model.name)}",
         ]
-    text += [
-        "",
-        "  # Largest excess accuracy gap, a fraction: 0.02 is 2 points. Without it the eps that a",
-        "  # model was made for would be asked for, so that a model would set its own gate.",
-        f"  eps: {eps:g}",
-        "",
-    ]
+    return text
+
+
+def _defaults() -> list[str]:
+    """Keys of the audit as comments, each with what it means and its default."""
+    text = []
     for name in SHOWN_KEYS:
         about = declared(AuditOptions)[name]
         text += [f"  # {line}" for line in textwrap.wrap(about.help, 96)]
@@ -182,7 +205,14 @@ def policy_text(found: Found, eps: float = DEFAULT_EPS) -> list[str]:
             text.append(f"  # One of {', '.join(about.choices)}.")
         shown = "null" if about.default is None else _plain(about.default)
         text += [f"  # {name}: {shown}", ""]
-    text += [
+    return text
+
+
+def _clauses(found: Found) -> list[str]:
+    """What can be said of single groups, as comments that show it of groups of the CSV."""
+    examples = [*found.groups[:2], *_EXAMPLES[len(found.groups) :]]
+    group, waived = (f"feature: {_quoted(f)}, value: {_quoted(v)}" for f, v in examples)
+    return [
         "  # Groups with an eps of their own.",
         "  # overrides:",
         f"  #   - {{{group}, eps: 0.01}}",
@@ -196,7 +226,6 @@ def policy_text(found: Found, eps: float = DEFAULT_EPS) -> list[str]:
         f"  #   - {{{waived}, eps: 0.05,",
         "  #      reason: retraining is under way, expires: 2026-12-31, owner: vision team}",
     ]
-    return text
 
 
 def _plain(value: object) -> str:

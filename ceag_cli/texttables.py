@@ -9,11 +9,11 @@ def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> list
     """A line a row, two spaces between columns.
 
     Args:
-        rows: Cells, as many in every row; the head is a row as well.
+        rows: Cells, as many in every row; the head is a row as well. None at all are no lines.
         left: The columns of words, -1 for the last one; those of numbers are aligned to the right.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    words = {column % len(widths) for column in left}
+    words = {column % len(widths) for column in left} if widths else set()
     lines = []
     for row in rows:
         cells = [

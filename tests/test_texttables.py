@@ -16,3 +16,7 @@ def test_words_are_aligned_to_the_left_and_numbers_to_the_right() -> None:
         "a      100  decidable",
         "b        7     hardly",
     ]
+
+
+def test_without_rows_there_are_no_lines() -> None:
+    assert aligned([]) == []
