@@ -35,7 +35,7 @@ _HOMES = {
     "mitigate": "stages",
     "prune": "stages",
     "read_policy": "policy",
-    "run_audit": "stages",
+    "run_audit": "auditing",
     "run_sweep": "sweep",
 }
 

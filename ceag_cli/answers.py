@@ -17,6 +17,7 @@ from ceag_cli.audit import Paired
 from ceag_cli.checkpoints import Checkpoint
 from ceag_cli.classes import class_index
 from ceag_cli.columns import FORMAT, Column, write_npz
+from ceag_cli.declarations import called, given
 from ceag_cli.destinations import unwritable
 from ceag_cli.errors import LabelsError, OptionError, OutputError, first
 from ceag_cli.evaluation import Compute
@@ -47,19 +48,13 @@ from ceag_cli.kept import (
 )
 from ceag_cli.labels import SPLITS
 from ceag_cli.models import architecture_of
-from ceag_cli.options import (
-    OF_DATASET,
-    ArchitectureOptions,
-    AuditOptions,
-    ExemplarsOptions,
-    called,
-    given,
-)
+from ceag_cli.options import AuditOptions, ExemplarsOptions
 from ceag_cli.pairing import find_dense, refuse_trained_on, remarks_on
 from ceag_cli.policy import policy_of
 from ceag_cli.predictions import MODELS, AnswerTable, as_arrays, read_as_asked
 from ceag_cli.progress import Reporter
 from ceag_cli.runs import folder_of
+from ceag_cli.sharedoptions import OF_DATASET, ArchitectureOptions
 
 
 @dataclass(frozen=True)
@@ -224,11 +219,7 @@ def refuse_models(options: AuditOptions | ExemplarsOptions, path: str) -> None:
     names |= {"data_dir", "class_map", "reevaluate", "dataset", *OF_DATASET}
     names |= {*ArchitectureOptions.__dataclass_fields__, *OF_RUNNING}
     known = names & options.__dataclass_fields__.keys()
-    said = [
-        name
-        for name in given(options, sorted(known))
-        if options.origins.get(name, "--").startswith("--")
-    ]
+    said = [name for name in given(options, sorted(known)) if options.file_of(name) is None]
     if said:
         listed = ", ".join(called(type(options), name) for name in said)
         raise OptionError(

@@ -45,10 +45,10 @@ from ceag_cli.models import (
     preprocessing_of,
     timm_keys,
 )
-from ceag_cli.options import ArchitectureOptions
 from ceag_cli.packing import VERSION, pack, unpack
 from ceag_cli.pickles import is_plain, unpickled
 from ceag_cli.prunable import classifier_names, first_layer_names
+from ceag_cli.sharedoptions import ArchitectureOptions
 from ceag_cli.tensorfiles import (
     LONGEST_HEADER,
     content,

@@ -1,118 +1,40 @@
-"""The command line: parse, call one stage, print what the report says, map errors to exit codes.
+"""The command line: a command parses, calls one function, and prints what it has found.
 
-Flags are made from the declarations in ``options``. torch is imported when a stage starts, not
-before, so that ``--help`` answers at once.
-
-Exit codes: 0 satisfied or done, 1 violation shown, 2 bad usage, configuration or input,
-3 nothing was audited, 4 internal error, 130 interrupted.
+Flags are made from the declarations of options (``parameters``). torch is imported when a function
+starts, not before, so that ``--help`` answers at once. What exit codes mean is in ``exitcodes``.
 """
 
 from __future__ import annotations
 
-import errno
 import inspect
-import os
 import sys
-import tempfile
-import time
-import traceback
-import typing
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 
-from ceag_cli.errors import CeagError, Ended, Interrupted, OutputError
-from ceag_cli.inert import as_line, shortened
-from ceag_cli.interruptions import EXIT_CODE, was_told_to_end
-from ceag_cli.options import COMMANDS, EMPTY, AuditOptions, Command, flag, parse, value_type
-from ceag_cli.progress import Update
-from ceag_cli.recipe import named_as_given, resolve
-
-UsageError: type[Exception] = typing.cast(Any, typer.BadParameter.__base__)
-"""Of click, or of the copy that newer versions of Typer have in its place."""
-
-
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""A full disk, a quota, a file that may grow no further."""
-
-
-@contextmanager
-def usage_errors(context: Any = None) -> Iterator[None]:
-    """Say what is wrong with a command line in one line, as all other errors are said."""
-    try:
-        yield
-    except UsageError as error:
-        if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
-            raise
-        found: Any = error
-        where = found.ctx or context
-        command = f"ceag {where.info_name}" if where and where.parent else "ceag"
-        text = shortened(as_line(found.format_message().rstrip(".")))
-        typer.echo(
-            f"error: {command}: {text[:1].lower()}{text[1:]}; '{command} --help' says what there "
-            "is",
-            err=True,
-        )
-        raise typer.Exit(2) from None
-
-
-SHARED = ("dense", "prune", "mitigate", "audit")
-"""The commands that several processes carry out together."""
-
-
-class Program(TyperGroup):
-    """All commands; what is wrong with their command lines is said in one line."""
-
-    def make_context(self, *arguments: Any, **more: Any) -> Any:
-        """Read what stands before the command."""
-        with usage_errors():
-            return super().make_context(*arguments, **more)
-
-    def invoke(self, ctx: Any) -> Any:
-        """Read and carry out the command."""
-        with usage_errors():
-            return super().invoke(ctx)
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Find the command; most of them are for one process only."""
-        name, command, rest = super().resolve_command(ctx, args)
-        if name not in SHARED and _is_one_of_many():
-            typer.echo(
-                f"error: ceag {name} runs in one process; start it without torchrun (with it run "
-                f"{', '.join(SHARED)})",
-                err=True,
-            )
-            raise typer.Exit(2)
-        return name, command, rest
-
-
-class NoneEmpty(TyperCommand):
-    """A command that refuses empty values, before anything is made of them.
-
-    In CI they come from variables that are not set, and would count as not given.
-    """
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read a command line."""
-        with usage_errors(ctx):
-            given, _, order = self.make_parser(ctx).parse_args(list(args))
-        for parameter in order if not ctx.resilient_parsing else ():  # else it is completed
-            values = given.get(parameter.name)
-            for value in values if isinstance(values, list) else [values]:
-                if isinstance(value, str) and not value.strip():
-                    name = next((o for o in parameter.opts if o.startswith("--")), "")
-                    if parameter.param_type_name == "argument":
-                        name = parameter.metavar or parameter.name.upper()
-                    typer.echo(f"error: {name}: {EMPTY}", err=True)
-                    raise typer.Exit(2)
-        return list(super().parse_args(ctx, args))
-
+from ceag_cli.declarations import flag, named_as_given, parse
+from ceag_cli.errors import CeagError
+from ceag_cli.exitcodes import exit_codes, exit_codes_of_process
+from ceag_cli.launched import is_one_of_many
+from ceag_cli.options import (
+    COMMANDS,
+    AuditOptions,
+    Command,
+    DenseOptions,
+    ExemplarsOptions,
+    ExplainOptions,
+    ExportOptions,
+    MitigateOptions,
+    PruneOptions,
+)
+from ceag_cli.parameters import signature_of
+from ceag_cli.recipe import resolve
+from ceag_cli.terminal import Terminal, print_document, print_lines, print_result
+from ceag_cli.usage import NoneEmpty, Program
 
 app = typer.Typer(
     cls=Program,
@@ -126,186 +48,9 @@ app = typer.Typer(
 
 _registered = partial(app.command, cls=NoneEmpty, rich_help_panel="Commands")
 
-SECONDS_BETWEEN_LINES = 10.0
-"""How often a log without a terminal hears of progress."""
 
-
-class Terminal:
-    """Reporter on stderr: plain lines, and bars where there is a terminal."""
-
-    def say(self, text: str) -> None:
-        """A line of information."""
-        typer.echo(as_line(text), err=True)
-
-    def warn(self, text: str) -> None:
-        """A line that the user should not miss."""
-        typer.echo(as_line(f"warning: {text}"), err=True)
-
-    @contextmanager
-    def bar(self, title: str, total: int) -> Iterator[Update]:
-        """A progress bar; without a terminal, a line now and then."""
-        title = as_line(title)
-        if not sys.stderr.isatty():
-            yield self._lines(title, total)
-            return
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-        from rich.progress import TimeRemainingColumn as Remaining
-
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            Remaining(compact=True),
-            TextColumn("{task.fields[words]}", markup=False),
-        )
-        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-            task = progress.add_task(title, total=total, words="")
-            yield lambda done, words: progress.update(task, completed=done, words=words)
-
-    def _lines(self, title: str, total: int) -> Update:
-        last = time.monotonic()
-
-        def update(done: int, words: str) -> None:
-            nonlocal last
-            if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
-                last = time.monotonic()
-                typer.echo(f"{title}: {done} of {total} {words}".rstrip(), err=True)
-
-        return update
-
-
-AFTER_INTERRUPTION = {
-    "dense": "the same command with --resume continues",
-    "prune": "the same command with --resume continues",
-    "mitigate": "the same command with --resume continues",
-    "sweep": "the same command continues",
-    "audit": "there is no verdict; the same command begins anew",
-    "exemplars": "the same command goes on with the models that are still to answer",
-    "explain": "the same command begins anew",
-    "export": "the same command begins anew",
-    "pack": "the same command begins anew",
-    "unpack": "the same command begins anew",
-}
-"""What to do when a command was interrupted, where there is anything to say."""
-
-
-def _what_then(command: str) -> list[str]:
-    return [AFTER_INTERRUPTION[command]] if command in AFTER_INTERRUPTION else []
-
-
-def _is_one_of_many() -> bool:
-    """Whether a launcher has started several processes, of which this is one."""
-    if os.environ.get("WORLD_SIZE", "1") == "1":
-        return False
-    from ceag_cli.distributed import started_by_launcher
-
-    return started_by_launcher()
-
-
-def _has_lost_others(error: Exception) -> bool:
-    if not _is_one_of_many():
-        return False
-    from ceag_cli.distributed import is_lost_connection
-
-    return is_lost_connection(error)
-
-
-@contextmanager
-def exit_codes(command: str = "") -> Iterator[None]:
-    """Turn errors into messages and exit codes; a crash never looks like a verdict."""
-    try:
-        yield
-    except CeagError as error:
-        _say_problems(error.problems)
-        raise typer.Exit(2) from None
-    except (KeyboardInterrupt, Interrupted) as error:
-        said = str(error) or "interrupted"
-        typer.echo("; ".join([said, *_what_then(command)]), err=True)
-        raise typer.Exit(EXIT_CODE) from None
-    except Ended as error:
-        typer.echo("; ".join([as_line(f"error: {error}"), *_what_then(command)]), err=True)
-        raise typer.Exit(EXIT_CODE) from None
-    except typer.Exit:
-        raise
-    except Exception as error:
-        if was_told_to_end():  # processes that decode may have been told so, too, and be missed
-            typer.echo("; ".join(["interrupted", *_what_then(command)]), err=True)
-            raise typer.Exit(EXIT_CODE) from None
-        if _has_lost_others(error):
-            gone = "another process of the run has ended or cannot be reached"
-            typer.echo("; ".join([f"error: {gone}", *_what_then(command)]), err=True)
-            raise typer.Exit(EXIT_CODE) from None
-        if isinstance(error, OSError) and error.errno in NO_ROOM:
-            # What ceag writes says so by itself; libraries use files of their own for a moment.
-            place = error.filename or f"a file of a moment in {tempfile.gettempdir()}"
-            _say_problems([f"{place}: cannot be written: {error.strerror}"])
-            raise typer.Exit(2) from None
-        for line in traceback.format_exc().splitlines():
-            typer.echo(as_line(line), err=True)
-        typer.echo("internal error of ceag; please report the lines above", err=True)
-        raise typer.Exit(4) from None
-
-
-def _say_problems(problems: list[str]) -> None:
-    """One line for each, whatever names and values it quotes."""
-    for problem in problems:
-        typer.echo(f"error: {shortened(as_line(problem))}", err=True)
-
-
-def _written(value: Any) -> str:
-    """A default as it would be given."""
-    if isinstance(value, tuple):
-        return ",".join(map(_written, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _parameter(command: type[Command], name: str) -> inspect.Parameter:
-    """The command-line parameter of an option. Its default is "not given"."""
-    field = command.__dataclass_fields__[name]
-    kind = value_type(command, name)
-    limits = field.metadata
-    shape = None
-    if typing.get_origin(kind) is tuple:
-        kind = list[str] if limits["repeatable"] else str  # else lists are written a,b,c
-    elif kind in (int, float):  # read where the numbers of a recipe are, with the same errors
-        shape, kind = f"<{kind.__name__}>", str
-    help_text = limits["help"]
-    if limits["choices"]:
-        help_text += f" One of {', '.join(limits['choices'])}."
-    if limits["positional"]:
-        info = typer.Argument(help=help_text, show_default=False, metavar="FILE")
-    else:
-        defaults = []
-        if limits["shown"] or not (field.default is False or field.default in (None, ())):
-            defaults.append(limits["shown"] or _written(field.default))
-        has_preset = limits["paper"] not in (None, field.default)
-        if has_preset and "paper" in command.__dataclass_fields__:
-            preset = limits["paper"]
-            preset = "on" if preset is True else _written(preset)
-            defaults.append(f"with --paper: {preset}")
-        if defaults:
-            help_text += f" [default: {'; '.join(defaults)}]"
-        names = [flag(name), *limits["flags"]]
-        if kind is bool:  # so that a flag can also take back what a recipe says
-            names = [f"{flag(name)}/--no-{flag(name)[2:]}"]
-        info = typer.Option(
-            *names,
-            help=help_text,
-            show_default=False,
-            rich_help_panel=limits["panel"],
-            metavar=shape,
-        )
-    return inspect.Parameter(
-        name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=None,
-        annotation=Annotated[kind | None, info],
-    )
-
-
-def _command(name: str, examples: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register ``run(options, config)`` as a command with the flags of its options class."""
+def _command(name: str, example: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register ``run(options)`` as a command with the flags of its options class."""
     options_class = COMMANDS[name]
 
     def register(run: Callable[..., None]) -> Callable[..., None]:
@@ -317,29 +62,17 @@ def _command(name: str, examples: str) -> Callable[[Callable[..., None]], Callab
                 with named_as_given(options):
                     run(options)
 
-        config_info = typer.Option(
-            "--config", "-c", help="YAML recipe with any of these options.", show_default=False
-        )
-        parameters = [
-            *(
-                _parameter(options_class, name)
-                for name, field in options_class.__dataclass_fields__.items()
-                if field.metadata["read"] is None
-            ),
-            inspect.Parameter(
-                "config",
-                inspect.Parameter.KEYWORD_ONLY,
-                default=None,
-                annotation=Annotated[str | None, config_info],
-            ),
-        ]
-        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        command.__annotations__ = {p.name: p.annotation for p in parameters}
-        help_text = f"{inspect.getdoc(options_class)}\n\n{examples}"
+        signature = signature_of(options_class)
+        command.__signature__ = signature  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
+        help_text = f"{inspect.getdoc(options_class)}\n\n{example}"
         _registered(name, help=help_text)(command)
         return run
 
     return register
+
+
+_Format = Annotated[str, typer.Option("--format", help="text or json.")]
 
 
 def _check_format(name: str, what: str = "") -> None:
@@ -347,91 +80,90 @@ def _check_format(name: str, what: str = "") -> None:
         raise CeagError(f"--format: '{name}' is not one of text, json{what}")
 
 
-def _print(text: str) -> None:
-    """Write a result to stdout.
-
-    Raises:
-        OutputError: It cannot be written, so that what a gate rests on would be lost.
-    """
-    if sys.stdout is None:  # closed by who called: nobody wants it
-        return
-    try:
-        typer.echo(text, nl=False)
-        sys.stdout.flush()
-    except OSError as error:
-        # What is left in the buffer must not be tried once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not isinstance(error, BrokenPipeError):  # as of head(1), which has seen enough
-            raise OutputError(f"stdout: cannot be written: {error.strerror or error}") from None
-
-
-def _show(lines: list[str], document: Any, as_json: bool) -> None:
-    if as_json:
-        from ceag_cli.formats import as_json as encoded
-
-        _print(f"{encoded(document)}\n")
+def _show(format_: str, lines: Sequence[str], document: Any) -> None:
+    if format_ == "json":
+        print_document(document)
     else:
-        _print("".join(f"{as_line(line)}\n" for line in lines))
+        print_lines(lines)
 
 
-def _show_stage(name: str, options: Command, stage: Callable[..., Any]) -> Any:
-    """Run a stage that writes a model, and print its result."""
+# Commands that write a model
+
+
+def _make(
+    name: str,
+    options: Command,
+    make: Callable[..., Any],
+    lines: Callable[[Any], Sequence[str]],
+) -> Any:
+    """Carry out what writes a model, and print its result; ``None`` if that was done before."""
     from importlib.metadata import version
 
-    from ceag_cli import stagereport
     from ceag_cli.runs import AlreadyFinished
+    from ceag_cli.stagereport import result_document
 
     try:
-        result = stage(options, Terminal())
+        result = make(options, Terminal())
     except AlreadyFinished as finished:
         typer.echo(f"{finished}: the run has finished already; nothing to do", err=True)
         return None
-    lines = getattr(stagereport, f"{name}_lines")(result)
-    document = stagereport.result_document(name, version("ceag"), options.seed, result)
-    _show(lines, document, options.format == "json")
+    document = result_document(name, version("ceag"), options.seed, result)
+    _show(options.format, lines(result), document)
     return result
 
 
 @_command("dense", "Example: ceag dense --groups labels.csv --model resnet18")
-def _dense(options: Command) -> None:
-    from ceag_cli import stages
+def _dense(options: DenseOptions) -> None:
+    from ceag_cli import stagereport, stages
 
-    _show_stage("dense", options, stages.dense)
+    _make("dense", options, stages.dense, stagereport.dense_lines)
 
 
 @_command("prune", "Example: ceag prune model.safetensors --sparsity 0.9")
-def _prune(options: Command) -> None:
-    from ceag_cli import stages
+def _prune(options: PruneOptions) -> None:
+    from ceag_cli import stagereport, stages
 
-    _show_stage("prune", options, stages.prune)
+    _make("prune", options, stages.prune, stagereport.prune_lines)
 
 
 @_command("mitigate", "Example: ceag mitigate --groups labels.csv --eps 0.02")
-def _mitigate(options: Command) -> None:
-    from ceag_cli import stages
+def _mitigate(options: MitigateOptions) -> None:
+    from ceag_cli import stagereport, stages
 
-    result = _show_stage("mitigate", options, stages.mitigate)
-    if result is not None and not result.satisfied and getattr(options, "strict", False):
+    result = _make("mitigate", options, stages.mitigate, stagereport.mitigate_lines)
+    if result is not None and not result.satisfied and options.strict:
         raise typer.Exit(1)
+
+
+# Commands that look at models
+
+
+def _find(find: Callable[[], Any], show: Callable[[Any], None]) -> Any:
+    """Show what is found, also where a report of it cannot be written."""
+    from ceag_cli.results import NotWritten
+
+    try:
+        found = find()
+    except NotWritten as error:
+        show(error.found)
+        raise
+    show(found)
+    return found
 
 
 @_command(
     "audit",
     "Example: ceag audit (exit code 0: gate satisfied, 1: FAIL, 3: not enough is decided)",
 )
-def _audit(options: Command) -> None:
-    if getattr(options, "plan", False):
+def _audit(options: AuditOptions) -> None:
+    if options.plan:
         _show_plan(options)
         return
-    from ceag_cli import stages
-    from ceag_cli.results import NotWritten
+    from ceag_cli import auditing
 
-    try:
-        found = stages.run_audit(options, Terminal())  # type: ignore[arg-type]
-    except NotWritten as error:
-        _print_audit(error.audit, options.format)
-        raise
-    _print_audit(found, options.format)
+    found = _find(
+        partial(auditing.run_audit, options, Terminal()), partial(_print_audit, name=options.format)
+    )
     raise typer.Exit(found.result.exit_code)
 
 
@@ -443,21 +175,28 @@ def _print_audit(audit: Any, name: str) -> None:
     else:
         from ceag_cli.formats import render
 
-        _print(render(audit, name))
+        print_result(render(audit, name))
+
+
+def _show_plan(options: AuditOptions) -> None:
+    from importlib.metadata import version
+
+    from ceag_cli import planning, planreport
+
+    _check_format(options.format, " for a plan")
+    found = planning.plan_audit(options, Terminal())
+    _show(options.format, planreport.lines(found), planreport.document(found, version("ceag")))
 
 
 @_command("explain", "Example: ceag explain (describes; the exit code is no verdict)")
-def _explain(options: Command) -> None:
+def _explain(options: ExplainOptions) -> None:
     from ceag_cli import explaining
     from ceag_cli.explanationformats import render
-    from ceag_cli.explanations import ExplanationNotWritten
 
-    try:
-        found = explaining.explain(options, Terminal())  # type: ignore[arg-type]
-    except ExplanationNotWritten as error:
-        _print(render(error.explained, options.format))
-        raise
-    _print(render(found, options.format))
+    _find(
+        partial(explaining.explain, options, Terminal()),
+        lambda found: print_result(render(found, options.format)),
+    )
 
 
 @_command(
@@ -465,17 +204,14 @@ def _explain(options: Command) -> None:
     "Example: ceag exemplars seed-*/model.pruned.safetensors (describes; the exit code is no "
     "verdict)",
 )
-def _exemplars(options: Command) -> None:
+def _exemplars(options: ExemplarsOptions) -> None:
     from ceag_cli import identifying
     from ceag_cli.pieformats import render
-    from ceag_cli.pies import ExemplarsNotWritten
 
-    try:
-        found = identifying.exemplars(options, Terminal())  # type: ignore[arg-type]
-    except ExemplarsNotWritten as error:
-        _print(render(error.exemplars, options.format))
-        raise
-    _print(render(found, options.format))
+    _find(
+        partial(identifying.exemplars, options, Terminal()),
+        lambda found: print_result(render(found, options.format)),
+    )
 
 
 @_registered("schema")
@@ -491,18 +227,14 @@ def _schema(
     with exit_codes():
         from ceag_cli.schemas import schema
 
-        _print(schema(command))
+        print_result(schema(command))
 
 
 @_command("export", "Example: ceag export model.pruned.safetensors")
-def _export(options: Command) -> None:
-    from importlib.metadata import version
+def _export(options: ExportOptions) -> None:
+    from ceag_cli import exports
 
-    from ceag_cli import exports, stagereport
-
-    found = exports.export(options, Terminal())  # type: ignore[arg-type]
-    document = stagereport.result_document("export", version("ceag"), options.seed, found)
-    _show(exports.lines(found), document, options.format == "json")
+    _make("export", options, exports.export, exports.lines)
 
 
 @_registered("sweep")
@@ -526,7 +258,7 @@ def _sweep(
     collect: Annotated[
         bool, typer.Option("--collect", help="Run nothing; show what is there already.")
     ] = False,
-    output_format: Annotated[str, typer.Option("--format", help="text or json.")] = "text",
+    output_format: _Format = "text",
 ) -> None:
     """Run criteria x methods x sparsities x seeds from one recipe, and say how far one can prune.
 
@@ -548,7 +280,7 @@ def _sweep(
             collect=collect,
             reporter=Terminal(),
         )
-        _show(sweepreport.lines(found), as_document(found), output_format == "json")
+        _show(output_format, sweepreport.lines(found), as_document(found))
 
 
 @_registered("info")
@@ -557,7 +289,7 @@ def _info(
     tensors: Annotated[
         bool, typer.Option("--tensors", help="Also list every tensor with its zeros.")
     ] = False,
-    output_format: Annotated[str, typer.Option("--format", help="text or json.")] = "text",
+    output_format: _Format = "text",
 ) -> None:
     """Show a file's lineage, architecture, sparsity, eps, groups and seed.
 
@@ -576,136 +308,104 @@ def _info(
             by_tensor = describe_tensors(file)
             found["by_tensor"] = [asdict(item) | {"sparsity": item.sparsity} for item in by_tensor]
             lines += ["", *tensor_lines(by_tensor)]
-        _show(lines, found, output_format == "json")
+        _show(output_format, lines, found)
 
 
-def _show_plan(options: Command) -> None:
-    from importlib.metadata import version
+# ceag groups: shows what an audit of a CSV could decide; with --from it writes the CSV
 
-    from ceag_cli import planning, planreport
+_WRITING: dict[str, Any] = {
+    "rich_help_panel": "Writing the CSV (with --from)",
+    "show_default": False,
+}
 
-    _check_format(options.format, " for a plan")
-    found = planning.plan_audit(options, Terminal())  # type: ignore[arg-type]
-    document = planreport.document(found, version("ceag"))
-    _show(planreport.lines(found), document, options.format == "json")
-
-
-def _without_answers(options: AuditOptions) -> AuditOptions:
-    """The options of an audit of a CSV in place of the answers that the policy may name."""
-    found = replace(options, predictions=None)
-    found.come_from(options.origins)
-    return found
-
-
-WRITING = "Writing the CSV (with --from)"
-_WRITING: dict[str, Any] = {"rich_help_panel": WRITING, "show_default": False}
-
-
-def _warn_of_idle(given: dict[str, Any], where: str) -> None:
-    for name, value in given.items():
-        if value is not None:
-            Terminal().warn(f"{flag(name)} has no effect {where}")
-
-
-def _write_groups(layout: str, folder: str | None, given: dict[str, Any], as_json: bool) -> None:
-    """Write a groups CSV from a published data set, and say what was written."""
-    from ceag_cli import conversion
-
-    if folder is None:
-        raise CeagError(f"--from {layout} needs the folder of the data set")
-    for name in ("test_share", "val_share"):
-        try:
-            given[name] = given[name] and float(given[name])
-        except ValueError:
-            raise CeagError(f"{flag(name)}: '{given[name]}' is not a number") from None
-    given["seed"] = given["seed"] and parse(AuditOptions, "seed", given["seed"])
-    known = {name: value for name, value in given.items() if value is not None}
-    found = conversion.write_groups(layout, folder, reporter=Terminal(), **known)
-    _show(conversion.lines(found), conversion.document(found), as_json)
+_GroupsFile = Annotated[
+    str | None,
+    typer.Argument(
+        help="The groups CSV. [default: the policy's, else the model's] With --from, the "
+        "folder of the data set."
+    ),
+]
+_Layout = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        help="Write the CSV from a data set as it is published: utkface, fairface, cifar10, "
+        "cifar100, celeba or imagefolder.",
+        **_WRITING,
+    ),
+]
+_WrittenCsv = Annotated[
+    str | None,
+    typer.Option("--output", "-o", help="The CSV to write. [default: labels.csv]", **_WRITING),
+]
+_Missing = Annotated[
+    str | None,
+    typer.Option(
+        "--missing",
+        help="Images of which something is not known: error, drop, or group (their cells stay "
+        "empty). [default: error]",
+        **_WRITING,
+    ),
+]
+_TestShare = Annotated[
+    str | None,
+    typer.Option(
+        "--test-share",
+        help="Fraction of the images that become test, where there is no test split. "
+        "[default: 0.2]",
+        **_WRITING,
+    ),
+]
+_ValShare = Annotated[
+    str | None,
+    typer.Option("--val-share", help="Fraction of them that become val. [default: 0]", **_WRITING),
+]
+_Seed = Annotated[
+    str | None, typer.Option("--seed", help="Seed of the draws. [default: 42]", **_WRITING)
+]
+_OverwriteCsv = Annotated[
+    bool | None, typer.Option("--overwrite", help="Replace an output that exists.", **_WRITING)
+]
+_GroupsBy = Annotated[str | None, typer.Option("--groups-by", help="Columns that make the groups.")]
+_LabelColumn = Annotated[
+    str | None, typer.Option("--label-column", help="Column with the target class.")
+]
+_Eps = Annotated[str | None, typer.Option("--eps", help="Largest excess accuracy gap, a fraction.")]
+_Alpha = Annotated[str | None, typer.Option("--alpha", help="Error level.")]
+_Interval = Annotated[str | None, typer.Option("--interval", help="Bounds of psi: score or exact.")]
+_Against = Annotated[str | None, typer.Option("--against", help="What is gated: overall or rest.")]
+_GateSplits = Annotated[
+    str | None, typer.Option("--gate-splits", help="Splits that the verdict rests on.")
+]
+_Churn = Annotated[
+    str | None,
+    typer.Option("--churn", help="Shares of the images on which one of the models alone is right."),
+]
+_AuditRecipe = Annotated[
+    str | None, typer.Option("--config", "-c", help="YAML recipe of an audit.")
+]
 
 
 @_registered("groups")
 def _groups(
-    file: Annotated[
-        str | None,
-        typer.Argument(
-            help="The groups CSV. [default: the policy's, else the model's] With --from, the "
-            "folder of the data set."
-        ),
-    ] = None,
-    layout: Annotated[
-        str | None,
-        typer.Option(
-            "--from",
-            help="Write the CSV from a data set as it is published: utkface, fairface, cifar10, "
-            "cifar100, celeba or imagefolder.",
-            **_WRITING,
-        ),
-    ] = None,
-    output: Annotated[
-        str | None,
-        typer.Option("--output", "-o", help="The CSV to write. [default: labels.csv]", **_WRITING),
-    ] = None,
-    missing: Annotated[
-        str | None,
-        typer.Option(
-            "--missing",
-            help="Images of which something is not known: error, drop, or group (their cells stay "
-            "empty). [default: error]",
-            **_WRITING,
-        ),
-    ] = None,
-    test_share: Annotated[
-        str | None,
-        typer.Option(
-            "--test-share",
-            help="Fraction of the images that become test, where there is no test split. "
-            "[default: 0.2]",
-            **_WRITING,
-        ),
-    ] = None,
-    val_share: Annotated[
-        str | None,
-        typer.Option(
-            "--val-share", help="Fraction of them that become val. [default: 0]", **_WRITING
-        ),
-    ] = None,
-    seed: Annotated[
-        str | None, typer.Option("--seed", help="Seed of the draws. [default: 42]", **_WRITING)
-    ] = None,
-    overwrite: Annotated[
-        bool | None,
-        typer.Option("--overwrite", help="Replace an output that exists.", **_WRITING),
-    ] = None,
-    groups_by: Annotated[
-        str | None, typer.Option("--groups-by", help="Columns that make the groups.")
-    ] = None,
-    label_column: Annotated[
-        str | None, typer.Option("--label-column", help="Column with the target class.")
-    ] = None,
-    eps: Annotated[
-        str | None, typer.Option("--eps", help="Largest excess accuracy gap, a fraction.")
-    ] = None,
-    alpha: Annotated[str | None, typer.Option("--alpha", help="Error level.")] = None,
-    interval: Annotated[
-        str | None, typer.Option("--interval", help="Bounds of psi: score or exact.")
-    ] = None,
-    against: Annotated[
-        str | None, typer.Option("--against", help="What is gated: overall or rest.")
-    ] = None,
-    gate_splits: Annotated[
-        str | None, typer.Option("--gate-splits", help="Splits that the verdict rests on.")
-    ] = None,
-    churn: Annotated[
-        str | None,
-        typer.Option(
-            "--churn", help="Shares of the images on which one of the models alone is right."
-        ),
-    ] = None,
-    config: Annotated[
-        str | None, typer.Option("--config", "-c", help="YAML recipe of an audit.")
-    ] = None,
-    output_format: Annotated[str, typer.Option("--format", help="text or json.")] = "text",
+    file: _GroupsFile = None,
+    layout: _Layout = None,
+    output: _WrittenCsv = None,
+    missing: _Missing = None,
+    test_share: _TestShare = None,
+    val_share: _ValShare = None,
+    seed: _Seed = None,
+    overwrite: _OverwriteCsv = None,
+    groups_by: _GroupsBy = None,
+    label_column: _LabelColumn = None,
+    eps: _Eps = None,
+    alpha: _Alpha = None,
+    interval: _Interval = None,
+    against: _Against = None,
+    gate_splits: _GateSplits = None,
+    churn: _Churn = None,
+    config: _AuditRecipe = None,
+    output_format: _Format = "text",
 ) -> None:
     """Show the groups of a CSV, and which of them an audit could decide at this eps.
 
@@ -716,48 +416,52 @@ def _groups(
 
     Example: ceag groups --from utkface UTKFace -o labels.csv --missing drop
     """
+    columns = {"groups_by": groups_by, "label_column": label_column}
+    writing: dict[str, str | bool | None] = {
+        "output": output,
+        "missing": missing,
+        "test_share": test_share,
+        "val_share": val_share,
+        "seed": seed,
+        "overwrite": overwrite,
+    }
+    asking = {
+        "eps": eps,
+        "alpha": alpha,
+        "interval": interval,
+        "against": against,
+        "gate_splits": gate_splits,
+    }
     with exit_codes():
-        writing = {
-            "output": output,
-            "missing": missing,
-            "test_share": test_share,
-            "val_share": val_share,
-            "seed": seed,
-            "overwrite": overwrite,
-        }
-        showing = {
-            "eps": eps,
-            "alpha": alpha,
-            "interval": interval,
-            "against": against,
-            "gate_splits": gate_splits,
-            "churn": churn,
-            "config": config,
-        }
         _check_format(output_format)
         if layout is not None:
-            _warn_of_idle(showing, "with --from")
-            columns = {"label_column": label_column, "groups_by": groups_by}
-            _write_groups(layout, file, columns | writing, output_format == "json")
-            return
-        _warn_of_idle(writing, "without --from")
-        given = {
-            "groups": file,
-            "groups_by": groups_by,
-            "label_column": label_column,
-            "eps": eps,
-            "alpha": alpha,
-            "interval": interval,
-            "against": against,
-            "gate_splits": gate_splits,
-            "plan_churn": churn,
-            "format": output_format,
-        }
-        names = {"groups": "FILE", "plan_churn": "--churn"}
-        options = resolve(AuditOptions, given, config, names=names)
-        options = options if file is None else _without_answers(options)
-        with named_as_given(options):
-            _show_plan(options)
+            _warn_of_idle(asking | {"churn": churn, "config": config}, "with --from")
+            _write_groups(layout, file, columns | writing, output_format)
+        else:
+            from ceag_cli.planning import options_of_plan
+
+            _warn_of_idle(writing, "without --from")
+            options = options_of_plan(file, columns | asking, churn, config, output_format)
+            with named_as_given(options):
+                _show_plan(options)
+
+
+def _warn_of_idle(given: Mapping[str, Any], where: str) -> None:
+    for name, value in given.items():
+        if value is not None:
+            Terminal().warn(f"{flag(name)} has no effect {where}")
+
+
+def _write_groups(
+    layout: str, folder: str | None, given: Mapping[str, str | bool | None], format_: str
+) -> None:
+    from ceag_cli import conversion
+
+    found = conversion.write_as_asked(layout, folder, given, Terminal())
+    _show(format_, conversion.lines(found), conversion.document(found))
+
+
+# Policies, and packed files
 
 
 @_registered("check")
@@ -774,10 +478,9 @@ def _check(
     Example: ceag check labels.csv
     """
     with exit_codes():
-        from ceag_cli import starting
+        from ceag_cli import checking
 
-        checked = starting.check(Path(), file, config, Terminal())
-        _show(checked, None, as_json=False)
+        print_lines(checking.check(Path(), file, config, Terminal()))
 
 
 @_registered("init")
@@ -799,7 +502,7 @@ def _init(
         from ceag_cli.policy import DEFAULT_EPS
 
         asked = DEFAULT_EPS if eps is None else parse(AuditOptions, "eps", eps)
-        _show(starting.write_policy(Path(), overwrite, Terminal(), asked), None, as_json=False)
+        print_lines(starting.write_policy(Path(), overwrite, Terminal(), asked))
 
 
 _Output = Annotated[
@@ -809,15 +512,6 @@ _Output = Annotated[
     ),
 ]
 _Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
-
-
-def _show_archived(found: Any) -> None:
-    from ceag_cli.stagereport import megabytes
-
-    _print(
-        f"wrote {found.output}: {megabytes(found.bytes)} "
-        f"({found.source}: {megabytes(found.bytes_before)})\n"
-    )
 
 
 @_registered("pack")
@@ -832,8 +526,9 @@ def _pack(
     """
     with exit_codes("pack"):
         from ceag_cli.archives import pack_file
+        from ceag_cli.stagereport import archived_lines
 
-        _show_archived(pack_file(file, output, overwrite=overwrite))
+        print_lines(archived_lines(pack_file(file, output, overwrite=overwrite)))
 
 
 @_registered("unpack")
@@ -848,8 +543,9 @@ def _unpack(
     """
     with exit_codes("unpack"):
         from ceag_cli.archives import unpack_file
+        from ceag_cli.stagereport import archived_lines
 
-        _show_archived(unpack_file(file, output, overwrite=overwrite))
+        print_lines(archived_lines(unpack_file(file, output, overwrite=overwrite)))
 
 
 def _version(value: bool) -> None:
@@ -875,30 +571,10 @@ def _main(
 def main() -> None:
     """Carry out the command line of this process."""
     with exit_codes_of_process():
-        if not _is_one_of_many():
+        if not is_one_of_many():
             app()
             return
         from ceag_cli.distributed import joined
 
         with joined(), exit_codes_of_process():
             app()
-
-
-@contextmanager
-def exit_codes_of_process() -> Iterator[None]:
-    """The same for what happens outside of a command, where Typer cannot be told to exit."""
-    try:
-        yield
-    except CeagError as error:  # the processes of a run have not come together
-        _say_problems(error.problems)
-        sys.exit(2)
-    except Interrupted:  # said by who has begun the process
-        raise
-    except Ended as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(EXIT_CODE)
-    except KeyboardInterrupt:
-        sys.exit(EXIT_CODE)
-    except Exception:
-        traceback.print_exc()
-        sys.exit(4)

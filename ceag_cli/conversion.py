@@ -6,7 +6,7 @@ import csv
 import io
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,13 @@ from torch import Tensor
 
 from ceag_cli.atomic import write_text
 from ceag_cli.cifarbatches import write_archive
+from ceag_cli.declarations import flag, parse
 from ceag_cli.destinations import unwritable
 from ceag_cli.errors import LabelsError, OptionError, OutputError, first, nearest
 from ceag_cli.groups import set_aside, set_aside_whole
 from ceag_cli.labels import POLICIES, SPLITS
 from ceag_cli.layouts import Table, read_layout
-from ceag_cli.options import AuditOptions, parse
+from ceag_cli.options import AuditOptions
 from ceag_cli.progress import Quiet, Reporter
 from ceag_cli.stores import open_store
 
@@ -108,26 +109,12 @@ def write_groups(
     columns = ["path", *(["label"] if label else []), "split", *groups]
     if table.person is not None and table.person not in columns:
         columns.append(table.person)
-    shown = [table.columns.index(c) for c in columns if c not in ("path", "label", "split")]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    of_label = table.columns.index(label) if label else 0
-    for row, split in zip(rows, splits, strict=True):
-        cells = table.cells[row]
-        writer.writerow(
-            [
-                prefix + table.paths[row],
-                *([cells[of_label]] if label else []),
-                split,
-                *(cells[i] for i in shown),
-            ]
-        )
+    text = _csv_of(table, rows, splits, columns, label, prefix)
     archive = None
     if table.pixels is not None:
         archive = target.with_name(ARCHIVE)
         _write_images(archive, table, reporter or Quiet())
-    write_text(target, text.getvalue())
+    write_text(target, text)
     if archive is not None and open_store(target, None, table.paths[:1]).root != archive:
         data_dir = archive
     count = Counter(splits)
@@ -142,6 +129,34 @@ def write_groups(
         groups=tuple(groups),
         notes=tuple(notes),
     )
+
+
+def write_as_asked(
+    layout: str,
+    folder: str | None,
+    given: Mapping[str, str | bool | None],
+    reporter: Reporter | None = None,
+) -> Written:
+    """:func:`write_groups` with the words of a command line.
+
+    Args:
+        layout: A key of ``layouts.LAYOUTS``.
+        folder: Where the data set was unpacked; ``None`` if that was not said.
+        given: The other arguments as words, by name; ``None`` means "not given".
+        reporter: Hears of progress.
+
+    Raises:
+        CeagError: As :func:`write_groups`, or a word is no number where one is needed.
+    """
+    if folder is None:
+        raise OptionError(f"--from {layout} needs the folder of the data set")
+    known: dict[str, Any] = {name: word for name, word in given.items() if word is not None}
+    for name in [name for name in ("test_share", "val_share") if name in known]:
+        try:
+            known[name] = float(known[name])
+        except ValueError:
+            raise OptionError(f"{flag(name)}: '{known[name]}' is not a number") from None
+    return write_groups(layout, folder, reporter=reporter, **known)
 
 
 def _check_output(path: Path, overwrite: bool) -> None:
@@ -297,6 +312,27 @@ def _place(table: Table, target: Path) -> tuple[str, Path | None]:
         return "", table.root
     inside = root.relative_to(beside).as_posix()
     return ("" if inside == "." else f"{inside}/"), None
+
+
+def _csv_of(
+    table: Table,
+    rows: Sequence[int],
+    splits: Sequence[str],
+    columns: Sequence[str],
+    label: str | None,
+    prefix: str,
+) -> str:
+    """The CSV: of each row the path after ``prefix``, the column ``label``, its split, the rest."""
+    of_label = [table.columns.index(label)] if label else []
+    shown = [table.columns.index(c) for c in columns if c not in ("path", "label", "split")]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    for row, split in zip(rows, splits, strict=True):
+        cells = table.cells[row]
+        path = prefix + table.paths[row]
+        writer.writerow([path, *(cells[i] for i in of_label), split, *(cells[i] for i in shown)])
+    return text.getvalue()
 
 
 def _write_images(path: Path, table: Table, reporter: Reporter) -> None:

@@ -19,8 +19,8 @@ from ceag_cli.groups import BatchOutcome, GroupStats
 from ceag_cli.images import Portion, Split, draw_flips, flipped, normalized, portions
 from ceag_cli.mixing import mixed
 from ceag_cli.models import Preprocessing
-from ceag_cli.options import RunOptions
 from ceag_cli.progress import Reporter
+from ceag_cli.sharedoptions import RunOptions
 
 
 @dataclass(frozen=True)

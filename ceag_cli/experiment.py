@@ -13,17 +13,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ceag_cli.errors import OptionError
-from ceag_cli.options import (
-    CRITERIA,
-    AuditOptions,
-    Command,
-    DenseOptions,
-    MitigateOptions,
-    PruneOptions,
-)
+from ceag_cli.errors import OptionError, nearest
+from ceag_cli.options import AuditOptions, Command, DenseOptions, MitigateOptions, PruneOptions
 from ceag_cli.policy import DEFAULT_EPS
-from ceag_cli.recipe import checked, nearest, read_yaml
+from ceag_cli.recipe import checked, read_yaml
+from ceag_cli.stageoptions import CRITERIA
 
 _NO_FILE_NAME = re.compile(r"""[\\/:*?"<>|`]|^[.=+@-]|^$""")
 """What a name must not have that becomes one of a file, a row of tables and an entry of a plot."""

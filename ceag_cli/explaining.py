@@ -24,6 +24,7 @@ from torch.nn import functional
 from ceag_cli.answers import subject_of
 from ceag_cli.checkpoints import Checkpoint
 from ceag_cli.curvature import MeanLoss, extremes, flat, weights_of
+from ceag_cli.declarations import no_effect
 from ceag_cli.documents import subject_document
 from ceag_cli.errors import CheckpointError, EvaluationError
 from ceag_cli.evaluation import Compute
@@ -32,12 +33,11 @@ from ceag_cli.explanations import (
     SCHEMA_VERSION,
     Explained,
     Explanation,
-    ExplanationNotWritten,
     GroupExplanation,
     explanation_document,
     features_of,
 )
-from ceag_cli.formats import refuse_file, report_files, written
+from ceag_cli.formats import refuse_file, report_files, write_reports
 from ceag_cli.gaps import excess_gap
 from ceag_cli.groups import BatchOutcome, Grouping, GroupStats
 from ceag_cli.images import Split
@@ -53,7 +53,7 @@ from ceag_cli.inputs import (
 from ceag_cli.locks import claimed
 from ceag_cli.margins import closeness, margins
 from ceag_cli.models import Preprocessing
-from ceag_cli.options import ExplainOptions, no_effect
+from ceag_cli.options import ExplainOptions
 from ceag_cli.pairing import find_dense
 from ceag_cli.progress import Quiet, Reporter
 from ceag_cli.runs import folder_of
@@ -74,7 +74,7 @@ def explain(options: ExplainOptions, reporter: Reporter | None = None) -> Explai
         reporter: Hears how it goes.
 
     Raises:
-        ExplanationNotWritten: A report could not be written; the error carries what was found.
+        NotWritten: A report could not be written; the error carries what was found.
         CheckpointError: The two models are not of the same tensors.
         EvaluationError: Outputs or gradients are NaN or infinite, or the model cannot be
             differentiated twice.
@@ -106,9 +106,7 @@ def explain(options: ExplainOptions, reporter: Reporter | None = None) -> Explai
         }
         page = folder / "explanation.html"
         explained = Explained(found, subject, document, page, version("ceag"))
-        problems = written(files, partial(render, explained))
-    if problems:
-        raise ExplanationNotWritten(problems, explained)
+        write_reports(explained, files, render)
     return explained
 
 

@@ -20,6 +20,7 @@ from ceag_cli.inert import printable
 from ceag_cli.markdown import escaped
 from ceag_cli.report import percent
 from ceag_cli.templates import template
+from ceag_cli.texttables import aligned
 
 MOST_ROWS = 25
 """Groups of a text; the JSON document and the page have all."""
@@ -54,16 +55,6 @@ def _groups(found: Explanation) -> tuple[Rows, int]:
     head = ["group", *(name for name, _ in columns)]
     rows = [[group.name, *(cell(group) for _, cell in columns)] for group in groups[:MOST_ROWS]]
     return [head, *rows], len(groups) - len(rows)
-
-
-def aligned(rows: Rows) -> list[str]:
-    """A table as lines, numbers to the right under each other."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for name, *cells in rows:
-        right = [f"{cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True)]
-        lines.append("  ".join([f"{name:<{widths[0]}}", *right]))
-    return lines
 
 
 def markdown(explained: Explained) -> str:

@@ -24,7 +24,6 @@ import numpy as np
 from ceag_cli import strictjson
 from ceag_cli.arrays import Numbers
 from ceag_cli.association import RankCorrelation, rank_correlation
-from ceag_cli.errors import OutputError
 from ceag_cli.findings import Subject
 
 
@@ -307,16 +306,3 @@ class Explained:
     page: Path
     version: str
     """Of ceag."""
-
-
-class ExplanationNotWritten(OutputError):
-    """Reports could not be written, though the explanation is done.
-
-    Args:
-        problems: What is wrong with each of them.
-        explained: What was found all the same.
-    """
-
-    def __init__(self, problems: Sequence[str], explained: Explained) -> None:
-        super().__init__(problems)
-        self.explained = explained

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ceag_cli.archives import PACKED_SUFFIX
 from ceag_cli.atomic import replacing
 from ceag_cli.checkpoints import Checkpoint
+from ceag_cli.declarations import no_effect
 from ceag_cli.errors import ExportError, OutputError
 from ceag_cli.evaluation import Compute
 from ceag_cli.inputs import check_targets, choose, masks_of, open_checkpoint, open_data
@@ -58,9 +59,9 @@ def export(options: ExportOptions, reporter: Reporter | None = None) -> ExportRe
     """
     reporter = reporter or Quiet()
     onnx, onnxruntime = _packages()
-    for name in ("resume", "amp", "device"):
-        if getattr(options, name) not in (None, False, "cpu"):
-            reporter.warn(f"--{name} has no effect on export")
+    idle = ("resume", "amp", *(("device",) if options.device != "cpu" else ()))
+    for warning in no_effect(options, {"on export": (True, idle)}):
+        reporter.warn(warning)
     path = choose(options.checkpoint, ("mitigated", "pruned", "dense"), "export", reporter)
     output = _place(options.output, path, options.overwrite)
     source = open_checkpoint(path, options, reporter)

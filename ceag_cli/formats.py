@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ceag_cli.annotations import workflow_commands
 from ceag_cli.atomic import write_text
@@ -20,6 +19,8 @@ from ceag_cli.page import page
 from ceag_cli.plaintext import audit_text
 from ceag_cli.results import Audit, NotWritten
 from ceag_cli.sheet import sheet
+
+Found = TypeVar("Found")
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 INDENTED = 4
@@ -147,24 +148,25 @@ def report_files(
     return files
 
 
-def write_reports(audit: Audit, files: Mapping[Path, str]) -> None:
+def write_reports(
+    found: Found, files: Mapping[Path, str], render: Callable[[Found, str], str]
+) -> None:
     """Write every file; one that fails does not keep the others from being written.
+
+    Args:
+        found: An audit, or what another command has found.
+        files: The format of each file.
+        render: Makes a text of what was found, in a format.
 
     Raises:
         NotWritten: With every file that could not be written.
     """
-    problems = written(files, partial(render, audit))
-    if problems:
-        raise NotWritten(problems, audit)
-
-
-def written(files: Mapping[Path, str], render: Callable[[str], str]) -> list[str]:
-    """Write every file in its format; returns what could not be written, and why."""
     problems: list[str] = []
     for file, name in files.items():
         try:
             write = write_stream if is_stream(file) else write_text
-            write(file, render(name))
+            write(file, render(found, name))
         except OutputError as error:
             problems += error.problems
-    return problems
+    if problems:
+        raise NotWritten(problems, found)

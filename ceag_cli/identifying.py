@@ -6,18 +6,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 from ceag_cli.ballots import from_tables
-from ceag_cli.formats import refuse_file, report_files, written
+from ceag_cli.declarations import no_effect
+from ceag_cli.formats import refuse_file, report_files, write_reports
 from ceag_cli.gallery import pictures_asked, shown
-from ceag_cli.options import ExemplarsOptions, no_effect
+from ceag_cli.options import ExemplarsOptions
 from ceag_cli.pieformats import render
 from ceag_cli.pies import (
     Exemplars,
-    ExemplarsNotWritten,
     Picture,
     Pie,
     pies_document,
@@ -46,7 +45,7 @@ def exemplars(options: ExemplarsOptions, reporter: Reporter | None = None) -> Ex
         reporter: Hears how it goes.
 
     Raises:
-        ExemplarsNotWritten: A report could not be written; the error carries what was found.
+        NotWritten: A report could not be written; the error carries what was found.
         CeagError: Something given cannot be used.
     """
     reporter = reporter or Quiet()
@@ -75,9 +74,7 @@ def exemplars(options: ExemplarsOptions, reporter: Reporter | None = None) -> Ex
     pictures = _pictures(pies.images[:most], found) if found.read is not None else ()
     page = folder / f"{STEM}.html"
     result = Exemplars(pies, found, document, page, version("ceag"), pictures)
-    problems = written(files, partial(render, result))
-    if problems:
-        raise ExemplarsNotWritten(problems, result)
+    write_reports(result, files, render)
     return result
 
 

@@ -38,17 +38,12 @@ from ceag_cli.lineage import (
 )
 from ceag_cli.masks import Masks
 from ceag_cli.models import Preprocessing, architecture_of, check_runs
-from ceag_cli.options import (
-    ArchitectureOptions,
-    DataOptions,
-    DenseOptions,
-    PruneOptions,
-    RunOptions,
-)
+from ceag_cli.options import DenseOptions, PruneOptions
 from ceag_cli.pixels import PixelCache
 from ceag_cli.progress import Reporter
 from ceag_cli.prunable import prunable_parameters
 from ceag_cli.reading import ANOTHER, Reading
+from ceag_cli.sharedoptions import ArchitectureOptions, DataOptions, RunOptions
 from ceag_cli.sources import (
     join,
     refuse_without_dataset,

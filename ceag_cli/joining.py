@@ -22,10 +22,10 @@ import numpy as np
 from ceag_cli.arrays import Flags, Integers
 from ceag_cli.classes import read_class_map
 from ceag_cli.columns import Column, Content, Csv, Problems
+from ceag_cli.declarations import flag
 from ceag_cli.errors import ImageError, LabelsError, first
 from ceag_cli.labels import PATH_COLUMNS, SPLITS, Labels
 from ceag_cli.lineage import DatasetReference
-from ceag_cli.options import flag
 from ceag_cli.readers import SHOWN_NAMES, Listing, list_images, root_of
 
 INDEX = "index"

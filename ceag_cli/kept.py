@@ -26,9 +26,9 @@ from ceag_cli.evaluation import Compute, Predictions, evaluate_together
 from ceag_cli.inputs import Data, Duplicate
 from ceag_cli.labels import SPLITS
 from ceag_cli.models import Preprocessing
-from ceag_cli.options import ArchitectureOptions, RunOptions
 from ceag_cli.predictions import SMALLEST
 from ceag_cli.progress import Reporter
+from ceag_cli.sharedoptions import ArchitectureOptions, RunOptions
 
 KEPT = "answers.npz"
 PREDICTIONS = "predictions.npz"

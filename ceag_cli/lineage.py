@@ -19,10 +19,13 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from ceag_cli import strictjson
+from ceag_cli.datasetnames import not_a_dataset
+from ceag_cli.declarations import parse
 from ceag_cli.errors import CeagError, CheckpointError, LineageError
 from ceag_cli.kinds import kind_of
 from ceag_cli.labels import POLICIES, SPLITS
-from ceag_cli.options import COMMANDS, CRITERIA, SCOPES, not_a_dataset, parse
+from ceag_cli.options import COMMANDS
+from ceag_cli.stageoptions import CRITERIA, SCOPES
 from ceag_cli.tensorfiles import check_names
 
 FORMAT = "1"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,12 +10,14 @@ from torch import Tensor
 
 from ceag_cli.baselines import EqualizedLoss, GroupDRO, NaiveFineTuning, Reweighting
 from ceag_cli.ceag import ConstrainedExcessAccuracyGap
+from ceag_cli.declarations import Idle, declared, no_effect
 from ceag_cli.distillation import SHARE as DISTILL_SHARE
 from ceag_cli.errors import OptionError
 from ceag_cli.groups import Grouping, GroupStats
 from ceag_cli.multipliers import SPEED, Multipliers, bound_by_size, step_by_size
-from ceag_cli.options import CONSTRAINED, MitigateOptions, flag, given, no_effect
+from ceag_cli.options import MitigateOptions
 from ceag_cli.replay import LONGEST, GroupReplay
+from ceag_cli.stageoptions import CONSTRAINED
 from ceag_cli.training import Objective, without_effect
 
 SPEED_OF_EQUALIZED_LOSS = 1.0
@@ -26,9 +28,6 @@ DUAL_KP = 0.5
 
 PRUNE_EPOCHS = 15
 """Epochs of gradual pruning by default, as in the paper."""
-
-EPOCHS_IN_TROUBLE = 3
-"""Epochs in a row that make a warning due."""
 
 
 def check_options(options: MitigateOptions) -> list[str]:
@@ -60,17 +59,16 @@ def check_options(options: MitigateOptions) -> list[str]:
             f"--keep {options.keep}: early stopping (--method naive-es) chooses on val; leave "
             "--keep out, or take --method naive"
         )
-    fields = options.__dataclass_fields__
-    found = [
-        f"{flag(name)} has no effect with --method {options.method}"
-        for name in given(options, fields)
-        if fields[name].metadata["methods"]
-        and options.method not in fields[name].metadata["methods"]
+    of_others = [
+        name
+        for name, about in declared(MitigateOptions).items()
+        if about.methods and options.method not in about.methods
     ]
     rule = rule_of_keeping(options)
     plain_ascent = options.method in CONSTRAINED and options.dual_opt == "ascent"
     constrained = options.method in CONSTRAINED
-    idle: dict[str, tuple[bool, tuple[str, ...]]] = {
+    idle: Idle = {
+        f"with --method {options.method}": (True, of_others),
         "without --dual-opt nupi": (plain_ascent, ("dual_kp", "dual_nu")),
         "with --dual-lr": (constrained and options.dual_lr is not None, ("dual_speed",)),
         "with --buffer 0": (
@@ -87,7 +85,7 @@ def check_options(options: MitigateOptions) -> list[str]:
         "without --distill": (distill_share(options) == 0, ("temperature",)),
         "with --weight-decay 0": (options.weight_decay == 0, ("decay_on",)),
     }
-    return found + no_effect(options, idle) + without_effect(options)
+    return no_effect(options, idle) + without_effect(options)
 
 
 def prune_epochs(options: MitigateOptions) -> int:
@@ -239,50 +237,3 @@ def _replay(options: MitigateOptions, dense: GroupStats, dtype: torch.dtype) -> 
     if options.min_count is not None:
         enough = capacity.clamp(max=options.min_count)
     return GroupReplay(len(capacity), capacity, enough, dtype, capacity.device)
-
-
-def troubles(log: Sequence[Mapping[str, Any]], eps: float) -> list[str]:
-    """What the last epoch of a log gives reason to warn of, each of it once in a run.
-
-    - The constraints look infeasible: for three epochs some are violated whose multipliers are at
-      their bounds, so that more weight on those groups cannot be had, and the largest psi no
-      longer falls.
-    - The multipliers diverge: for three epochs they have summed to more than 1, where samples of
-      other groups get negative weights, and have risen.
-
-    Args:
-        log: One entry per epoch, the last one new.
-        eps: Largest psi_g allowed, as a fraction.
-    """
-    psi = [
-        float(line.get("recent_max_excess_gap", line.get("max_excess_gap", 0.0))) for line in log
-    ]
-    stuck = [int(line.get("stuck_multipliers", 0)) for line in log]
-    sums = [float(line.get("sum_multipliers", 0.0)) for line in log]
-    beyond = [count > 0 and gap > eps for count, gap in zip(stuck, psi, strict=True)]
-    risen = [now > max(1.0, before) for before, now in zip([0.0, *sums], sums, strict=False)]
-    window = EPOCHS_IN_TROUBLE
-    infeasible = [
-        all(beyond[end - window : end]) and psi[end - 1] >= psi[end - window]
-        for end in range(window, len(log) + 1)
-    ]
-    diverging = [all(risen[end - window : end]) for end in range(window, len(log) + 1)]
-    found = []
-    if _for_the_first_time(infeasible):
-        found.append(
-            f"the constraints look infeasible: {stuck[-1]} of them do not hold, the multipliers "
-            f"have been at their bounds for {window} epochs, and the largest psi no longer falls; "
-            "allow a larger --eps, ask for less sparsity, train longer, or let groups count more "
-            "(--max-upweight)"
-        )
-    if _for_the_first_time(diverging):
-        found.append(
-            f"the multipliers diverge: they sum to {sums[-1]:.1f}, and beyond 1 samples of other "
-            "groups count negatively; bound them with --max-multiplier-sum 0.9, or take a smaller "
-            "--dual-lr"
-        )
-    return found
-
-
-def _for_the_first_time(flags: Sequence[bool]) -> bool:
-    return flags.count(True) == 1 and flags[-1]

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from ceag_cli.audit import Paired, audit
 from ceag_cli.budgets import by_scope
 from ceag_cli.checkpoints import Checkpoint
+from ceag_cli.convergence import troubles
+from ceag_cli.declarations import as_given, given
 from ceag_cli.errors import OptionError
 from ceag_cli.evaluation import (
     Compute,
@@ -42,9 +44,8 @@ from ceag_cli.methods import (
     objective,
     prune_epochs,
     rule_of_keeping,
-    troubles,
 )
-from ceag_cli.options import MitigateOptions, given
+from ceag_cli.options import MitigateOptions
 from ceag_cli.policy import Policy
 from ceag_cli.progress import Reporter
 from ceag_cli.prunable import prunable_parameters
@@ -183,7 +184,8 @@ class Mitigation:
             return train, train, where
         if "val" in self.data.labels.splits:
             if given(self.options, ("val_share",)):
-                self.reporter.warn("--val-share has no effect: the CSV has val rows")
+                warning = "--val-share has no effect: the CSV has val rows"
+                self.reporter.warn(as_given(self.options, warning))
             return train, self._split("val"), "val"
         generator = torch.Generator().manual_seed(self.options.seed)
         strata = torch.cat([train.targets[:, None], train.groups], dim=1)

@@ -31,7 +31,7 @@ from torch.nn.parameter import is_lazy
 from ceag_cli import cifarresnets, strictyaml
 from ceag_cli.errors import CheckpointError, OptionError
 from ceag_cli.memory import ALWAYS, at_most
-from ceag_cli.options import ArchitectureOptions, PreprocessingOptions
+from ceag_cli.sharedoptions import ArchitectureOptions, PreprocessingOptions
 from ceag_cli.timmconfigs import (
     MOST_OF_A_SIDE,
     TimmConfig,

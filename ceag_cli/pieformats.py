@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ceag_cli.explanationformats import aligned, as_table
+from ceag_cli.explanationformats import as_table
 from ceag_cli.formats import as_json
 from ceag_cli.inert import printable
 from ceag_cli.markdown import escaped
@@ -25,6 +25,7 @@ from ceag_cli.pies import Exemplars, Pies
 from ceag_cli.report import percent
 from ceag_cli.sheet import line
 from ceag_cli.templates import template
+from ceag_cli.texttables import aligned
 
 MOST_IMAGES = 10
 """Images of a text."""

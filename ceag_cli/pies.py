@@ -6,13 +6,12 @@ what they are. psi has bounds for other models trained alike, the images being w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ceag_cli import strictjson
-from ceag_cli.errors import OutputError
 from ceag_cli.explanations import other_groups
 from ceag_cli.findings import Subject
 from ceag_cli.means import Bounded
@@ -246,16 +245,3 @@ class Exemplars:
     """Of ceag."""
     pictures: tuple[Picture, ...] = ()
     """A few of the clearest images."""
-
-
-class ExemplarsNotWritten(OutputError):
-    """Reports could not be written, though the exemplars are found.
-
-    Args:
-        problems: What is wrong with each of them.
-        exemplars: What was found all the same.
-    """
-
-    def __init__(self, problems: Sequence[str], exemplars: Exemplars) -> None:
-        super().__init__(problems)
-        self.exemplars = exemplars

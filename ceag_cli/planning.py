@@ -25,6 +25,7 @@ import numpy as np
 from ceag_cli.answers import refuse_seen
 from ceag_cli.arrays import Flags, Integers, Numbers
 from ceag_cli.columns import Source
+from ceag_cli.declarations import flag, given
 from ceag_cli.errors import LabelsError, LineageError, OptionError
 from ceag_cli.findings import NO_DATA, REFERENCE
 from ceag_cli.groups import Grouping, look_alikes
@@ -37,11 +38,12 @@ from ceag_cli.lineage import (
     read_metadata,
     weights_in,
 )
-from ceag_cli.options import AuditOptions, flag, given
+from ceag_cli.options import AuditOptions
 from ceag_cli.policy import Policy, policy_of
 from ceag_cli.predictions import AnswerTable, read_as_asked
 from ceag_cli.progress import Quiet, Reporter
 from ceag_cli.reading import Reading
+from ceag_cli.recipe import resolve
 from ceag_cli.sources import join, refuse_without_dataset
 
 POWER = 0.8
@@ -152,7 +154,7 @@ def plan_audit(options: AuditOptions, reporter: Reporter | None = None) -> Plan:
 
     Args:
         options: Of the audit. The CSV is the one given, else the one that the model names.
-        reporter: Hears where the CSV and the policy come from.
+        reporter: Hears where the CSV comes from, and what has no effect.
 
     Raises:
         CeagError: Something given cannot be used.
@@ -160,7 +162,7 @@ def plan_audit(options: AuditOptions, reporter: Reporter | None = None) -> Plan:
     reporter = reporter or Quiet()
     refuse_seen(options.gate_splits, None)
     for name in given(options, ("report", "output", "gallery", "reevaluate")):
-        if options.origins.get(name, "--").startswith("--"):  # a file says it for all audits
+        if options.file_of(name) is None:  # a file says it for all audits
             reporter.warn(f"{flag(name)} has no effect with --plan, which judges nothing")
     if options.predictions is not None:
         table = read_as_asked(Path(options.predictions), options)
@@ -174,7 +176,6 @@ def plan_audit(options: AuditOptions, reporter: Reporter | None = None) -> Plan:
     lacking = [split for split in options.gate_splits if split not in sizes.total]
     if lacking:
         raise LabelsError(f"{sizes.file}: no row has split '{lacking[0]}'")
-    reporter.say(policy.origin_line())
     found = plan(sizes, policy, options.gate_splits, options.plan_churn)
     if options.cluster_id is not None:
         note = (
@@ -182,6 +183,35 @@ def plan_audit(options: AuditOptions, reporter: Reporter | None = None) -> Plan:
             "in the audit, so that more are needed"
         )
         found = replace(found, notes=(*found.notes, note))
+    return found
+
+
+def options_of_plan(
+    csv: str | None,
+    given: Mapping[str, str | None],
+    churn: str | None = None,
+    config: str | None = None,
+    output_format: str = "text",
+) -> AuditOptions:
+    """What ``ceag groups`` asks: the options of the audit in this folder, from words.
+
+    Args:
+        csv: The groups CSV, in place of it and of the answers that the policy may name.
+        given: Further options of an audit by name; ``None`` means "not given".
+        churn: Shares of the images, ``a,b``.
+        config: Path of a recipe of an audit.
+        output_format: What is printed.
+
+    Raises:
+        OptionError: With every value that cannot be used.
+    """
+    words = {"groups": csv, **given, "plan_churn": churn, "format": output_format}
+    names = {"groups": "FILE", "plan_churn": "--churn"}
+    options = resolve(AuditOptions, words, config, names=names)
+    if csv is None:
+        return options
+    found = replace(options, predictions=None)
+    found.come_from(options.origins)
     return found
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from ceag_cli.findings import REFERENCE
 from ceag_cli.inert import printable
 from ceag_cli.planning import PARTLY, POWER, GroupPlan, Need, Plan, is_missing
+from ceag_cli.texttables import aligned
 
 
 def document(found: Plan, version: str) -> dict[str, Any]:
@@ -68,7 +69,7 @@ def lines(found: Plan) -> list[str]:
     per_split = ", ".join(f"{n} {split}" for split, n in sizes.total.items())
     text = [
         f"{sizes.file}: {per_split} images",
-        f"eps {policy.eps:g}, alpha {policy.alpha:g}, {policy.interval} interval",
+        policy.origin_line(also=("alpha", "interval")),
     ]
     size_of = {
         (split, name): int(counts[g])
@@ -96,7 +97,7 @@ def lines(found: Plan) -> list[str]:
                         _words(group),
                     ]
                 )
-            text += ["", *_table(rows)]
+            text += ["", *aligned(rows, left=(0, -1))]
     text += [
         "",
         "unchanged: images that a group needs to PASS if nothing changed; with fewer it cannot.",
@@ -120,14 +121,3 @@ def _shown(need: Need) -> str:
     if need.n is None:
         return "never"
     return f"{need.n}{'*' if need.grows == 'split' else ''}"
-
-
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  ".join(
-            cell.rjust(width) if 0 < column < len(row) - 1 else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]

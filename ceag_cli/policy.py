@@ -22,12 +22,10 @@ from ceag_cli.clauses import (
     unknown,
 )
 from ceag_cli.clauses import Waiver as Waiver
+from ceag_cli.declarations import flag
 from ceag_cli.errors import OptionError
-from ceag_cli.options import AuditOptions, flag
+from ceag_cli.options import AuditOptions
 from ceag_cli.recipe import checked, resolve
-
-GATES = ("evidence", "strict", "point")
-AGAINST = ("overall", "rest")
 
 DEFAULT_EPS = 0.02
 
@@ -187,8 +185,12 @@ class Policy:
                 )
         return found
 
-    def origin_line(self) -> str:
-        """What was taken from where, in one line; what is not named is at its default."""
+    def origin_line(self, also: Sequence[str] = ()) -> str:
+        """What was taken from where, in one line; what is not named is at its default.
+
+        Args:
+            also: Keys that are named even there.
+        """
         values = {
             "gate": self.gate,
             "alpha": f"{self.alpha:g}",
@@ -203,11 +205,11 @@ class Policy:
             "gate_splits": "",
         }
         said = [f"eps {self.eps:g} (from {self.sources.get('eps', 'the default')})"]
-        said += [
-            f"{name} {value}".rstrip() + f" (from {self.sources[name]})"
-            for name, value in values.items()
-            if name in self.sources
-        ]
+        for name, value in values.items():
+            if name in self.sources:
+                said.append(f"{name} {value}".rstrip() + f" (from {self.sources[name]})")
+            elif name in also:
+                said.append(f"{name} {value}")
         return ", ".join(said)
 
 

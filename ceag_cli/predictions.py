@@ -31,7 +31,7 @@ from ceag_cli.columns import (
     encoded,
     open_source,
 )
-from ceag_cli.errors import LabelsError
+from ceag_cli.errors import LabelsError, nearest
 from ceag_cli.groups import Grouping, crossed
 from ceag_cli.labels import (
     PATH_COLUMNS,
@@ -46,7 +46,6 @@ from ceag_cli.labels import (
     without_group,
 )
 from ceag_cli.options import AuditOptions
-from ceag_cli.recipe import nearest
 
 OWN = "column:"
 """Before the name of a group column of the .npz whose plain name means something else there."""

@@ -19,8 +19,7 @@ from timm.layers.std_conv import (
 )
 from torch import nn
 
-from ceag_cli.errors import OptionError
-from ceag_cli.recipe import nearest
+from ceag_cli.errors import OptionError, nearest
 
 
 def classifier_names(model: nn.Module) -> set[str]:

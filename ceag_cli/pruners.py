@@ -13,20 +13,14 @@ from ceag_cli import scores
 from ceag_cli.batchnorm import norms_of, recalibrate
 from ceag_cli.budgets import by_scope
 from ceag_cli.checkpoints import Checkpoint
+from ceag_cli.declarations import Idle, no_effect
 from ceag_cli.errors import OptionError
 from ceag_cli.evaluation import Compute, sampled_batches
 from ceag_cli.fairgrape import prune_fairly
 from ceag_cli.images import Split
 from ceag_cli.inputs import Data
 from ceag_cli.masks import Masks
-from ceag_cli.options import (
-    NEED_DATA,
-    WITH_IMAGES,
-    DataOptions,
-    PruneOptions,
-    TrainingOptions,
-    no_effect,
-)
+from ceag_cli.options import PruneOptions
 from ceag_cli.packing import pack
 from ceag_cli.patterns import Pattern
 from ceag_cli.progress import Reporter
@@ -35,10 +29,15 @@ from ceag_cli.pruning import GradualPruning, IterativePruning, prune, prune_patt
 from ceag_cli.results import PruneResult, TensorResult
 from ceag_cli.runs import Run
 from ceag_cli.schedules import rounds_of_a_fifth
+from ceag_cli.sharedoptions import WITH_IMAGES, DataOptions, TrainingOptions
+from ceag_cli.stageoptions import NEED_DATA
 from ceag_cli.training import Training, without_effect
 
 IN_ROUNDS = ("iterative", "rewind")
 """The schedules with rounds of training."""
+
+OF_SCHEDULES = {"prune_epochs": ("cubic",), "rounds": IN_ROUNDS, "early": ("rewind",)}
+"""Options that only some schedules have, and which."""
 
 PACKED_UP_TO = 400 * 1024**2
 """Bytes of a file up to which its packed size is measured in passing."""
@@ -78,36 +77,25 @@ def check_options(options: PruneOptions) -> list[str]:
             f"--schedule {schedule} prunes while the model is fine-tuned; say for how long with "
             "--epochs"
         )
-    idle = {
-        "--max-layer-sparsity has no effect with --scope layer": cap and options.scope == "layer",
-        f"--score-batches has no effect with --criterion {options.criterion}": (
-            options.score_batches and options.criterion not in NEED_DATA
+    of_others = [name for name, known in OF_SCHEDULES.items() if schedule not in known]
+    trains = options.epochs > 0
+    without_images = options.groups is None and not needs_images(options)
+    idle: Idle = {
+        "with --scope layer": (options.scope == "layer", ("max_layer_sparsity",)),
+        f"with --criterion {options.criterion}": (
+            options.criterion not in NEED_DATA,
+            ("score_batches",),
         ),
-        "--recalibrate has no effect with --epochs: training measures BatchNorm statistics": (
-            options.recalibrate and options.epochs
+        "with --epochs: training measures BatchNorm statistics": (
+            bool(trains and options.recalibrate),
+            ("recalibrate",),
         ),
-        f"--prune-epochs has no effect with --schedule {schedule}": (
-            options.prune_epochs is not None and schedule != "cubic"
-        ),
-        f"--rounds has no effect with --schedule {schedule}": (
-            options.rounds is not None and schedule not in IN_ROUNDS
-        ),
-        f"--early has no effect with --schedule {schedule}": (
-            options.early is not None and schedule != "rewind"
-        ),
-        "--pack has no effect with --dry-run, which writes nothing": (
-            options.pack and options.dry_run
-        ),
+        f"with --schedule {schedule}": (True, of_others),
+        "with --dry-run, which writes nothing": (options.dry_run, ("pack",)),
+        "without --epochs": (not trains, TrainingOptions.__dataclass_fields__),
+        "without --groups": (without_images, (*DataOptions.__dataclass_fields__, *WITH_IMAGES)),
     }
-    found = [text for text, applies in idle.items() if applies]
-    if options.epochs:
-        return found + without_effect(options)
-    no_images = not needs_images(options) and options.groups is None
-    without: dict[str, tuple[bool, tuple[str, ...]]] = {
-        "without --epochs": (True, tuple(TrainingOptions.__dataclass_fields__)),
-        "without --groups": (no_images, (*DataOptions.__dataclass_fields__, *WITH_IMAGES)),
-    }
-    return found + no_effect(options, without)
+    return no_effect(options, idle) + (without_effect(options) if trains else [])
 
 
 def needs_images(options: PruneOptions) -> bool:

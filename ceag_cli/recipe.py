@@ -9,10 +9,8 @@ name, and all errors of a file are reported together.
 from __future__ import annotations
 
 import json
-import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -21,9 +19,9 @@ import yaml
 
 from ceag_cli import strictyaml
 from ceag_cli.clauses import Override, Waiver
-from ceag_cli.errors import CeagError, OptionError
-from ceag_cli.errors import nearest as nearest
-from ceag_cli.options import COMMANDS, EMPTY, Command, flag, parse
+from ceag_cli.declarations import EMPTY, Options, flag, parse
+from ceag_cli.errors import OptionError, nearest
+from ceag_cli.options import COMMANDS, Command
 from ceag_cli.strictyaml import MOST_BYTES
 
 PROJECT_FILE = "ceag.yaml"
@@ -34,22 +32,12 @@ C = TypeVar("C", bound=Command)
 # What only concerns how a run is carried out or where it goes, not what comes out of it: changing
 # these does not make a resumed run another run.
 _NOT_IN_RECIPE = {
-    *(
-        "resume",
-        "overwrite",
-        "output",
-        "workers",
-        "device",
-        "cache",
-        "cache_size",
-        "allow_outside",
-        "format",
-        "strict",
-        "dry_run",
-    ),
-    *("plan", "plan_churn"),
-    *("report", "gallery"),
+    *("resume", "overwrite", "output", "workers", "device", "cache", "cache_size"),
+    *("allow_outside", "format", "strict", "dry_run", "plan", "plan_churn", "report", "gallery"),
 }
+
+
+# Reading
 
 
 def _text_of(path: Path) -> str:
@@ -100,6 +88,43 @@ def read_recipe(path: Path, command: str) -> dict[str, Any]:
     if meant != command:
         raise OptionError(f"{path}: this recipe is for 'ceag {meant}', not for 'ceag {command}'")
     return checked(content, COMMANDS[command], str(path))
+
+
+def checked(
+    values: Mapping[str, Any],
+    command: type[Command],
+    place: str,
+    names: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """Options of a command, each of the right type and within its limits.
+
+    Args:
+        values: As read from YAML or a command line.
+        command: The command's options class.
+        place: The file in which they stand, by their keys; empty for a command line.
+        names: What an option is called on the command line where that is not its flag.
+
+    Raises:
+        OptionError: With every value that cannot be used and every unknown name.
+    """
+    usable: dict[str, Any] = {}
+    problems: list[str] = []
+    known = command.__dataclass_fields__
+    prefix = f"{place}: " if place else ""
+    for name, raw in values.items():
+        if name not in known:
+            problems.append(f"{prefix}unknown key '{name}'{nearest(name, known)}")
+            continue
+        try:
+            usable[name] = parse(command, name, raw, name if place else names.get(name, ""))
+        except OptionError as error:
+            problems += [prefix + problem for problem in error.problems]
+    if problems:
+        raise OptionError(problems)
+    return usable
+
+
+# What holds in a folder: ceag.yaml and pyproject.toml
 
 
 def _yaml_sections(path: Path) -> dict[str, Any]:
@@ -186,9 +211,7 @@ def _shown(value: Any) -> str:
     return json.dumps(_plain(value), ensure_ascii=False)
 
 
-def read_project_file(command: str, folder: Path = Path()) -> dict[str, Any]:
-    """What :func:`read_project` finds, without where it was found."""
-    return {name: value for name, (value, _) in read_project(command, folder).items()}
+# Joining
 
 
 def resolve(
@@ -214,27 +237,15 @@ def resolve(
     Raises:
         OptionError: With every value that cannot be used.
     """
-    name = next(key for key, value in COMMANDS.items() if value is command)
-    flags = {key: value for key, value in given.items() if value is not None}
+    name = _name_of(command)
+    sources: list[Callable[[], Mapping[str, tuple[Any, str]]]] = [
+        lambda: read_project(name, folder),
+        lambda: _of_recipe(config, name),
+        lambda: _of_flags(given, COMMANDS[name], names),
+    ]
     problems: list[str] = []
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
-
-    def recipe() -> dict[str, tuple[Any, str]]:
-        if config is not None and not config.strip():
-            raise OptionError(f"--config: {EMPTY}")
-        found = {} if config is None else read_recipe(Path(config), name)
-        return {key: (value, str(config)) for key, value in found.items()}
-
-    def flags_given() -> dict[str, tuple[Any, str]]:
-        found = checked(flags, COMMANDS[name], "", names)
-        return {key: (value, flag(key)) for key, value in found.items()}
-
-    sources: list[Callable[[], dict[str, tuple[Any, str]]]] = [
-        lambda: read_project(name, folder),
-        recipe,
-        flags_given,
-    ]
     for read in sources:
         try:
             for key, (value, origin) in read().items():
@@ -248,56 +259,29 @@ def resolve(
     return options
 
 
-@contextmanager
-def named_as_given(options: Command) -> Iterator[None]:
-    """Let errors call options that a file gives by their keys there, and not by their flags.
-
-    Raises:
-        CeagError: What was raised.
-    """
-    try:
-        yield
-    except CeagError as error:
-        for name, origin in options.origins.items():
-            if not origin.startswith("--"):
-                as_flag = re.compile(rf"(?<![\w-]){flag(name)}(?![\w-])")
-                told = f"{name} (in {origin})".replace("\\", r"\\")
-                error.problems = [as_flag.sub(told, problem) for problem in error.problems]
-        raise
+def _of_recipe(config: str | None, command: str) -> dict[str, tuple[Any, str]]:
+    """The options of a recipe, each with its file."""
+    if config is None:
+        return {}
+    if not config.strip():
+        raise OptionError(f"--config: {EMPTY}")
+    found = read_recipe(Path(config), command)
+    return {key: (value, config) for key, value in found.items()}
 
 
-def checked(
-    values: Mapping[str, Any],
-    command: type[Command],
-    place: str,
-    names: Mapping[str, str] = MappingProxyType({}),
-) -> dict[str, Any]:
-    """Options of a command, each of the right type and within its limits.
+def _of_flags(
+    given: Mapping[str, Any], command: type[Command], names: Mapping[str, str]
+) -> dict[str, tuple[Any, str]]:
+    """The options of a command line, each with its flag."""
+    words = {key: value for key, value in given.items() if value is not None}
+    return {key: (value, flag(key)) for key, value in checked(words, command, "", names).items()}
 
-    Args:
-        values: As read from YAML or a command line.
-        command: The command's options class.
-        place: The file in which they stand, by their keys; empty for a command line.
-        names: What an option is called on the command line where that is not its flag.
 
-    Raises:
-        OptionError: With every value that cannot be used and every unknown name.
-    """
-    usable: dict[str, Any] = {}
-    problems: list[str] = []
-    known = command.__dataclass_fields__
-    prefix = f"{place}: " if place else ""
-    for name, raw in values.items():
-        if name not in known:
-            problems.append(f"{prefix}unknown key '{name}'{nearest(name, known)}")
-            continue
-        try:
-            usable[name] = parse(command, name, raw, name if place else names.get(name, ""))
-        except OptionError as error:
-            problems += [prefix + problem for problem in error.problems]
-    if problems:
-        raise OptionError(problems)
-    return usable
+def _name_of(command: type[Options]) -> str:
+    return next(name for name, known in COMMANDS.items() if known is command)
+
+
+# Writing and comparing
 
 
 def as_recipe(options: Command) -> dict[str, Any]:
@@ -305,7 +289,6 @@ def as_recipe(options: Command) -> dict[str, Any]:
 
     Two runs with equal recipes, inputs and versions give equal results on a CPU.
     """
-    command = next(key for key, value in COMMANDS.items() if value is type(options))
     # A value of None is written only where leaving it out would mean something else.
     default = _defaults(type(options), getattr(options, "paper", False))
     values = {
@@ -315,7 +298,7 @@ def as_recipe(options: Command) -> dict[str, Any]:
         and name not in _NOT_IN_RECIPE
         and (value is not None or default[name] is not None)
     }
-    return {"command": command} | values
+    return {"command": _name_of(type(options))} | values
 
 
 def _plain(value: Any) -> Any:

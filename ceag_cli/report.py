@@ -13,6 +13,7 @@ from decimal import Decimal
 from rich.table import Table
 from rich.text import Text
 
+from ceag_cli.declarations import flag
 from ceag_cli.findings import (
     DESCRIPTIVE,
     FAIL,
@@ -31,7 +32,6 @@ from ceag_cli.findings import (
     SplitResult,
 )
 from ceag_cli.inert import printable
-from ceag_cli.options import flag
 from ceag_cli.policy import Policy
 
 MEANING = {
@@ -232,17 +232,17 @@ def audit_table(result: AuditResult, split: str, most: int | None = 25) -> Table
             verdict = f"{group.verdict} {reason}".strip()
             cells += [interval(group), Text(verdict, style=style)]
         if open_:
-            star = "*" if group.grows == "split" else ""
-            count = _count(group.n_needed) + star
-            cells.append("–" if reason and group.n_needed is None else count)
+            cells.append("–" if reason and group.n_needed is None else _needs(group))
         table.add_row(Text(name), *cells)
     rest = groups[len(shown) :]
     notes = []
     if rest:
         counts = counted_line(rest) if judged else ""
         notes.append(f"and {len(rest)} more groups{': ' if counts else ''}{counts}")
-    if any(group.grows == "split" for group in shown):
-        notes.append("*: if all groups grow alike")
+    if open_ and any(group.n_needed is not None for group in shown):
+        notes.append("needs: further images of the group")
+        if any(group.grows == "split" for group in shown):
+            notes[-1] += "; *: with all others growing alike"
     if notes:
         text = Text("\n".join(notes))
         table.caption, table.caption_justify, table.caption_style = text, "left", ""
@@ -253,11 +253,20 @@ def _right_to_left(name: str) -> bool:
     return any(unicodedata.bidirectional(c) in ("R", "AL", "AN") for c in name)
 
 
-def _count(number: int | None) -> str:
-    """``+1240``; large ones ``+1.2M``."""
+def _needs(group: GroupResult) -> str:
+    """How many further images decide a group: ``+1240``, ``+195k``, ``+1.2M``.
+
+    A ``*`` follows where that takes all other groups growing alike.
+    """
+    number = group.n_needed
     if number is None:
         return ""
-    return f"+{number}" if number < 100_000 else f"+{number / 1e6:.1f}M"
+    shown = f"{number / 1e6:.1f}M"
+    if number < 100_000:
+        shown = str(number)
+    elif number < 999_500:
+        shown = f"{number / 1e3:.0f}k"
+    return f"+{shown}{'*' if group.grows == 'split' else ''}"
 
 
 def interval(group: GroupResult) -> str:

@@ -162,13 +162,13 @@ class Audit:
 
 
 class NotWritten(OutputError):
-    """Reports could not be written, though the audit is done.
+    """Reports could not be written, though what they are about was found.
 
     Args:
         problems: What is wrong with each of them.
-        audit: What was found all the same.
+        found: What was found all the same: an audit, an explanation, or exemplars.
     """
 
-    def __init__(self, problems: Sequence[str], audit: Audit) -> None:
+    def __init__(self, problems: Sequence[str], found: Any) -> None:
         super().__init__(problems)
-        self.audit = audit
+        self.found = found

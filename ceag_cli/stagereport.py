@@ -1,4 +1,4 @@
-"""What ``dense``, ``prune``, ``mitigate`` and ``export`` say of their results: lines, and JSON."""
+"""What the commands that write models say of their results: lines, and JSON."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ceag_cli.archives import Archived
 from ceag_cli.findings import SplitResult
 from ceag_cli.inert import printable
 from ceag_cli.report import percent, points, tolerance
@@ -18,6 +19,7 @@ from ceag_cli.results import (
     PruneResult,
     TensorResult,
 )
+from ceag_cli.texttables import aligned
 from ceag_cli.versions import versions
 
 STAGE_SCHEMA_VERSION = 1
@@ -94,12 +96,7 @@ def tensor_lines(tensors: Sequence[TensorResult]) -> list[str]:
             fate = f"dense: {tensor.dense_because}"
         shape = "x".join(map(str, tensor.shape)) or "scalar"
         rows.append((tensor.name, shape, str(weights), str(tensor.zeros), fate))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    return [
-        f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]:>{widths[2]}}  "
-        f"{row[3]:>{widths[3]}}  {row[4]}"
-        for row in rows
-    ]
+    return aligned(rows, left=(0, 1, -1))
 
 
 def _kept_line(result: MitigateResult) -> list[str]:
@@ -141,3 +138,9 @@ def _accuracies(what: str, split: SplitResult) -> str:
 
 def _worst(split: SplitResult, eps: float) -> str:
     return f"{points(split.max_excess_gap, eps)} points ({printable(split.worst_group or '')})"
+
+
+def archived_lines(found: Archived) -> list[str]:
+    """What ``pack`` and ``unpack`` print."""
+    before, after = megabytes(found.bytes_before), megabytes(found.bytes)
+    return [f"wrote {found.output}: {after} ({found.source}: {before})"]

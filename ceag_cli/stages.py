@@ -1,4 +1,4 @@
-"""The four stages as plain functions: options in, files written, a result out.
+"""The stages that write models, as plain functions: options in, files written, a result out.
 
 This is the only module that knows the whole story, so it only tells it: what is read, in which
 order, and what is written. Logic lives further down.
@@ -7,32 +7,26 @@ order, and what is written. Logic lives further down.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from datetime import date
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ceag_cli.answers import Answered, answers, pairs_of
 from ceag_cli.archives import packed_name
-from ceag_cli.audit import audit
 from ceag_cli.batchnorm import norms_of
-from ceag_cli.checkpoints import Checkpoint, complete, load_adapted, place, save, writes_config
-from ceag_cli.classes import class_index, class_order, ordered_names
+from ceag_cli.checkpoints import Checkpoint, complete, place, save, writes_config
 from ceag_cli.distributed import World, speaking
-from ceag_cli.documents import audit_document
 from ceag_cli.errors import OptionError, OutputError
 from ceag_cli.evaluation import Compute, evaluate
-from ceag_cli.explanations import explanation_document, kept_explanation
-from ceag_cli.formats import refuse_file, report_files, write_reports
-from ceag_cli.gallery import gallery, pictures_asked
 from ceag_cli.images import Split
+from ceag_cli.initial import check_options as check_dense
+from ceag_cli.initial import classes_of, initial_model, open_given
 from ceag_cli.inputs import (
     Data,
     Rule,
@@ -49,14 +43,13 @@ from ceag_cli.inputs import (
 )
 from ceag_cli.labels import SPLITS
 from ceag_cli.lineage import (
+    GroupsReference,
     Lineage,
     Reference,
     SparsityRecord,
     derived,
     sha256_of,
-    weights_in,
 )
-from ceag_cli.locks import claimed
 from ceag_cli.masks import Masks
 from ceag_cli.methods import check_options
 from ceag_cli.mitigation import Mitigation
@@ -64,25 +57,11 @@ from ceag_cli.models import (
     Preprocessing,
     architecture_of,
     check_runs,
-    create,
     describe,
-    model_kwargs,
     preprocessing_of,
 )
-from ceag_cli.options import (
-    WITH_IMAGES,
-    AuditOptions,
-    DataOptions,
-    DenseOptions,
-    MitigateOptions,
-    PruneOptions,
-    RunOptions,
-    TrainingOptions,
-    no_effect,
-)
+from ceag_cli.options import DenseOptions, MitigateOptions, PruneOptions
 from ceag_cli.pairing import find_dense
-from ceag_cli.pies import kept_pies, pies_document
-from ceag_cli.policy import policy_of
 from ceag_cli.progress import Reporter
 from ceag_cli.prunable import prunable_parameters, standardised
 from ceag_cli.pruners import (
@@ -97,12 +76,11 @@ from ceag_cli.pruners import (
 )
 from ceag_cli.pruners import check_options as check_pruning
 from ceag_cli.recipe import as_recipe
-from ceag_cli.results import Audit, DenseResult, MitigateResult, PruneResult
+from ceag_cli.results import DenseResult, MitigateResult, PruneResult
 from ceag_cli.runs import AlreadyFinished, Run
-from ceag_cli.shifts import answers_of, shifts
-from ceag_cli.shifts import document as shift_document
+from ceag_cli.sharedoptions import RunOptions
 from ceag_cli.timmconfigs import TimmConfig
-from ceag_cli.training import Training, without_effect
+from ceag_cli.training import Training
 from ceag_cli.versions import changed_since, versions
 
 
@@ -122,12 +100,9 @@ def dense(options: DenseOptions, reporter: Reporter | None = None) -> DenseResul
         reporter.warn(warning)
     output = place(options.output, Path("model.safetensors"))
     compute = Compute.of(options)
-    given = None
-    if options.checkpoint is not None:
-        path = weights_in(Path(options.checkpoint))
-        given = open_checkpoint(path, _as_it_is(options), reporter)
+    given = open_given(options, reporter)
     data = open_data(options, [], reporter, "dense") if options.groups is not None else None
-    names, new_classifier = _classes(options, data, given)
+    names, new_classifier = classes_of(options, data, given)
     if data is not None:
         data.require(["train"] if options.epochs else [], seen_in_train=True)
         data.warn_of_duplicates(reporter)
@@ -135,14 +110,12 @@ def dense(options: DenseOptions, reporter: Reporter | None = None) -> DenseResul
         _refuse_same(given.path, output)
     run = Run(output, as_recipe(options), _inputs(data, input=given))
     with _opened(run, options, reporter) as state:
-        early_output = None if options.early_epoch is None else derived(output, "early")
-        if early_output is not None and not (state or options.overwrite):
-            World.current().on_first(partial(_refuse_existing, early_output))
-
+        early_output = _early_output(options, output, anew=state is None)
         torch.manual_seed(options.seed)
-        model = _dense_model(options, given, names, new_classifier)
+        model = initial_model(options, given, names, new_classifier)
         preprocessing = preprocessing_of(model if given is None else given.config, options)
-        reporter.say(f"model {architecture_of(model)}, {preprocessing}")
+        if given is None:  # else it was said when it was read
+            reporter.say(f"model {architecture_of(model)}, {preprocessing}")
         check_runs(model, preprocessing)
         splits = _splits(data, preprocessing, options, reporter)
         early = None
@@ -164,29 +137,15 @@ def dense(options: DenseOptions, reporter: Reporter | None = None) -> DenseResul
             )
             training.fit(state)
             early = training.early
-        accuracy = {}
-        for name, split in splits.items():
-            said = evaluate(model, split, preprocessing, compute, reporter, f"dense on {name}")
-            accuracy[name] = float(said.correct.double().mean())
-        lineage = Lineage(
-            stage="dense",
-            version=_version(),
-            versions=versions(),
-            seed=options.seed,
-            recipe=as_recipe(options),
-            parents={"input": Reference.to(given.path, given.sha256, output)} if given else {},
-            groups=data.reference(output) if data else None,
-        )
+        accuracy = _accuracy(model, splits, preprocessing, compute, reporter)
         config = describe(model, preprocessing, names)
+        parents = {"input": Reference.to(given.path, given.sha256, output)} if given else {}
+        groups = data.reference(output) if data else None
+        lineage = _lineage("dense", options, parents, groups)
         if early is not None:
             assert early_output is not None
-            was = copy.deepcopy(model)
-            was.load_state_dict(early)
-            of_early = replace(lineage, stage="early")
-            found = World.current().on_first(
-                partial(_write_early, early_output, was, config, of_early, output)
-            )
-            lineage = replace(lineage, parents={**lineage.parents, "early": found})
+            reference = _write_early(early_output, model, early, config, lineage, named_by=output)
+            lineage = replace(lineage, parents={**parents, "early": reference})
         _write(run, options, model, config, lineage)
         classes = int(config["num_classes"])
         return DenseResult(output, architecture_of(model), classes, accuracy, early_output)
@@ -223,16 +182,7 @@ def prune(options: PruneOptions, reporter: Reporter | None = None) -> PruneResul
             f"{architecture_of(source.model)} standardises its weights before it uses them: pruned "
             "weights are zero in the file, but not in the computation"
         )
-    data, train = None, None
-    needs_train = needs_images(options)
-    if needs_train or options.groups is not None:
-        check_images(options, source)
-        data = open_data(options, [source], reporter, "prune")
-        check_targets(data, source, options.class_map)
-        data.require(["train"] if needs_train else [], seen_in_train=True)
-        recalibrates = options.recalibrate != 0 and norms_of(source.model)
-        if needs_train or ("train" in data.labels.splits and recalibrates):
-            train = data.split("train", source.preprocessing, options, reporter)
+    data, train = _images_to_prune_by(options, source, reporter)
     pruner = OptionsPruner(options, names, source, compute, reporter, data, train)
     if options.dry_run:
         masks = pruner(source.model, target_of(options))
@@ -251,14 +201,11 @@ def prune(options: PruneOptions, reporter: Reporter | None = None) -> PruneResul
             masks = pruner(source.model, target_of(options))
             recalibrated = pruner.recalibrate(source.model)
         warn_of_empty(masks, reporter)
-        lineage = Lineage(
-            stage="pruned",
-            version=_version(),
-            versions=versions(),
-            seed=options.seed,
-            recipe=as_recipe(options),
-            parents=parents_of(source, output, early=early),
-            groups=data.reference(output) if data else inherited_groups(source, output),
+        lineage = _lineage(
+            "pruned",
+            options,
+            parents_of(source, output, early=early),
+            data.reference(output) if data else inherited_groups(source, output),
             sparsity=_record(
                 target_of(options), masks, options.criterion, options.scope, options.pattern
             ),
@@ -304,11 +251,7 @@ def mitigate(options: MitigateOptions, reporter: Reporter | None = None) -> Miti
     else:
         rule = rule_of(source, options.sparsity, reporter)
         check_further(source, options.sparsity, reporter, rule.names, rule.scope)
-    reference = source
-    from_dense = source.lineage is None or "dense" not in source.lineage.parents
-    named = options.dense is not None or options.baseline is not None
-    if options.sparsity is None or named or not from_dense:
-        reference = find_dense(source, options, reporter)
+    reference = _dense_model_of(source, options, reporter)
     data = open_data(options, [source, reference], reporter, "mitigate")
     check_targets(data, source, options.class_map)
     data.require(["train"], seen_in_train=True)
@@ -317,14 +260,11 @@ def mitigate(options: MitigateOptions, reporter: Reporter | None = None) -> Miti
     with _opened(run, options, reporter) as state:
         mitigation = Mitigation(options, source, reference, data, compute, reporter, rule)
         found = mitigation.fine_tune(masks, run, state)
-        lineage = Lineage(
-            stage="mitigated",
-            version=_version(),
-            versions=versions(),
-            seed=options.seed,
-            recipe=as_recipe(options),
-            parents=parents_of(source, output, reference),
-            groups=data.reference(output),
+        lineage = _lineage(
+            "mitigated",
+            options,
+            parents_of(source, output, reference),
+            data.reference(output),
             sparsity=_record_of_mitigated(options, source, found.masks, rule),
             eps=options.eps,
         )
@@ -343,92 +283,29 @@ def mitigate(options: MitigateOptions, reporter: Reporter | None = None) -> Miti
         )
 
 
-def run_audit(options: AuditOptions, reporter: Reporter | None = None) -> Audit:
-    """Compare a dense with a sparse model by group, on train and on the held-out splits.
-
-    The verdict rests on split ``test``; ``train`` and ``val`` are described. The report is
-    written to the run folder of the sparse model, or to ``output``, with the answers of both
-    models, which the next audit takes in place of evaluating them.
-
-    Args:
-        options: See ``ceag audit --help``.
-        reporter: Hears how it goes.
-
-    Raises:
-        NotWritten: A report could not be written; the error carries what was found.
-        CeagError: Something given cannot be used.
-    """
-    reporter = speaking(reporter)
-    given = None if options.output is None else Path(options.output)
-    world = World.current()
-    if given is not None:
-        refuse_file(given)
-    # What cannot be written is known before any model is run.
-    world.on_first(partial(report_files, options.report, given))
-    with ExitStack() as held:
-
-        def claim(folder: Path) -> None:
-            remedy = "wait for it, or name another folder with -o"
-            one = claimed(folder / "audit.lock", remedy, reporter)
-            world.on_first(lambda: held.enter_context(one))
-
-        found = _audited(options, answers(options, reporter, claim), given, reporter)
-        world.on_first(held.close)
-        return found
-
-
-def _audited(
-    options: AuditOptions, answered: Answered, given: Path | None, reporter: Reporter
-) -> Audit:
-    """Judge answers, and write the reports."""
-    world = World.current()
-    table, subject, folder = answered.table, answered.subject, answered.folder
-    files = world.on_first(partial(report_files, options.report, folder, subject.files))
-    policy = policy_of(options, answered.eps)
-    result = audit(
-        pairs_of(table),
-        table.grouping,
-        policy,
-        options.gate_splits,
+def _lineage(
+    stage: str,
+    options: DenseOptions | PruneOptions | MitigateOptions,
+    parents: Mapping[str, Reference],
+    groups: GroupsReference | None,
+    *,
+    sparsity: SparsityRecord | None = None,
+    eps: float | None = None,
+    recalibrated: int | None = None,
+) -> Lineage:
+    """Where a file comes from that these options make here and now."""
+    return Lineage(
+        stage=stage,
+        version=version("ceag"),
+        versions=versions(),
         seed=options.seed,
-        identical=subject.dense_sha256 is not None
-        and subject.dense_sha256 == subject.sparse_sha256,
+        recipe=as_recipe(options),
+        parents=parents,
+        groups=groups,
+        sparsity=sparsity,
+        eps=eps,
+        recalibrated=recalibrated,
     )
-    result = replace(result, warnings=(*subject.remarks, *result.warnings))
-    if options.format != "text":  # which has them
-        for warning in result.warnings:
-            reporter.warn(warning)
-    for note in policy.notes(date.today(), result.verdicts_by_group()):
-        reporter.say(note)
-    reporter.say(policy.origin_line())
-    more = tuple(
-        shifts(answers_of(table, split, options.control), policy.alpha, policy.interval)
-        for split in table.splits
-    )
-    further = [shift_document(found) for found in more]
-    why, reason = world.on_first(partial(kept_explanation, folder, subject))
-    pies, other_reason = world.on_first(partial(kept_pies, folder, subject))
-    for said in filter(None, (reason, other_reason)):
-        reporter.say(said)
-    document = audit_document(
-        result,
-        subject,
-        _version(),
-        options.seed,
-        further,
-        None if why is None else explanation_document(why),
-        None if pies is None else pies_document(pies),
-    )
-    most = pictures_asked(options.gallery)
-    flips = gallery(result, table, answered.read, most) if answered.read else ()
-    page = folder / "audit.html"
-    found = Audit(result, subject, document, page, more, _version(), flips, why, pies)
-    world.on_first(partial(write_reports, found, files))
-    return found
-
-
-def _version() -> str:
-    return version("ceag")
 
 
 def _inputs(data: Data | None, **files: Checkpoint | None) -> dict[str, str]:
@@ -478,21 +355,84 @@ def _write(
 
 
 def _write_early(
-    path: Path, model: nn.Module, config: TimmConfig, lineage: Lineage, named_by: Path
+    path: Path,
+    model: nn.Module,
+    weights: Mapping[str, Tensor],
+    config: TimmConfig,
+    lineage: Lineage,
+    *,
+    named_by: Path,
 ) -> Reference:
-    """Write early weights; how the file ``named_by`` refers to them."""
-    save(path, model, config, lineage, with_config=False)
-    return Reference.to(path, sha256_of(path), named_by)
+    """Write the weights that a model had early on; how the file ``named_by`` refers to them."""
+    was = copy.deepcopy(model)
+    was.load_state_dict(weights)
 
+    def write() -> Reference:
+        save(path, was, config, replace(lineage, stage="early"), with_config=False)
+        return Reference.to(path, sha256_of(path), named_by)
 
-def _refuse_existing(path: Path) -> None:
-    if path.exists():
-        raise OutputError(f"{path}: exists already; replace it with --overwrite")
+    return World.current().on_first(write)
 
 
 def _refuse_same(source: Path, output: Path) -> None:
     if output.resolve() == source.resolve():
         raise OutputError(f"{output}: is the input; write elsewhere with -o")
+
+
+def _early_output(options: DenseOptions, output: Path, *, anew: bool) -> Path | None:
+    """Where early weights go, if any are asked for; ``anew`` means that nothing is continued."""
+    if options.early_epoch is None:
+        return None
+    path = derived(output, "early")
+
+    def refuse_existing() -> None:
+        if path.exists():
+            raise OutputError(f"{path}: exists already; replace it with --overwrite")
+
+    if anew and not options.overwrite:
+        World.current().on_first(refuse_existing)
+    return path
+
+
+def _accuracy(
+    model: nn.Module,
+    splits: Mapping[str, Split],
+    preprocessing: Preprocessing,
+    compute: Compute,
+    reporter: Reporter,
+) -> dict[str, float]:
+    """The accuracy of a dense model, by split."""
+    found = {}
+    for name, split in splits.items():
+        said = evaluate(model, split, preprocessing, compute, reporter, f"dense on {name}")
+        found[name] = float(said.correct.double().mean())
+    return found
+
+
+def _dense_model_of(source: Checkpoint, options: MitigateOptions, reporter: Reporter) -> Checkpoint:
+    """What psi is measured against: the model behind a pruned one, a dense one is its own."""
+    is_dense = source.lineage is None or "dense" not in source.lineage.parents
+    named = options.dense is not None or options.baseline is not None
+    if options.sparsity is not None and is_dense and not named:
+        return source
+    return find_dense(source, options, reporter)
+
+
+def _images_to_prune_by(
+    options: PruneOptions, source: Checkpoint, reporter: Reporter
+) -> tuple[Data | None, Split | None]:
+    """The groups CSV, if one is named or needed, and of it the train images, if they are used."""
+    needs_train = needs_images(options)
+    if not needs_train and options.groups is None:
+        return None, None
+    check_images(options, source)
+    data = open_data(options, [source], reporter, "prune")
+    check_targets(data, source, options.class_map)
+    data.require(["train"] if needs_train else [], seen_in_train=True)
+    recalibrates = options.recalibrate != 0 and norms_of(source.model)
+    if needs_train or ("train" in data.labels.splits and recalibrates):
+        return data, data.split("train", source.preprocessing, options, reporter)
+    return data, None
 
 
 def _splits(
@@ -503,114 +443,6 @@ def _splits(
         return {}
     names = [name for name in SPLITS if name in data.labels.splits]
     return {name: data.split(name, preprocessing, options, reporter) for name in names}
-
-
-def check_dense(options: DenseOptions) -> list[str]:
-    """Refuse options of ``ceag dense`` that are missing or contradict each other.
-
-    Returns:
-        What has no effect, as warnings.
-
-    Raises:
-        OptionError: With the options and the remedy.
-    """
-    if options.checkpoint is None and options.model is None:
-        raise OptionError("ceag dense needs --model, a timm model, or --checkpoint, a file")
-    if options.checkpoint is None and options.epochs == 0 and not options.pretrained:
-        raise OptionError("--epochs 0 adopts existing weights; name them with --checkpoint")
-    if options.early_epoch is not None and options.early_epoch >= options.epochs:
-        raise OptionError(
-            f"--early-epoch {options.early_epoch} must be less than --epochs {options.epochs}"
-        )
-    if options.groups is None and options.epochs > 0:
-        raise OptionError("ceag dense needs --groups, a CSV with one row per image")
-    adopts_hub_weights = options.pretrained and options.epochs == 0
-    if adopts_hub_weights and options.groups is not None and options.class_map is None:
-        raise OptionError(
-            "--pretrained --epochs 0 keeps a classifier whose class names are not known; name its "
-            "outputs with --class-map"
-        )
-    if options.checkpoint is not None and options.pretrained:
-        raise OptionError("--checkpoint and --pretrained both name weights to start from")
-    idle: dict[str, tuple[bool, tuple[str, ...]]] = {
-        "without --checkpoint": (options.checkpoint is None, ("use_ema",)),
-        "with --epochs 0": (options.epochs == 0, tuple(TrainingOptions.__dataclass_fields__)),
-        "without --groups": (
-            options.groups is None,
-            (*DataOptions.__dataclass_fields__, *WITH_IMAGES),
-        ),
-    }
-    return no_effect(options, idle) + (without_effect(options) if options.epochs else [])
-
-
-def _classes(
-    options: DenseOptions, data: Data | None, given: Checkpoint | None
-) -> tuple[list[str] | None, bool]:
-    """Names of the classes, and whether the classifier has to be a new one.
-
-    Also maps the labels of the CSV to outputs. A checkpoint keeps its classifier unless
-    ``--num-classes`` asks for another number of classes or its labels cannot be mapped.
-    """
-    if data is None:
-        assert given is not None or options.pretrained
-        return (given.label_names if given else None), False
-    if given is not None:
-        outputs = int(given.model.num_classes)  # type: ignore[arg-type]
-        index = class_index(given.label_names, options.class_map, outputs)
-        known = set(data.labels.label.names) <= index.keys()
-        if options.num_classes in (None, outputs) and (known or options.num_classes is None):
-            check_targets(data, given, options.class_map)
-            names = given.label_names
-            if options.class_map is not None and len(index) == outputs:
-                names = sorted(index, key=lambda name: index[name])
-            return names, False
-        if options.epochs == 0:
-            raise OptionError("--num-classes makes a new classifier, which --epochs 0 cannot train")
-    names = class_order(data.labels.label.names)
-    if options.class_map is not None and given is None:
-        names = ordered_names(Path(options.class_map))
-    if options.num_classes not in (None, len(names)):
-        raise OptionError(
-            f"--num-classes {options.num_classes}: column '{data.labels.label_column}' has "
-            f"{len(names)} classes; name all of them with --class-map, or leave the option out"
-        )
-    index = {name: i for i, name in enumerate(names)}
-    data.targets = data.labels.check_labels(index, f"--class-map {options.class_map}")
-    return names, True
-
-
-def _dense_model(
-    options: DenseOptions, given: Checkpoint | None, names: list[str] | None, new_classifier: bool
-) -> nn.Module:
-    if given is None:
-        return create(
-            options.model or "",
-            num_classes=len(names) if names else options.num_classes,
-            in_chans=options.in_chans,
-            img_size=options.img_size,
-            arguments=model_kwargs(options),
-            pretrained=options.pretrained,
-        )
-    channels, height, _ = given.preprocessing.input_size
-    other_input = (options.in_chans or channels, options.img_size or height) != (channels, height)
-    if not new_classifier and not other_input:
-        return given.model
-    classes = len(names) if new_classifier and names else int(given.model.num_classes)  # type: ignore[arg-type]
-    return load_adapted(given.path, classes, options)
-
-
-def _as_it_is(options: DenseOptions) -> DenseOptions:
-    """The options without what changes input or outputs of a checkpoint to be fine-tuned."""
-    return replace(
-        options,
-        num_classes=None if options.epochs else options.num_classes,
-        img_size=None,
-        in_chans=None,
-        mean=None,
-        std=None,
-        interpolation=None,
-        crop_pct=None,
-    )
 
 
 def _record_of_mitigated(

@@ -24,6 +24,7 @@ import torch
 
 from ceag_cli import strictjson
 from ceag_cli.answers import PREDICTIONS
+from ceag_cli.auditing import run_audit
 from ceag_cli.columns import read_npz
 from ceag_cli.documents import policy_document
 from ceag_cli.errors import CeagError, LabelsError, OutputError, SweepError, TrainingError
@@ -33,7 +34,7 @@ from ceag_cli.options import AuditOptions, DenseOptions, MitigateOptions, PruneO
 from ceag_cli.policy import policy_of
 from ceag_cli.progress import Quiet, Reporter
 from ceag_cli.runs import AlreadyFinished, folder_of
-from ceag_cli.stages import dense, mitigate, prune, run_audit
+from ceag_cli.stages import dense, mitigate, prune
 
 SHARED_WITH_AUDITS = ("batch_size", "workers", "device", "cache", "cache_size")
 """Options of mitigation that say how images are read, which audits take over."""

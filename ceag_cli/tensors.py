@@ -6,10 +6,10 @@ from pathlib import Path
 
 from ceag_cli.checkpoints import load, read_state
 from ceag_cli.lineage import read_metadata, weights_in
-from ceag_cli.options import ArchitectureOptions
 from ceag_cli.patterns import Pattern
 from ceag_cli.prunable import prunable_parameters, why_dense
 from ceag_cli.results import TensorResult
+from ceag_cli.sharedoptions import ArchitectureOptions
 
 
 def describe_tensors(path: Path) -> tuple[TensorResult, ...]:

@@ -27,6 +27,7 @@ from ceag_cli.options import AuditOptions
 from ceag_cli.policy import Policy, policy_of
 from ceag_cli.predictions import read_answers
 from ceag_cli.report import audit_headline, interval, percent, points
+from ceag_cli.texttables import aligned
 
 MOST = 20
 """So many groups are listed."""
@@ -163,14 +164,7 @@ def _message(result: AuditResult, split: str) -> list[str]:
                 verdict,
             )
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(7)]
-    table = [
-        "  ".join(
-            cell.rjust(width) if 0 < column < 6 else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    table = aligned(rows, left=(0, -1))
     if len(groups) > MOST:
         table.append(f"and {len(groups) - MOST} more groups")
     return [audit_headline(result), *result.reasons, *result.warnings, "", *table]

@@ -24,6 +24,7 @@ from torch.nn import functional
 
 from ceag_cli import distillation, mixing, strictjson
 from ceag_cli.baselines import NaiveFineTuning
+from ceag_cli.declarations import Idle, no_effect
 from ceag_cli.distributed import has_unused, synchronised, unsynchronised
 from ceag_cli.errors import OptionError, TrainingError
 from ceag_cli.evaluation import Compute
@@ -33,16 +34,11 @@ from ceag_cli.images import Portion, Split, draw_flips, flipped, portions
 from ceag_cli.iterates import Keeper
 from ceag_cli.masks import Masks
 from ceag_cli.models import Preprocessing
-from ceag_cli.options import (
-    DenseOptions,
-    MitigateOptions,
-    PruneOptions,
-    TrainingOptions,
-    no_effect,
-)
+from ceag_cli.options import DenseOptions, MitigateOptions, PruneOptions
 from ceag_cli.progress import Reporter, Update
 from ceag_cli.prunable import classifier_names
 from ceag_cli.runs import Run, damaged_state
+from ceag_cli.sharedoptions import TrainingOptions
 
 
 class Objective(Protocol):
@@ -448,7 +444,7 @@ def without_effect(options: DenseOptions | PruneOptions | MitigateOptions) -> li
         has_momentum = get_optimizer_info(options.opt).has_momentum
     except ValueError:  # refused when the optimiser is made
         has_momentum = True
-    idle: dict[str, tuple[bool, tuple[str, ...]]] = {
+    idle: Idle = {
         "without --model-ema": (not options.model_ema, ("model_ema_decay",)),
         "without --amp": (not options.amp, ("amp_dtype",)),
         f"with --sched {options.sched}": (

@@ -17,6 +17,7 @@ from torch import nn
 from toys import CPU, HALF, a_split, tiny_model, training, write_images
 
 from ceag_cli import stages
+from ceag_cli.auditing import run_audit
 from ceag_cli.distributed import World, joined
 from ceag_cli.errors import CeagError, OptionError
 from ceag_cli.evaluation import (
@@ -147,7 +148,7 @@ def by_stages(folder: Path) -> Found:
         checkpoint=dense, sparsity=0.8, criterion="taylor", epochs=2, output=pruned, **common
     )
     stages.prune(pruning)
-    found = stages.run_audit(AuditOptions(checkpoint=pruned, eps=0.0, **common))
+    found = run_audit(AuditOptions(checkpoint=pruned, eps=0.0, **common))
     weights = {name: load_file(folder / f"{name}.safetensors") for name in FILES}
     written = sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
     return {"weights": weights, "splits": found.document["splits"], "written": written}

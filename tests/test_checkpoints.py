@@ -28,7 +28,7 @@ from ceag_cli.checkpoints import (
 from ceag_cli.errors import CheckpointError, OutputError
 from ceag_cli.lineage import Lineage, read_metadata
 from ceag_cli.models import describe, preprocessing_of
-from ceag_cli.options import ArchitectureOptions, PreprocessingOptions
+from ceag_cli.sharedoptions import ArchitectureOptions, PreprocessingOptions
 
 LINEAGE = Lineage(stage="dense", version="1", seed=5, recipe={"command": "dense"})
 PLAIN = ArchitectureOptions()

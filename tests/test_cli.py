@@ -15,12 +15,12 @@ import torch
 from PIL import Image
 from toys import ROWS, ceag, done, errors, tiny_model, write_csv, write_images
 
-from ceag_cli import exports, stages
 from ceag_cli.errors import OptionError
 from ceag_cli.inputs import open_checkpoint
 from ceag_cli.lineage import Lineage, read_metadata
-from ceag_cli.options import METHODS, AuditOptions, PruneOptions
+from ceag_cli.options import AuditOptions, PruneOptions
 from ceag_cli.progress import Quiet
+from ceag_cli.stageoptions import METHODS
 
 FAST = ("--batch-size", "8", "--workers", "0")
 
@@ -200,10 +200,10 @@ def test_an_audit_of_a_group_that_is_everybody_exits_with_3(here: Path) -> None:
 every_stage = pytest.mark.parametrize(
     ("command", "stage"),
     [
-        (DENSE, "dense"),
-        (("prune", "--sparsity", "0.5"), "prune"),
-        (("mitigate",), "mitigate"),
-        (("audit",), "run_audit"),
+        (DENSE, "ceag_cli.stages.dense"),
+        (("prune", "--sparsity", "0.5"), "ceag_cli.stages.prune"),
+        (("mitigate",), "ceag_cli.stages.mitigate"),
+        (("audit",), "ceag_cli.auditing.run_audit"),
     ],
     ids=["dense", "prune", "mitigate", "audit"],
 )
@@ -216,7 +216,7 @@ def test_no_room_for_a_file_of_a_library_is_no_defect(
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "/somewhere/else")
 
-    monkeypatch.setattr(stages, stage, full)
+    monkeypatch.setattr(stage, full)
     assert errors(*command) == ["/somewhere/else: cannot be written: No space left on device"]
 
 
@@ -227,7 +227,7 @@ def test_a_defect_exits_with_4_and_shows_where(
     def broken(*_: Any) -> None:
         raise RuntimeError("unforeseen")
 
-    monkeypatch.setattr(stages, stage, broken)
+    monkeypatch.setattr(stage, broken)
     result = ceag(*command)
     assert result.exit_code == 4
     assert result.stdout == ""
@@ -1567,6 +1567,14 @@ def test_a_checkpoint_is_adapted_to_another_input(images: Path) -> None:
     assert lineage_of("grey/model.safetensors").parents["input"].path == "../model.safetensors"
 
 
+def test_a_checkpoint_is_said_to_see_images_as_it_was_asked_to(here: Path) -> None:
+    adopt = ("dense", "--checkpoint", "model.safetensors", "--epochs", "0")
+    (line,) = done(*adopt, "--img-size", "24", "-o", "x.safetensors").stderr.splitlines()
+    assert line.startswith("model.safetensors: test_resnet (from the file's metadata), 24x24, 3 ")
+    (line,) = done(*adopt, "-o", "y.safetensors").stderr.splitlines()
+    assert line.startswith("model.safetensors: test_resnet (from the file's metadata), 16x16, 3 ")
+
+
 def test_an_input_that_the_model_cannot_take_is_refused_before_training(images: Path) -> None:
     done(
         "dense",
@@ -1833,8 +1841,8 @@ def test_what_to_do_after_an_interruption(
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    for module, name in ((stages, "mitigate"), (stages, "run_audit"), (exports, "export")):
-        monkeypatch.setattr(module, name, interrupt)
+    for name in ("stages.mitigate", "auditing.run_audit", "exports.export"):
+        monkeypatch.setattr(f"ceag_cli.{name}", interrupt)
     result = ceag(command)
     assert result.exit_code == 130
     assert result.stderr == f"{words}\n"

@@ -15,7 +15,7 @@ from test_interruption import DATA, DENSE, Commands, files
 from toys import write_images
 
 from ceag_cli.lineage import read_metadata
-from ceag_cli.options import CRITERIA, METHODS
+from ceag_cli.stageoptions import CRITERIA, METHODS
 from ceag_cli.versions import PACKAGES, versions
 
 TRAIN = ("--batch-size", "8", "--lr", "0.01")

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from ceag_cli.options import COMMANDS, flag
+from ceag_cli.declarations import declared, flag
+from ceag_cli.options import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -65,12 +66,12 @@ def test_every_command_has_a_page_with_all_its_options(site: Any) -> None:
     reference = site("reference")
     pages = reference.pages()
     assert {f"reference/{name}.md" for name in reference.commands()} <= set(pages)
-    for name, options in COMMANDS.items():
-        page = pages[f"reference/{name}.md"]
-        for field, declared in options.__dataclass_fields__.items():
-            spelling = f"`{field}`" if declared.metadata["read"] is not None else f"`{flag(field)}`"
-            if not declared.metadata["positional"]:
-                assert spelling in page, f"{name}: {field}"
+    for command, options in COMMANDS.items():
+        page = pages[f"reference/{command}.md"]
+        for name, about in declared(options).items():
+            spelling = f"`{name}`" if about.read is not None else f"`{flag(name)}`"
+            if not about.positional:
+                assert spelling in page, f"{command}: {spelling}"
 
 
 def test_a_row_has_the_flag_its_range_and_its_default(site: Any) -> None:

@@ -36,8 +36,9 @@ from ceag_cli.explanations import (
 )
 from ceag_cli.images import decode
 from ceag_cli.lineage import read_metadata
-from ceag_cli.options import ArchitectureOptions, ExplainOptions
+from ceag_cli.options import ExplainOptions
 from ceag_cli.schemas import schema
+from ceag_cli.sharedoptions import ArchitectureOptions
 
 BY_LABEL = ("--groups", "labels.csv", "--groups-by", "label,group")
 

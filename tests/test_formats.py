@@ -25,6 +25,7 @@ from typer.testing import CliRunner
 
 from ceag_cli import explanationformats, formats
 from ceag_cli.audit import Paired, audit
+from ceag_cli.auditoptions import AUDIT_FORMATS, EXPLAIN_FORMATS
 from ceag_cli.cli import app
 from ceag_cli.documents import audit_document
 from ceag_cli.errors import OptionError, OutputError
@@ -40,7 +41,7 @@ from ceag_cli.formats import FORMATS, render, report_files, write_reports
 from ceag_cli.groups import Grouping
 from ceag_cli.inert import printable
 from ceag_cli.markdown import escaped
-from ceag_cli.options import AUDIT_FORMATS, EXPLAIN_FORMATS, AuditOptions
+from ceag_cli.options import AuditOptions
 from ceag_cli.policy import Policy, Waiver
 from ceag_cli.results import Audit, NotWritten
 from ceag_cli.sheet import cell
@@ -130,20 +131,21 @@ def test_the_text() -> None:
         "=1|2            20  100.0   100.0  -8.0",
     ]
     start = next(i for i, line in enumerate(lines) if line.startswith("test (gated): 2320 images"))
-    assert lines[start + 1 : start + 14] == [
+    assert lines[start + 1 : start + 15] == [
         "group            n  dense  sparse   psi         bounds  verdict             needs",
         "Black         1000  100.0    88.0  +4.0   +2.9 to +5.2  FAIL",
         "Asian, other   300  100.0    85.0  +7.0  +4.2 to +10.3  WAIVED",
         "White         1000  100.0    98.0  -6.0   -6.9 to -5.0  PASS",
         "=1|2            20  100.0   100.0  -8.0  -19.8 to +3.9  INCONCLUSIVE small     +5",
         "none             0      –       –     –                 NO_DATA",
+        "needs: further images of the group",
         "",
         "--max-drop on test: +8.0 (+7.1 to +8.9), at most 10: PASS",
         "warning: too few images to pass at this eps even if no answer had changed: race==1|2",
         "FAIL: psi > eps is shown for at least one group (split test, eps 2 points; largest psi "
         "+7.0, race=Asian, other).",
         "  psi is shown to be above eps: race=Black",
-        lines[start + 12],
+        lines[start + 13],
         "report: model.pruned.run/audit.html",
     ]
 
@@ -789,7 +791,7 @@ def test_names_come_back_from_csv_and_json(name: str) -> None:
 def test_reports_are_written(tmp_path: Path) -> None:
     reports = [f"{name}={tmp_path}/new/x.{name}" for name in AUDIT_FORMATS]
     files = report_files(reports, tmp_path / "run")
-    write_reports(SMALL, files)
+    write_reports(SMALL, files, render)
     for name in AUDIT_FORMATS:
         written = (tmp_path / "new" / f"x.{name}").read_bytes()
         assert written == render(SMALL, name).encode()
@@ -859,8 +861,8 @@ def test_a_report_that_fails_leaves_the_others_and_the_result(tmp_path: Path) ->
     (tmp_path / "there").touch()
     files = {tmp_path / "there" / "x.csv": "csv", tmp_path / "y.csv": "csv"}
     with pytest.raises(NotWritten) as error:
-        write_reports(SMALL, files)
-    assert error.value.audit is SMALL
+        write_reports(SMALL, files, render)
+    assert error.value.found is SMALL
     assert len(error.value.problems) == 1
     assert (tmp_path / "y.csv").is_file()
 

@@ -18,10 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toys import ceag
 
+from ceag_cli.auditing import run_audit
+from ceag_cli.auditoptions import AUDIT_FORMATS
 from ceag_cli.inert import as_line, escaped_json, printable, shortened
-from ceag_cli.options import AUDIT_FORMATS, AuditOptions
+from ceag_cli.options import AuditOptions
 from ceag_cli.plaintext import console_of, print_audit
-from ceag_cli.stages import run_audit
 from ceag_cli.sweepdocument import as_csv
 from ceag_cli.sweepfindings import Row
 

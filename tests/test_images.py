@@ -19,8 +19,8 @@ from ceag_cli.images import Images, Split, decode, draw_flips, flipped, normaliz
 from ceag_cli.inputs import open_data
 from ceag_cli.labels import read_labels
 from ceag_cli.models import Preprocessing
-from ceag_cli.options import DataOptions
 from ceag_cli.progress import Quiet
+from ceag_cli.sharedoptions import DataOptions
 from ceag_cli.stores import BEGINNING, Folder, Store, Zip, find_duplicates, open_store
 
 RED = (255, 0, 0)

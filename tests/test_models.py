@@ -10,8 +10,8 @@ from toys import tiny_model
 
 from ceag_cli.errors import CheckpointError, OptionError
 from ceag_cli.models import create, describe, device_of, from_config, model_kwargs, preprocessing_of
-from ceag_cli.options import ArchitectureOptions, PreprocessingOptions
 from ceag_cli.prunable import classifier_names, first_layer_names, prunable_parameters
+from ceag_cli.sharedoptions import ArchitectureOptions, PreprocessingOptions
 
 SMALL: dict[str, Any] = {"channels": (8, 8, 8, 8)}
 """Arguments that make a resnet18 of 12,000 parameters."""

@@ -8,8 +8,9 @@ import torch
 
 from ceag_cli.inputs import Data, open_data
 from ceag_cli.models import Preprocessing
-from ceag_cli.options import DataOptions, DenseOptions
+from ceag_cli.options import DenseOptions
 from ceag_cli.progress import Quiet
+from ceag_cli.sharedoptions import DataOptions
 from ceag_cli.stores import Zip, find_duplicates
 
 ROOT = Path(__file__).parent.parent

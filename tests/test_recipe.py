@@ -1,19 +1,15 @@
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ceag_cli import initial, methods, pruners
+from ceag_cli.declarations import as_given, flag
 from ceag_cli.errors import OptionError
-from ceag_cli.options import (
-    METHODS,
-    AuditOptions,
-    Command,
-    DenseOptions,
-    MitigateOptions,
-    PruneOptions,
-    flag,
-)
+from ceag_cli.options import AuditOptions, Command, DenseOptions, MitigateOptions, PruneOptions
 from ceag_cli.recipe import as_recipe, differences, dump, read_recipe, resolve
+from ceag_cli.stageoptions import METHODS
 
 
 @pytest.fixture(autouse=True)
@@ -389,3 +385,49 @@ def test_a_text_without_letters_is_not_taken_for_none(text: str) -> None:
         AuditOptions(groups_by="")
     with pytest.raises(OptionError, match="--config: is empty"):
         resolve(AuditOptions, {}, "")
+
+
+# What a file says goes by its key
+
+
+@pytest.mark.parametrize(
+    ("command", "check", "section", "warnings"),
+    [
+        (
+            DenseOptions,
+            initial.check_options,
+            "dense: {model: resnet18, groups: a.csv, use_ema: true}",
+            ["use_ema (in ceag.yaml) has no effect without --checkpoint"],
+        ),
+        (
+            PruneOptions,
+            pruners.check_options,
+            "prune: {sparsity: 0.5, rounds: 3, schedule: one-shot, lr: 0.1}",
+            [
+                "rounds (in ceag.yaml) has no effect with schedule (in ceag.yaml) one-shot",
+                "lr (in ceag.yaml) has no effect without --epochs",
+            ],
+        ),
+        (
+            MitigateOptions,
+            methods.check_options,
+            "mitigate: {method: naive, dual_lr: 0.1}",
+            ["dual_lr (in ceag.yaml) has no effect with method (in ceag.yaml) naive"],
+        ),
+    ],
+)
+def test_a_warning_names_the_key_and_the_file_of_an_option_without_effect(
+    command: type[Command], check: Callable[[Any], list[str]], section: str, warnings: list[str]
+) -> None:
+    write("ceag.yaml", section)
+    assert check(resolve(command, {})) == warnings
+
+
+def test_a_warning_names_a_flag_by_its_flag_whatever_a_file_says() -> None:
+    recipe = write("r.yaml", "dual_lr: 0.2\nwarmup_epochs: 3\n")
+    options = resolve(MitigateOptions, {"dual_lr": "0.1", "method": "naive"}, recipe)
+    assert methods.check_options(options) == ["--dual-lr has no effect with --method naive"]
+    message = "--warmup-epochs beside --warmup-epochs-2 and x--warmup-epochs"
+    assert as_given(options, message) == (
+        "warmup_epochs (in r.yaml) beside --warmup-epochs-2 and x--warmup-epochs"
+    )

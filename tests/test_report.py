@@ -18,7 +18,7 @@ from toys import SUBJECT, measured
 
 from ceag_cli.audit import Paired, audit
 from ceag_cli.documents import audit_document
-from ceag_cli.findings import AuditResult, GroupResult, SplitResult
+from ceag_cli.findings import HIGH, AuditResult, GroupResult, SplitResult
 from ceag_cli.groups import Grouping
 from ceag_cli.policy import Policy
 from ceag_cli.report import (
@@ -333,6 +333,31 @@ def test_three_hundred_groups_at_a_width_of_eighty() -> None:
         assert float(sparse) in (100, 90, 80, 70, 60, 50, 40)
         assert verdict == ("FAIL" if float(psi) > 2 else "PASS")
     assert "…" not in "".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("needed", "grows", "shown"),
+    [
+        (581, "split", "+581*"),
+        (99_999, "group", "+99999"),
+        (195_432, "split", "+195k*"),
+        (999_499, "group", "+999k"),
+        (999_500, "group", "+1.0M"),
+        (12_340_000, "split", "+12.3M*"),
+    ],
+)
+def test_what_a_group_needs_is_a_short_number_that_the_last_line_explains(
+    needed: int, grows: str, shown: str
+) -> None:
+    result = audited("ab", [10, 0])
+    open_: dict[str, Any] = {"verdict": "INCONCLUSIVE", "reason": HIGH}
+    open_ |= {"n_needed": needed, "grows": grows}
+    groups = tuple(dataclasses.replace(group, **open_) for group in result.groups)
+    head, *rows, legend = rendered(dataclasses.replace(result, groups=groups))
+    assert head.split()[-1] == "needs"
+    assert [row.split()[-1] for row in rows] == [shown, shown]
+    alike = "; *: with all others growing alike" if grows == "split" else ""
+    assert legend.rstrip() == f"needs: further images of the group{alike}"
 
 
 def test_exactly_as_many_groups_as_are_shown() -> None:

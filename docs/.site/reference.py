@@ -14,16 +14,9 @@ import typer.main
 
 import ceag_cli
 from ceag_cli.cli import app
-from ceag_cli.options import (
-    COMMANDS,
-    DATA,
-    METHOD,
-    MODEL,
-    OUTPUT,
-    PRUNING,
-    RUN,
-    TRAINING,
-)
+from ceag_cli.declarations import declared
+from ceag_cli.options import COMMANDS
+from ceag_cli.sharedoptions import DATA, METHOD, MODEL, OUTPUT, PRUNING, RUN, TRAINING
 
 PANELS = ("Arguments", DATA, MODEL, METHOD, PRUNING, TRAINING, RUN, OUTPUT, "Options")
 """The groups of options, in the order in which a page has them; others follow."""
@@ -121,16 +114,15 @@ def _limits(command: str, name: str) -> str:
     """The range of a number, and the methods that an option is of."""
     if command not in COMMANDS or name not in COMMANDS[command].__dataclass_fields__:
         return ""
-    said = COMMANDS[command].__dataclass_fields__[name].metadata
+    said = declared(COMMANDS[command])[name]
     words = {"low": "at least", "above": "more than", "high": "at most", "below": "less than"}
-    bounds = [
-        f"{word} {_number(said[key])}" for key, word in words.items() if said[key] is not None
-    ]
+    limits = [(word, getattr(said, key)) for key, word in words.items()]
+    bounds = [f"{word} {_number(limit)}" for word, limit in limits if limit is not None]
     found = f" {', '.join(bounds).capitalize()}." if bounds else ""
-    if said["unit"] and said["unit"] not in said["help"]:
-        found = f"{found.removesuffix('.')}; {said['unit']}." if found else f" {said['unit']}."
-    if said["methods"]:
-        found += f" Of --method {', '.join(said['methods'])}."
+    if said.unit and said.unit not in said.help:
+        found = f"{found.removesuffix('.')}; {said.unit}." if found else f" {said.unit}."
+    if said.methods:
+        found += f" Of --method {', '.join(said.methods)}."
     return found
 
 
@@ -139,11 +131,11 @@ def _number(value: float) -> str:
 
 
 def _only_in_files(command: str) -> list[str]:
-    fields = COMMANDS[command].__dataclass_fields__ if command in COMMANDS else {}
+    options = declared(COMMANDS[command]) if command in COMMANDS else {}
     rows = [
-        f"| `{name}` | {_cell(field.metadata['help'])} |"
-        for name, field in fields.items()
-        if field.metadata["read"] is not None
+        f"| `{name}` | {_cell(about.help)} |"
+        for name, about in options.items()
+        if about.read is not None
     ]
     return ["## Only in a file", "", "| | |", "|---|---|", *rows, ""] if rows else []
 

@@ -1,4 +1,4 @@
-"""What the stages refuse and warn of before anything is read."""
+"""What ceag dense refuses and warns of before anything is read."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from ceag_cli.initial import check_options
 from ceag_cli.options import DenseOptions
-from ceag_cli.stages import check_dense
 
 
 @pytest.mark.parametrize(
@@ -42,4 +42,4 @@ from ceag_cli.stages import check_dense
 def test_options_of_dense_without_effect_are_named(
     options: dict[str, Any], warnings: list[str]
 ) -> None:
-    assert check_dense(DenseOptions(**options)) == warnings
+    assert check_options(DenseOptions(**options)) == warnings
