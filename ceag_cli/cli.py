@@ -198,7 +198,7 @@ def _is_one_of_many() -> bool:
     """Whether a launcher has started several processes, of which this is one."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
         return False
-    from ceag_cli.distributed import started_by_launcher
+    from ceag_cli.launching import started_by_launcher
 
     return started_by_launcher()
 
@@ -206,7 +206,7 @@ def _is_one_of_many() -> bool:
 def _has_lost_others(error: Exception) -> bool:
     if not _is_one_of_many():
         return False
-    from ceag_cli.distributed import is_lost_connection
+    from ceag_cli.launching import is_lost_connection
 
     return is_lost_connection(error)
 
@@ -878,7 +878,7 @@ def main() -> None:
         if not _is_one_of_many():
             app()
             return
-        from ceag_cli.distributed import joined
+        from ceag_cli.launching import joined
 
         with joined(), exit_codes_of_process():
             app()

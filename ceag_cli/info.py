@@ -6,15 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ceag_cli.lineage import (
-    PACKED,
-    Lineage,
-    identity_of,
-    read_metadata,
-    sha256_of,
-    weights_in,
-)
+from ceag_cli.lineage import Lineage
 from ceag_cli.timmconfigs import checked_config
+from ceag_cli.weightsfiles import PACKED, identity_of, read_metadata, sha256_of, weights_in
 
 
 def describe_file(path: Path) -> dict[str, Any]:

@@ -13,12 +13,12 @@ from ceag_cli import scores
 from ceag_cli.batchnorm import norms_of, recalibrate
 from ceag_cli.budgets import by_scope
 from ceag_cli.checkpoints import Checkpoint
+from ceag_cli.data import Data
 from ceag_cli.errors import OptionError
 from ceag_cli.evaluation import Compute, sampled_batches
 from ceag_cli.fairgrape import prune_fairly
-from ceag_cli.images import Split
-from ceag_cli.inputs import Data
 from ceag_cli.masks import Masks
+from ceag_cli.optimizers import without_effect
 from ceag_cli.options import (
     NEED_DATA,
     WITH_IMAGES,
@@ -35,7 +35,8 @@ from ceag_cli.pruning import GradualPruning, IterativePruning, prune, prune_patt
 from ceag_cli.results import PruneResult, TensorResult
 from ceag_cli.runs import Run
 from ceag_cli.schedules import rounds_of_a_fifth
-from ceag_cli.training import Training, without_effect
+from ceag_cli.splits import Split
+from ceag_cli.training import Training
 
 IN_ROUNDS = ("iterative", "rewind")
 """The schedules with rounds of training."""

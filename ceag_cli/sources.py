@@ -12,8 +12,8 @@ from ceag_cli.columns import Csv
 from ceag_cli.errors import LineageError, OptionError
 from ceag_cli.joining import LABEL, DatasetStore, JoinedCsv, is_by_index
 from ceag_cli.labels import SPLITS
-from ceag_cli.lineage import DatasetReference, GroupsReference
 from ceag_cli.options import OF_DATASET, DataOptions, flag
+from ceag_cli.references import DatasetReference, GroupsReference
 
 _EXTENSION = re.compile(r"\.[a-z0-9]+")
 

@@ -25,6 +25,7 @@ from ceag_cli.audit import audit
 from ceag_cli.batchnorm import norms_of
 from ceag_cli.checkpoints import Checkpoint, complete, load_adapted, place, save, writes_config
 from ceag_cli.classes import class_index, class_order, ordered_names
+from ceag_cli.data import Data, open_data
 from ceag_cli.distributed import World, speaking
 from ceag_cli.documents import audit_document
 from ceag_cli.errors import OptionError, OutputError
@@ -32,43 +33,22 @@ from ceag_cli.evaluation import Compute, evaluate
 from ceag_cli.explanations import explanation_document, kept_explanation
 from ceag_cli.formats import refuse_file, report_files, write_reports
 from ceag_cli.gallery import gallery, pictures_asked
-from ceag_cli.images import Split
 from ceag_cli.inputs import (
-    Data,
-    Rule,
-    check_further,
     check_targets,
     choose,
     find_early,
     inherited_groups,
-    masks_of,
     open_checkpoint,
-    open_data,
     parents_of,
-    rule_of,
 )
 from ceag_cli.labels import SPLITS
-from ceag_cli.lineage import (
-    Lineage,
-    Reference,
-    SparsityRecord,
-    derived,
-    sha256_of,
-    weights_in,
-)
+from ceag_cli.lineage import Lineage, SparsityRecord, derived
 from ceag_cli.locks import claimed
 from ceag_cli.masks import Masks
 from ceag_cli.methods import check_options
 from ceag_cli.mitigation import Mitigation
-from ceag_cli.models import (
-    Preprocessing,
-    architecture_of,
-    check_runs,
-    create,
-    describe,
-    model_kwargs,
-    preprocessing_of,
-)
+from ceag_cli.models import architecture_of, check_runs, create, describe, model_kwargs
+from ceag_cli.optimizers import without_effect
 from ceag_cli.options import (
     WITH_IMAGES,
     AuditOptions,
@@ -83,8 +63,10 @@ from ceag_cli.options import (
 from ceag_cli.pairing import find_dense
 from ceag_cli.pies import kept_pies, pies_document
 from ceag_cli.policy import policy_of
+from ceag_cli.preprocessing import Preprocessing, preprocessing_of
 from ceag_cli.progress import Reporter
 from ceag_cli.prunable import prunable_parameters, standardised
+from ceag_cli.pruned import Rule, check_further, masks_of, rule_of
 from ceag_cli.pruners import (
     OptionsPruner,
     check_images,
@@ -97,13 +79,16 @@ from ceag_cli.pruners import (
 )
 from ceag_cli.pruners import check_options as check_pruning
 from ceag_cli.recipe import as_recipe
+from ceag_cli.references import Reference
 from ceag_cli.results import Audit, DenseResult, MitigateResult, PruneResult
 from ceag_cli.runs import AlreadyFinished, Run
 from ceag_cli.shifts import answers_of, shifts
 from ceag_cli.shifts import document as shift_document
+from ceag_cli.splits import Split
 from ceag_cli.timmconfigs import TimmConfig
-from ceag_cli.training import Training, without_effect
+from ceag_cli.training import Training
 from ceag_cli.versions import changed_since, versions
+from ceag_cli.weightsfiles import sha256_of, weights_in
 
 
 def dense(options: DenseOptions, reporter: Reporter | None = None) -> DenseResult:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ceag_cli.checkpoints import load, read_state
-from ceag_cli.lineage import read_metadata, weights_in
+from ceag_cli.checkpoints import load
 from ceag_cli.options import ArchitectureOptions
 from ceag_cli.patterns import Pattern
 from ceag_cli.prunable import prunable_parameters, why_dense
 from ceag_cli.results import TensorResult
+from ceag_cli.statedicts import read_state
+from ceag_cli.weightsfiles import read_metadata, weights_in
 
 
 def describe_tensors(path: Path) -> tuple[TensorResult, ...]:

@@ -21,11 +21,11 @@ from toys import TINY, ceag, done, write_images
 from ceag_cli import checkpoints, images, kept
 from ceag_cli.contents import Stretches
 from ceag_cli.evaluation import evaluate_together
-from ceag_cli.lineage import identity_of, read_metadata
 from ceag_cli.pixels import PixelCache
 from ceag_cli.progress import Quiet
 from ceag_cli.runs import Run
 from ceag_cli.stores import Zip
+from ceag_cli.weightsfiles import identity_of, read_metadata
 
 DENSE = ("dense", "--groups", "labels.csv", *TINY, "--epochs", "3", "-o", "x.safetensors")
 AUDIT = ("audit", "model.pruned.safetensors", "--eps", "1", "--gate", "point", "--workers", "0")

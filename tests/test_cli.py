@@ -18,9 +18,10 @@ from toys import ROWS, ceag, done, errors, tiny_model, write_csv, write_images
 from ceag_cli import exports, stages
 from ceag_cli.errors import OptionError
 from ceag_cli.inputs import open_checkpoint
-from ceag_cli.lineage import Lineage, read_metadata
+from ceag_cli.lineage import Lineage
 from ceag_cli.options import METHODS, AuditOptions, PruneOptions
 from ceag_cli.progress import Quiet
+from ceag_cli.weightsfiles import read_metadata
 
 FAST = ("--batch-size", "8", "--workers", "0")
 

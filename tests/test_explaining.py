@@ -23,6 +23,7 @@ from typer.testing import Result
 
 from ceag_cli import atomic, formats
 from ceag_cli.checkpoints import load
+from ceag_cli.decoding import decode
 from ceag_cli.errors import CeagError, CheckpointError, OutputError
 from ceag_cli.explaining import _check_alike, _local, drawn, explain
 from ceag_cli.explanations import (
@@ -34,10 +35,9 @@ from ceag_cli.explanations import (
     features_of,
     kept_explanation,
 )
-from ceag_cli.images import decode
-from ceag_cli.lineage import read_metadata
 from ceag_cli.options import ArchitectureOptions, ExplainOptions
 from ceag_cli.schemas import schema
+from ceag_cli.weightsfiles import read_metadata
 
 BY_LABEL = ("--groups", "labels.csv", "--groups-by", "label,group")
 

@@ -14,8 +14,8 @@ from toys import TINY, ceag, done, tiny_model, write_images
 from ceag_cli import exports
 from ceag_cli.errors import CeagError, ExportError
 from ceag_cli.exports import export, zeros_left, zeros_of
-from ceag_cli.lineage import read_metadata, sha256_of
 from ceag_cli.options import ExportOptions
+from ceag_cli.weightsfiles import read_metadata, sha256_of
 
 onnx = pytest.importorskip("onnx", reason="pip install 'ceag[onnx]'")
 onnxruntime = pytest.importorskip("onnxruntime", reason="pip install 'ceag[onnx]'")

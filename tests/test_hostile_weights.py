@@ -17,11 +17,13 @@ import torch
 from toys import ceag, done, tiny_model
 
 from ceag_cli import strictjson
-from ceag_cli.checkpoints import write_tensors
 from ceag_cli.errors import TrainingError
-from ceag_cli.lineage import PACKED, Lineage, read_metadata
-from ceag_cli.models import describe, preprocessing_of
+from ceag_cli.lineage import Lineage
+from ceag_cli.models import describe
+from ceag_cli.preprocessing import preprocessing_of
 from ceag_cli.runs import Run
+from ceag_cli.statedicts import write_tensors
+from ceag_cli.weightsfiles import PACKED, read_metadata
 
 MODEL = tiny_model("test_resnet")
 CONFIG = describe(MODEL, preprocessing_of(MODEL), None)

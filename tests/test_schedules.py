@@ -16,10 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import ceag, done, tiny_model, write_images
 
-from ceag_cli.lineage import Lineage, read_metadata, sha256_of
+from ceag_cli.lineage import Lineage
 from ceag_cli.prunable import prunable_parameters
 from ceag_cli.pruning import IterativePruning, magnitude_uniform
 from ceag_cli.schedules import cubic, geometric, rounds_of_a_fifth
+from ceag_cli.weightsfiles import read_metadata, sha256_of
 
 FAST = ("--batch-size", "8", "--workers", "0")
 

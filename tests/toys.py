@@ -22,12 +22,12 @@ from ceag_cli.cli import app
 from ceag_cli.evaluation import Compute
 from ceag_cli.findings import AuditResult, Subject
 from ceag_cli.groups import BatchOutcome, Grouping
-from ceag_cli.images import Split
-from ceag_cli.models import Preprocessing
 from ceag_cli.options import TrainingOptions
 from ceag_cli.policy import Policy
+from ceag_cli.preprocessing import Preprocessing
 from ceag_cli.progress import Quiet, Update
 from ceag_cli.runs import Run
+from ceag_cli.splits import Split
 from ceag_cli.training import Training
 
 COLOURS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
