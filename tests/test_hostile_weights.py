@@ -180,6 +180,15 @@ def test_forged_metadata_is_refused_before_anything_is_made_of_it() -> None:
     )
 
 
+def test_a_regular_expression_that_a_file_names_is_not_run() -> None:
+    """It could take longer than the sun shines; this one is also found in no name."""
+    recipe = {"command": "prune", "include": "(a+)+$", "exclude": "(.*)*weight"}
+    plain = done("info", forged({}), "--tensors").stdout.splitlines()
+    shown = done("info", forged({"ceag.recipe": json.dumps(recipe)}), "--tensors")
+    table = shown.stdout.splitlines()
+    assert table[table.index("") :] == plain[plain.index("") :]
+
+
 def changed(**changes: Any) -> str:
     return json.dumps(CONFIG | changes)
 
