@@ -69,7 +69,8 @@ def test_an_accuracy_of_exactly_the_limit_is_not_below_it() -> None:
 @pytest.mark.parametrize("eps", [0.0, 0.01, 0.02, 0.05, 0.07, 0.1, 0.3])
 def test_verdicts_of_small_groups_are_those_of_fractions(eps: float) -> None:
     """All of them as splits of one audit, which draws no chance."""
-    pairs, expected = [], []
+    pairs: list[Paired] = []
+    expected: list[str] = []
     for n, m in ((3, 7), (10, 10), (20, 30)):
         for lost, other in product(range(0, n + 1, 2), range(0, m + 1, 3)):
             psi = Fraction(lost, n) - Fraction(lost + other, n + m)
