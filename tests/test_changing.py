@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from toys import TINY, ceag, done, write_images
+from toys import TINY, ceag, done, folder_with
 
 from ceag_cli import checkpoints, images, kept
 from ceag_cli.contents import Stretches
@@ -33,13 +33,11 @@ AUDIT = ("audit", "model.pruned.safetensors", "--eps", "1", "--gate", "point", "
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("changing")
-    write_images(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        done("dense", "--groups", "labels.csv", *TINY, "--epochs", "1")
-        done("prune", "model.safetensors", "--sparsity", "0.5")
-    return folder
+    return folder_with(
+        tmp_path_factory,
+        ("dense", "--groups", "labels.csv", *TINY, "--epochs", "1"),
+        ("prune", "model.safetensors", "--sparsity", "0.5"),
+    )
 
 
 def after_epoch(epoch: int, action: Callable[[], object], patch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import safetensors.torch
 import timm
 import torch
 from PIL import Image
-from toys import ROWS, ceag, done, errors, tiny_model, write_csv, write_images
+from toys import ROWS, ceag, done, errors, folder_with, tiny_model, write_csv, write_images
 
 from ceag_cli import exports, stages
 from ceag_cli.errors import OptionError
@@ -32,14 +32,12 @@ MITIGATE = ("mitigate", "--epochs", "1", *FAST)
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with images and one model of every stage."""
-    folder = tmp_path_factory.mktemp("prepared")
-    write_images(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        done(*DENSE, "--epochs", "4")
-        done("prune", "model.safetensors", "--sparsity", "0.5")
-        done(*MITIGATE, "--eps", "0.25", "--lr", "0.001")
-    return folder
+    return folder_with(
+        tmp_path_factory,
+        (*DENSE, "--epochs", "4"),
+        ("prune", "model.safetensors", "--sparsity", "0.5"),
+        (*MITIGATE, "--eps", "0.25", "--lr", "0.001"),
+    )
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ranks import CASES, OTHERWISE
 from safetensors.torch import load_file
-from toys import a_split, ceag, done, tiny_model, write_images
+from toys import a_split, ceag, done, folder_with, tiny_model
 
 from ceag_cli import distributed
 from ceag_cli.distributed import World, has_unused, speaking
@@ -227,14 +227,11 @@ def test_what_one_process_finds_wrong_all_hear_of(together: list[dict[str, Any]]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Images, and a model that one process has trained and pruned."""
-    folder = tmp_path_factory.mktemp("cli")
-    write_images(folder)
-    monkeypatch = pytest.MonkeyPatch()
-    with monkeypatch.context() as patch:
-        patch.chdir(folder)
-        done("dense", *DENSE)
-        done("prune", "model.safetensors", "--sparsity", "0.9")
-    return folder
+    return folder_with(
+        tmp_path_factory,
+        ("dense", *DENSE),
+        ("prune", "model.safetensors", "--sparsity", "0.9"),
+    )
 
 
 DENSE = (

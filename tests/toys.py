@@ -6,10 +6,11 @@ import csv
 import dataclasses
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import timm
 import torch
 from PIL import Image
@@ -115,6 +116,16 @@ def done(*arguments: str | Path) -> Result:
     result = ceag(*arguments)
     assert result.exit_code == 0, result.output
     return result
+
+
+def folder_with(paths: pytest.TempPathFactory, *commands: Sequence[str]) -> Path:
+    """A new folder with images, in which some commands were carried out."""
+    folder = paths.mktemp("prepared")
+    write_images(folder)
+    with chdir(folder):
+        for command in commands:
+            done(*command)
+    return folder
 
 
 def errors(*arguments: str | Path) -> list[str]:
