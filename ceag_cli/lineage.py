@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ceag_cli import strictjson
 from ceag_cli.errors import CeagError, CheckpointError, LineageError
@@ -17,6 +17,8 @@ from ceag_cli.weightsfiles import SUFFIX, other_format, read_metadata
 
 FORMAT = "1"
 """Version of our metadata. A file with another one is refused."""
+
+Found = TypeVar("Found")
 
 STAGES = ("early", "dense", "pruned", "mitigated")
 
@@ -60,6 +62,17 @@ class SparsityRecord:
             pattern,
         )
 
+    def to_json(self) -> dict[str, Any]:
+        """As the metadata has it."""
+        return {
+            "target": self.target,
+            "achieved": self.achieved,
+            "scope": self.scope,
+            "criterion": self.criterion,
+            "pattern": self.pattern,
+            "tensors": {name: list(pair) for name, pair in self.tensors.items()},
+        }
+
     @property
     def achieved(self) -> float:
         """Fraction removed over the prunable weights."""
@@ -96,23 +109,12 @@ class Lineage:
             "ceag.stage": self.stage,
             "ceag.seed": str(self.seed),
             "ceag.recipe": json.dumps(self.recipe),
-            "ceag.parents": json.dumps(
-                {role: {"path": r.path, "sha256": r.sha256} for role, r in self.parents.items()}
-            ),
+            "ceag.parents": json.dumps({role: asdict(r) for role, r in self.parents.items()}),
         }
         if self.groups is not None:
             metadata["ceag.groups"] = json.dumps(self.groups.to_json())
         if self.sparsity is not None:
-            metadata["ceag.sparsity"] = json.dumps(
-                {
-                    "target": self.sparsity.target,
-                    "achieved": self.sparsity.achieved,
-                    "scope": self.sparsity.scope,
-                    "criterion": self.sparsity.criterion,
-                    "pattern": self.sparsity.pattern,
-                    "tensors": {name: list(pair) for name, pair in self.sparsity.tensors.items()},
-                }
-            )
+            metadata["ceag.sparsity"] = json.dumps(self.sparsity.to_json())
         if self.eps is not None:
             metadata["ceag.eps"] = repr(self.eps)
         if self.recalibrated is not None:
@@ -130,41 +132,35 @@ class Lineage:
             return None
         if metadata["ceag.format"] != FORMAT:
             raise other_format(path, "written", metadata["ceag.format"], FORMAT)
+
+        def mapping(key: str) -> dict[str, Any]:
+            return strictjson.mapping(strictjson.loads(metadata[key]), key)
+
+        def if_there(key: str, read: Callable[[str], Found]) -> Found | None:
+            return read(key) if key in metadata else None
+
         try:
             return cls(
                 stage=strictjson.one_of(metadata["ceag.stage"], "the stage", STAGES),
                 version=strictjson.text(metadata["ceag.version"], "the version"),
                 versions={
                     strictjson.text(name, "a package"): strictjson.text(version, "a version")
-                    for name, version in (
-                        _mapping(metadata, "ceag.versions") if "ceag.versions" in metadata else {}
-                    ).items()
+                    for name, version in (if_there("ceag.versions", mapping) or {}).items()
                 },
                 seed=strictjson.whole(int(metadata["ceag.seed"]), "the seed"),
                 recipe=_recipe(strictjson.loads(metadata["ceag.recipe"])),
                 parents={
                     strictjson.text(role, "a parent's role"): Reference.from_json(item, role)
-                    for role, item in _mapping(metadata, "ceag.parents").items()
+                    for role, item in mapping("ceag.parents").items()
                 },
-                groups=(
-                    GroupsReference.from_json(_mapping(metadata, "ceag.groups"))
-                    if "ceag.groups" in metadata
-                    else None
+                groups=if_there("ceag.groups", lambda k: GroupsReference.from_json(mapping(k))),
+                sparsity=if_there("ceag.sparsity", lambda k: SparsityRecord.from_json(mapping(k))),
+                eps=if_there(
+                    "ceag.eps", lambda k: strictjson.number(float(metadata[k]), "eps", 0, 1)
                 ),
-                sparsity=(
-                    SparsityRecord.from_json(_mapping(metadata, "ceag.sparsity"))
-                    if "ceag.sparsity" in metadata
-                    else None
-                ),
-                eps=(
-                    strictjson.number(float(metadata["ceag.eps"]), "eps", 0, 1)
-                    if "ceag.eps" in metadata
-                    else None
-                ),
-                recalibrated=(
-                    strictjson.whole(int(metadata["ceag.recalibrated"]), "recalibrated")
-                    if "ceag.recalibrated" in metadata
-                    else None
+                recalibrated=if_there(
+                    "ceag.recalibrated",
+                    lambda k: strictjson.whole(int(metadata[k]), "recalibrated"),
                 ),
             )
         except KeyError as error:
@@ -173,10 +169,6 @@ class Lineage:
             ) from None
         except (ValueError, CeagError) as error:
             raise CheckpointError(f"{path}: its ceag metadata is damaged: {error}") from None
-
-
-def _mapping(metadata: Mapping[str, str], key: str) -> dict[str, Any]:
-    return strictjson.mapping(strictjson.loads(metadata[key]), key)
 
 
 def _recipe(found: Any) -> dict[str, Any]:
