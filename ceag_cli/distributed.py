@@ -5,7 +5,7 @@ them read the same files, draw the same random numbers and take the same steps, 
 has to be agreed upon. What they share is the work on each batch:
 
 1. A batch is one of the whole run. Each process decodes its ``Share`` of it and puts that through
-   the model (``images.portions``).
+   the model (``splits.portions``).
 2. What the models say is put together again (``World.whole``): the method sees the whole batch on
    every process, so its buffers and multipliers are the same on all of them.
 3. Gradients are added up by torch's DistributedDataParallel.
