@@ -91,21 +91,6 @@ def tiny_model(name: str = "test_resnet", seed: int = 0, **arguments: Any) -> nn
     return model.eval()
 
 
-def toy_batches(steps: int) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Inputs, targets, group ids. The third group is rare and its classes are turned round."""
-    generator = torch.Generator().manual_seed(11)
-    batches = []
-    for _ in range(steps):
-        groups = torch.multinomial(torch.tensor([0.65, 0.25, 0.1]), 12, True, generator=generator)
-        targets = torch.randint(2, (12,), generator=generator)
-        sign = (2.0 * targets - 1.0) * torch.where(groups == 2, -1.0, 1.0)
-        inputs = torch.randn(12, 4, generator=generator, dtype=torch.float64)
-        inputs[:, 0] += sign
-        inputs[:, 3] = (groups == 2).double()
-        batches.append((inputs, targets, groups))
-    return batches
-
-
 def ceag(*arguments: str | Path) -> Result:
     """Run a command in this process, as a user would type it."""
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
