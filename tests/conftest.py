@@ -27,6 +27,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new folder as the current one."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
 def here(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the folder that the tests of a file start from, as the current folder."""
     folder = tmp_path / "here"

@@ -31,9 +31,7 @@ OURS = Lineage(stage="pruned", version="1", seed=1, recipe={"command": "prune"})
 METADATA = {"format": "pt", "ceag.timm": json.dumps(CONFIG)} | OURS
 
 
-@pytest.fixture(autouse=True)
-def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
 def refusals(*arguments: str) -> list[str]:
