@@ -17,21 +17,13 @@ from ceag_cli.audit import Paired
 from ceag_cli.checkpoints import Checkpoint
 from ceag_cli.classes import class_index
 from ceag_cli.columns import FORMAT, Column, write_npz
+from ceag_cli.data import Data, Duplicate, left_out, open_data
 from ceag_cli.declarations import called, given
 from ceag_cli.destinations import unwritable
 from ceag_cli.errors import LabelsError, OptionError, OutputError, first
 from ceag_cli.evaluation import Compute
 from ceag_cli.findings import Subject
-from ceag_cli.inputs import (
-    Data,
-    Duplicate,
-    check_targets,
-    choose,
-    left_out,
-    masks_of,
-    open_checkpoint,
-    open_data,
-)
+from ceag_cli.inputs import check_targets, choose, open_checkpoint
 from ceag_cli.kept import KEPT as KEPT
 from ceag_cli.kept import PREDICTIONS as PREDICTIONS
 from ceag_cli.kept import (
@@ -53,6 +45,7 @@ from ceag_cli.pairing import find_dense, refuse_trained_on, remarks_on
 from ceag_cli.policy import policy_of
 from ceag_cli.predictions import MODELS, AnswerTable, as_arrays, read_as_asked
 from ceag_cli.progress import Reporter
+from ceag_cli.pruned import masks_of
 from ceag_cli.runs import folder_of
 from ceag_cli.sharedoptions import OF_DATASET, ArchitectureOptions
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ceag_cli.checkpoints import plain_header, read_state, write_tensors
 from ceag_cli.errors import CheckpointError, OutputError
-from ceag_cli.lineage import PACKED, SUFFIX, weights_in
+from ceag_cli.statedicts import plain_header, read_state, write_tensors
 from ceag_cli.tensorfiles import read_header
+from ceag_cli.weightsfiles import PACKED, SUFFIX, weights_in
 
 PACKED_SUFFIX = f".packed{SUFFIX}"
 

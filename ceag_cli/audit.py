@@ -37,6 +37,7 @@ from torch import Tensor
 
 from ceag_cli.arrays import Flags, Integers, Numbers
 from ceag_cli.chance import Chance, by_chance
+from ceag_cli.clauses import Group, Waiver
 from ceag_cli.clusters import mean_effects, numbered, psi_effects
 from ceag_cli.findings import (
     CONCLUSIVE,
@@ -60,7 +61,7 @@ from ceag_cli.groups import Grouping
 from ceag_cli.heterogeneity import between_group_variance
 from ceag_cli.intervals import Counts, clopper_pearson, exact, holm, quantile_of, tango
 from ceag_cli.judging import Answers, Questions, answers, same_images
-from ceag_cli.policy import Group, Policy, Waiver
+from ceag_cli.policy import Policy
 from ceag_cli.verdict import corrected, overall, warnings_of
 
 

@@ -6,14 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from ceag_cli.clauses import (
-    Group,
-    Override,
-    Waiver,
-    read_overrides,
-    read_required,
-    read_waivers,
-)
+from ceag_cli.clauses import Group, Override, Waiver, read_overrides, read_required, read_waivers
 from ceag_cli.declarations import option
 from ceag_cli.sharedoptions import (
     DATA,

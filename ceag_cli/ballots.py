@@ -12,8 +12,8 @@ import numpy as np
 from ceag_cli.answers import refuse_models, subject_of_table
 from ceag_cli.arrays import Integers
 from ceag_cli.clusters import numbered
+from ceag_cli.data import left_out
 from ceag_cli.errors import LabelsError, first
-from ceag_cli.inputs import left_out
 from ceag_cli.options import ExemplarsOptions
 from ceag_cli.populations import DENSE, SPARSE, Member, Populations, data_document, pairs_of
 from ceag_cli.predictions import AnswerTable, read_answers

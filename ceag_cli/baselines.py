@@ -15,12 +15,8 @@ from ceag_cli.multipliers import Multipliers
 from ceag_cli.replay import GroupReplay
 
 
-class NaiveFineTuning:
-    """Plain fine-tuning of the mean loss, blind to groups (empirical risk minimisation)."""
-
-    def weights(self, batch: BatchOutcome) -> Tensor:
-        """Equal weights that add up to one, shape ``(B,)``."""
-        return torch.full_like(batch.loss, 1.0 / len(batch.loss))
+class _Stateless:
+    """A method that remembers nothing from step to step, and so has nothing to log."""
 
     def status(self) -> dict[str, float]:
         """Nothing to log."""
@@ -32,6 +28,14 @@ class NaiveFineTuning:
 
     def load_state_dict(self, state: dict[str, dict[str, Tensor]]) -> None:
         """Nothing to restore."""
+
+
+class NaiveFineTuning(_Stateless):
+    """Plain fine-tuning of the mean loss, blind to groups (empirical risk minimisation)."""
+
+    def weights(self, batch: BatchOutcome) -> Tensor:
+        """Equal weights that add up to one, shape ``(B,)``."""
+        return torch.full_like(batch.loss, 1.0 / len(batch.loss))
 
 
 class EqualizedLoss:
@@ -108,7 +112,7 @@ class EqualizedLoss:
         load_dual_state(self.replay, self.multipliers, state)
 
 
-class Reweighting:
+class Reweighting(_Stateless):
     """Every group counts the same: samples are weighted by one over the size of their group.
 
         w_i = 1/B * mean over features f of  N / (G_f n_g),   g the group of sample i in f
@@ -134,17 +138,6 @@ class Reweighting:
         """Shape ``(B,)``."""
         weights = self.by_group[batch.groups].mean(dim=1) / len(batch.groups)
         return weights.to(batch.loss.dtype)
-
-    def status(self) -> dict[str, float]:
-        """Nothing to log: the weights are fixed."""
-        return {}
-
-    def state_dict(self) -> dict[str, dict[str, Tensor]]:
-        """Nothing outlives a step."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, dict[str, Tensor]]) -> None:
-        """Nothing to restore."""
 
 
 class GroupDRO:

@@ -42,12 +42,25 @@ def _zeros(sparsity: float, size: int) -> int:
     return math.ceil(_of(sparsity, size))
 
 
-def _caps(shapes: Shapes, cap: float) -> dict[str, int]:
-    """The largest number of zeros that each tensor may have."""
-    return {
-        name: int(_of(cap, math.prod(shape)).to_integral_value(ROUND_FLOOR))
-        for name, shape in shapes.items()
+def _bounds(
+    shapes: Shapes, sparsity: float, cap: float
+) -> tuple[dict[str, int], int, dict[str, int]]:
+    """Size of each tensor, zeros of all together, and the most zeros that each may have.
+
+    Raises:
+        PruningError: The cap is below the sparsity.
+    """
+    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+    target = _zeros(sparsity, sum(sizes.values()))
+    most = {
+        name: int(_of(cap, size).to_integral_value(ROUND_FLOOR)) for name, size in sizes.items()
     }
+    if sum(most.values()) < target:
+        raise PruningError(
+            f"no tensor may lose more than {cap:g} of its weights, so all together cannot lose "
+            f"{sparsity:g}; ask for less sparsity or a larger --max-layer-sparsity"
+        )
+    return sizes, target, most
 
 
 def uniform(shapes: Shapes, sparsity: float, scores: Scores | None = None) -> Counts:
@@ -86,10 +99,7 @@ def erk(
     Raises:
         PruningError: The cap is below the sparsity.
     """
-    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
-    target = _zeros(sparsity, sum(sizes.values()))
-    most = _caps(shapes, cap)
-    _check_cap(most, target, sparsity, cap)
+    sizes, target, most = _bounds(shapes, sparsity, cap)
     wish = {name: float(sum(shape)) for name, shape in shapes.items()}  # density times size
 
     def kept(scale: float) -> dict[str, float]:
@@ -138,10 +148,7 @@ def pooled(shapes: Shapes, sparsity: float, scores: Scores, *, cap: float = 1.0)
     Raises:
         PruningError: The cap is below the sparsity.
     """
-    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
-    target = _zeros(sparsity, sum(sizes.values()))
-    most = _caps(shapes, cap)
-    _check_cap(most, target, sparsity, cap)
+    sizes, target, most = _bounds(shapes, sparsity, cap)
     held: dict[str, int] = {}
     while True:
         free = {name: size for name, size in sizes.items() if name not in held}
@@ -166,14 +173,6 @@ def _ranked(sizes: dict[str, int], target: int, scores: Scores) -> Counts:
         counts[name] += more
         missing -= more
     return Counts(counts, kth.score)
-
-
-def _check_cap(most: Mapping[str, int], target: int, sparsity: float, cap: float) -> None:
-    if sum(most.values()) < target:
-        raise PruningError(
-            f"no tensor may lose more than {cap:g} of its weights, so all together cannot lose "
-            f"{sparsity:g}; ask for less sparsity or a larger --max-layer-sparsity"
-        )
 
 
 def by_scope(scope: str, cap: float | None = None) -> Budget:

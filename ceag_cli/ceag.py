@@ -41,6 +41,57 @@ from ceag_cli.multipliers import (
 from ceag_cli.replay import GroupReplay
 
 
+def lagrangian_weights(
+    groups: Tensor,
+    multipliers: Tensor,
+    prevalence: Tensor | None = None,
+    *,
+    detach_overall: bool = False,
+) -> Tensor:
+    """Sample weights whose weighted loss has the gradient of the Lagrangian.
+
+    With B samples in the batch, n_g of them in group g,
+
+        L + sum_g lambda_g (L_g - L)  =  sum_i w_i loss_i
+        w_i = (1 - sum_g lambda_g) / B  +  sum_{g of i} lambda_g / m_g
+
+    where m_g is either of
+
+    - ``n_g``, when no prevalence is given: L_g is the mean over the group's samples in the batch,
+      both sums run over the groups in the batch, and the weights add up to one. This is the
+      paper's step. A group that most batches lack is left out of most steps, so its multiplier
+      counts for less than it says.
+    - ``B p_g`` with p_g the group's prevalence in training: the sums run over all groups, and the
+      weights add up to one *on average*. Over the batches of an epoch this is an unbiased
+      estimate of the Lagrangian's gradient, for rare groups too.
+
+    All weights are positive while the multipliers sum to less than one; beyond that, samples of
+    groups with small multipliers get negative weights and their loss is increased (see
+    ``Multipliers.max_sum``).
+
+    Args:
+        groups: Group ids, int64, shape ``(B, F)``.
+        multipliers: lambda, shape ``(G,)``; of either sign.
+        prevalence: Share of the training images that belong to each group, shape ``(G,)``.
+        detach_overall: Leave out what L in ``L_g - L`` contributes: ``(1 - sum_g lambda_g) / B``
+            becomes ``1 / B``.
+
+    Returns:
+        Shape ``(B,)``, dtype of the multipliers.
+    """
+    batch = len(groups)
+    if prevalence is None:
+        ones = torch.ones(groups.numel(), dtype=multipliers.dtype, device=groups.device)
+        members = torch.zeros_like(multipliers).index_add_(0, groups.reshape(-1), ones)
+        multipliers = torch.where(members > 0, multipliers, 0.0)
+    else:
+        members = batch * prevalence
+    rest = 1.0 if detach_overall else 1.0 - multipliers.sum()
+    # A group that training lacks has no multiplier; the clamp keeps 0 / 0 out of its weights.
+    tiny = torch.finfo(members.dtype).tiny
+    return rest / batch + (multipliers[groups] / members[groups].clamp(min=tiny)).sum(dim=1)
+
+
 class ConstrainedExcessAccuracyGap:
     """Turns the outcome of one batch into the sample weights of the primal step.
 
@@ -93,6 +144,77 @@ class ConstrainedExcessAccuracyGap:
         self.violation = torch.full_like(dense.accuracy, float("nan"))
         """``psi_g - eps`` as the last dual step saw it; NaN where not known."""
 
+    def weights(self, batch: BatchOutcome) -> Tensor:
+        """One step of the algorithm, between the forward and the backward pass of a batch.
+
+        Returns:
+            Shape ``(B,)``, dtype of the losses, to be multiplied with the per-sample losses and
+            summed; see :func:`lagrangian_weights`.
+        """
+        # Replay: psi_g on what was last measured of each group.
+        if self.replay is None:
+            psi = self.excess_gap_of(batch)
+        else:
+            self.replay.push(self._remembered(batch), batch.groups)
+            psi = self.recent_excess_gap()
+        # Dual step: lambda_g <- [lambda_g + lr_g (psi_g - eps)]_+
+        self.violation = psi - self.eps
+        self.multipliers.ascend_(self.violation)
+        # Primal step, with the new multipliers: the loop differentiates the weighted losses.
+        weights = lagrangian_weights(
+            batch.groups,
+            self.multipliers.values,
+            self.prevalence,
+            detach_overall=self.detach_overall,
+        )
+        return weights.to(batch.loss.dtype)
+
+    def _remembered(self, batch: BatchOutcome) -> Tensor:
+        """What the buffers hold of each sample, shape ``(B,)``."""
+        if not self.paired:
+            return batch.correct
+        return _dense_correct(batch).long() - batch.correct.long()
+
+    def recent_excess_gap(self) -> Tensor:
+        """psi_g measured on the replay buffers, shape ``(G,)``; NaN where not yet known."""
+        assert self.replay is not None
+        recent = self.replay.mean()
+        gap = recent if self.paired else self.dense.accuracy - recent
+        if not self.macro_overall:
+            overall_gap = self._mean(gap, self.dense.prevalence)
+        elif self.paired:
+            overall_gap = self._mean(gap, torch.ones_like(gap))
+        else:
+            sparse = self._mean(recent, torch.ones_like(recent))
+            overall_gap = self.dense.overall_accuracy - sparse
+        return gap - overall_gap[self.feature_of]
+
+    def _mean(self, values: Tensor, weights: Tensor) -> Tensor:
+        return weighted_mean(values, weights, self.feature_of, self.features)
+
+    def excess_gap_of(self, batch: BatchOutcome) -> Tensor:
+        """psi_g measured on one batch, shape ``(G,)``; NaN for groups that it lacks."""
+        number, dense = len(self.feature_of), self.dense
+        if self.paired:
+            dense = GroupStats.of(replace(batch, correct=_dense_correct(batch)), number)
+        return excess_gap(dense, GroupStats.of(batch, number))
+
+    def status(self) -> dict[str, float]:
+        """The largest psi as the last dual step saw it, and what the multipliers are."""
+        stuck = (self.violation > 0) & self.multipliers.at_bound
+        found = self.multipliers.status() | {"stuck_multipliers": int(stuck.sum())}
+        largest = float(max_excess_gap(self.violation)) + self.eps
+        # Not known before the buffers hold enough.
+        return found if math.isnan(largest) else found | {"recent_max_excess_gap": largest}
+
+    def state_dict(self) -> DualState:
+        """Everything that outlives a step: buffers and multipliers."""
+        return dual_state(self.replay, self.multipliers)
+
+    def load_state_dict(self, state: DualState) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        load_dual_state(self.replay, self.multipliers, state)
+
     @classmethod
     def against(
         cls,
@@ -131,7 +253,7 @@ class ConstrainedExcessAccuracyGap:
                 out of its range.
         """
         ids = _columns(groups)
-        grouping = _grouping_of(ids)
+        grouping = Grouping.numbered(ids)
         if steps_per_epoch < 1 or not 0 <= eps <= 1:
             raise ValueError(
                 f"need steps_per_epoch >= 1 and eps in [0, 1], got {steps_per_epoch}, {eps}"
@@ -177,74 +299,6 @@ class ConstrainedExcessAccuracyGap:
         no_losses = torch.empty(len(correct), device=correct.device)
         return self.weights(BatchOutcome(no_losses, correct, _columns(groups), dense_correct))
 
-    def weights(self, batch: BatchOutcome) -> Tensor:
-        """One step of the algorithm: dual first, then the weights for the primal step.
-
-        Returns:
-            Shape ``(B,)``, dtype of the losses, to be multiplied with the per-sample losses and
-            summed; see :func:`lagrangian_weights`.
-        """
-        if self.replay is None:
-            psi = self.excess_gap_of(batch)
-        else:
-            self.replay.push(self._remembered(batch), batch.groups)
-            psi = self.recent_excess_gap()
-        self.violation = psi - self.eps
-        self.multipliers.ascend_(self.violation)
-        weights = lagrangian_weights(
-            batch.groups,
-            self.multipliers.values,
-            self.prevalence,
-            detach_overall=self.detach_overall,
-        )
-        return weights.to(batch.loss.dtype)
-
-    def recent_excess_gap(self) -> Tensor:
-        """psi_g measured on the replay buffers, shape ``(G,)``; NaN where not yet known."""
-        assert self.replay is not None
-        recent = self.replay.mean()
-        gap = recent if self.paired else self.dense.accuracy - recent
-        if not self.macro_overall:
-            overall_gap = self._mean(gap, self.dense.prevalence)
-        elif self.paired:
-            overall_gap = self._mean(gap, torch.ones_like(gap))
-        else:
-            sparse = self._mean(recent, torch.ones_like(recent))
-            overall_gap = self.dense.overall_accuracy - sparse
-        return gap - overall_gap[self.feature_of]
-
-    def _remembered(self, batch: BatchOutcome) -> Tensor:
-        """What the buffers hold of each sample, shape ``(B,)``."""
-        if not self.paired:
-            return batch.correct
-        return _dense_correct(batch).long() - batch.correct.long()
-
-    def excess_gap_of(self, batch: BatchOutcome) -> Tensor:
-        """psi_g measured on one batch, shape ``(G,)``; NaN for groups that it lacks."""
-        number, dense = len(self.feature_of), self.dense
-        if self.paired:
-            dense = GroupStats.of(replace(batch, correct=_dense_correct(batch)), number)
-        return excess_gap(dense, GroupStats.of(batch, number))
-
-    def _mean(self, values: Tensor, weights: Tensor) -> Tensor:
-        return weighted_mean(values, weights, self.feature_of, self.features)
-
-    def status(self) -> dict[str, float]:
-        """The largest psi as the last dual step saw it, and what the multipliers are."""
-        stuck = (self.violation > 0) & self.multipliers.at_bound
-        found = self.multipliers.status() | {"stuck_multipliers": int(stuck.sum())}
-        largest = float(max_excess_gap(self.violation)) + self.eps
-        # Not known before the buffers hold enough.
-        return found if math.isnan(largest) else found | {"recent_max_excess_gap": largest}
-
-    def state_dict(self) -> DualState:
-        """Everything that outlives a step: buffers and multipliers."""
-        return dual_state(self.replay, self.multipliers)
-
-    def load_state_dict(self, state: DualState) -> None:
-        """Restore what :meth:`state_dict` returned."""
-        load_dual_state(self.replay, self.multipliers, state)
-
 
 DualState = dict[str, dict[str, Tensor]]
 """What a method with multipliers remembers between steps."""
@@ -272,73 +326,3 @@ def _dense_correct(batch: BatchOutcome) -> Tensor:
 def _columns(groups: Tensor) -> Tensor:
     """Group ids of one feature, ``(N,)``, or of several, ``(N, F)``, as the latter."""
     return groups[:, None] if groups.ndim == 1 else groups
-
-
-def _grouping_of(ids: Tensor) -> Grouping:
-    """A grouping for ids that are numbered together, its features and groups named by number."""
-    if len(ids) == 0 or int(ids.min()) < 0:
-        raise ValueError("group ids must be whole numbers from 0 on")
-    columns = [set(column.tolist()) for column in ids.T]
-    values: list[tuple[str, ...]] = []
-    first = 0
-    for column in columns:
-        if min(column) < first:
-            raise ValueError(
-                "groups of several features are numbered together, feature by feature: the ids of "
-                "each column must lie above those of the column before"
-            )
-        last = max(column)
-        values.append(tuple(str(group) for group in range(first, last + 1)))
-        first = last + 1
-    return Grouping(tuple(f"feature {f}" for f in range(len(columns))), tuple(values))
-
-
-def lagrangian_weights(
-    groups: Tensor,
-    multipliers: Tensor,
-    prevalence: Tensor | None = None,
-    *,
-    detach_overall: bool = False,
-) -> Tensor:
-    """Sample weights whose weighted loss has the gradient of the Lagrangian.
-
-    With B samples in the batch, n_g of them in group g,
-
-        L + sum_g lambda_g (L_g - L)  =  sum_i w_i loss_i
-        w_i = (1 - sum_g lambda_g) / B  +  sum_{g of i} lambda_g / m_g
-
-    where m_g is either of
-
-    - ``n_g``, when no prevalence is given: L_g is the mean over the group's samples in the batch,
-      both sums run over the groups in the batch, and the weights add up to one. This is the
-      paper's step. A group that most batches lack is left out of most steps, so its multiplier
-      counts for less than it says.
-    - ``B p_g`` with p_g the group's prevalence in training: the sums run over all groups, and the
-      weights add up to one *on average*. Over the batches of an epoch this is an unbiased
-      estimate of the Lagrangian's gradient, for rare groups too.
-
-    All weights are positive while the multipliers sum to less than one; beyond that, samples of
-    groups with small multipliers get negative weights and their loss is increased (see
-    ``Multipliers.max_sum``).
-
-    Args:
-        groups: Group ids, int64, shape ``(B, F)``.
-        multipliers: lambda, shape ``(G,)``; of either sign.
-        prevalence: Share of the training images that belong to each group, shape ``(G,)``.
-        detach_overall: Leave out what L in ``L_g - L`` contributes: ``(1 - sum_g lambda_g) / B``
-            becomes ``1 / B``.
-
-    Returns:
-        Shape ``(B,)``, dtype of the multipliers.
-    """
-    batch = len(groups)
-    if prevalence is None:
-        ones = torch.ones(groups.numel(), dtype=multipliers.dtype, device=groups.device)
-        members = torch.zeros_like(multipliers).index_add_(0, groups.reshape(-1), ones)
-        multipliers = torch.where(members > 0, multipliers, 0.0)
-    else:
-        members = batch * prevalence
-    rest = 1.0 if detach_overall else 1.0 - multipliers.sum()
-    # A group that training lacks has no multiplier; the clamp keeps 0 / 0 out of its weights.
-    tiny = torch.finfo(members.dtype).tiny
-    return rest / batch + (multipliers[groups] / members[groups].clamp(min=tiny)).sum(dim=1)

@@ -574,7 +574,7 @@ def main() -> None:
         if not is_one_of_many():
             app()
             return
-        from ceag_cli.distributed import joined
+        from ceag_cli.launching import joined
 
         with joined(), exit_codes_of_process():
             app()

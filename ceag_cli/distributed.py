@@ -5,7 +5,7 @@ them read the same files, draw the same random numbers and take the same steps, 
 has to be agreed upon. What they share is the work on each batch:
 
 1. A batch is one of the whole run. Each process decodes its ``Share`` of it and puts that through
-   the model (``images.portions``).
+   the model (``splits.portions``).
 2. What the models say is put together again (``World.whole``): the method sees the whole batch on
    every process, so its buffers and multipliers are the same on all of them.
 3. Gradients are added up by torch's DistributedDataParallel.
@@ -17,34 +17,24 @@ Everything here does nothing in a run of one process. docs/distributed.md is for
 from __future__ import annotations
 
 import inspect
-import io
 import os
-import signal
-import sys
-import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TextIO, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
-from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
-from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from ceag_cli.batchnorm import norms_of
-from ceag_cli.errors import CeagError, Ended, OptionError
-from ceag_cli.models import device_of
+from ceag_cli.errors import CeagError, OptionError
 from ceag_cli.progress import Quiet, Reporter
 
 Result = TypeVar("Result")
-
-SECONDS_TO_END = 10.0
-"""How long a process that ends waits for the others, or for the first one to say what is wrong."""
 
 
 @dataclass(frozen=True)
@@ -248,6 +238,24 @@ class World:
 ALONE = World()
 
 
+def device_of(name: str | None) -> torch.device:
+    """The device asked for, else CUDA where there is one, else the CPU.
+
+    Raises:
+        OptionError: There is no such device.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise OptionError(
+            f"--device: '{name}' cannot be used: {str(error).splitlines()[0]}"
+        ) from None
+    return device
+
+
 def speaking(reporter: Reporter | None) -> Reporter:
     """The reporter given, where this process is the one that speaks."""
     return reporter if reporter is not None and World.current().is_first else Quiet()
@@ -286,117 +294,6 @@ def has_unused(model: nn.Module, example: Tensor) -> bool:
     gradients = torch.autograd.grad(logits.sum(), parameters, allow_unused=True)
     model.train(was_training)
     return any(gradient is None for gradient in gradients)
-
-
-# Processes
-
-
-def started_by_launcher() -> bool:
-    """Whether the environment says that this is one of several processes of a run.
-
-    torchrun sets these variables; a Slurm script can do it too.
-    """
-    named = all(name in os.environ for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"))
-    return named and os.environ.get("WORLD_SIZE", "1") != "1"
-
-
-@contextmanager
-def joined() -> Iterator[World]:
-    """Come together with the other processes for one command, and end together with them.
-
-    All but the first are silent: what they print is held back, and shown only where one fails and
-    the first does not say why. torchrun ends all processes as soon as one of them fails, so no
-    other one leaves before the first has spoken.
-
-    Raises:
-        CeagError: The others cannot be reached.
-    """
-    store = _come_together()
-    world, stdout, stderr = World.current(), sys.stdout, sys.stderr
-    held_back = io.StringIO()
-    if not world.is_first:
-        sys.stdout, sys.stderr = io.StringIO(), held_back
-    signal.signal(signal.SIGTERM, _end)
-    failed = True
-    try:
-        yield world
-        failed = False
-    except SystemExit as leaving:
-        failed = leaving.code not in (None, 0)
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what is left to do takes seconds
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
-                stream.flush()
-        sys.stdout, sys.stderr = stdout, stderr
-        _leave(world, store, failed, held_back.getvalue(), stderr)
-
-
-def is_lost_connection(error: Exception) -> bool:
-    """Whether an error says that another process cannot be reached any more."""
-    if isinstance(error, dist.DistError):
-        return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and any(
-        word in text for word in ("gloo", "NCCL", "monitoredBarrier", "Connection closed by peer")
-    )
-
-
-def _come_together() -> Store:
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    # NCCL needs a GPU for each process; what lies in main memory goes by gloo in any case.
-    gpus = torch.cuda.is_available() and dist.is_nccl_available()
-    backend = "cpu:gloo,cuda:nccl" if gpus and here <= torch.cuda.device_count() else "gloo"
-    try:
-        store, rank, size = next(iter(rendezvous("env://")))
-        dist.init_process_group(
-            backend, store=PrefixStore("ceag", store), rank=rank, world_size=size
-        )
-    except (ValueError, RuntimeError) as error:
-        address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        raise CeagError(
-            f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']} cannot reach the others "
-            f"at {address}: {str(error).splitlines()[0]}"
-        ) from None
-    return PrefixStore("ceag/end", store)
-
-
-def _leave(world: World, store: Store, failed: bool, held_back: str, stderr: TextIO) -> None:
-    """End a process: when all are done, or when the first has said what is wrong."""
-    try:
-        if not failed:
-            store.add("done", 1)
-            _wait(lambda: store.add("done", 0) >= world.size)
-            dist.destroy_process_group()
-            return
-        if world.is_first:
-            store.set("spoken", "yes")
-            return
-        if _wait(lambda: store.check(["spoken"])) or store.add("speakers", 1) > 1:
-            return
-    except RuntimeError:  # the store has gone, with the first process
-        if not failed:
-            return
-    for line in held_back.splitlines():
-        print(f"process {world.rank} of {world.size}: {line}", file=stderr, flush=True)
-
-
-def _wait(until: Callable[[], bool]) -> bool:
-    """Wait for a while; whether it has come true."""
-    end = time.monotonic() + SECONDS_TO_END
-    while not until():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.05)
-    return True
-
-
-def _end(*_: Any) -> None:
-    raise Ended(
-        "the run was told to end, or another of its processes has ended (torchrun's report says "
-        "which)"
-    )
 
 
 def _without_frills(error: Exception) -> Exception:

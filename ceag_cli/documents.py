@@ -6,14 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ceag_cli.findings import (
-    SCHEMA_VERSION,
-    AuditResult,
-    Check,
-    GroupResult,
-    SplitResult,
-    Subject,
-)
+from ceag_cli.findings import SCHEMA_VERSION, AuditResult, Check, GroupResult, SplitResult, Subject
 from ceag_cli.policy import Policy
 from ceag_cli.versions import versions
 

@@ -16,11 +16,11 @@ from torch.nn import functional
 from ceag_cli.distributed import ALONE, World, synchronised
 from ceag_cli.errors import EvaluationError, OptionError
 from ceag_cli.groups import BatchOutcome, GroupStats
-from ceag_cli.images import Portion, Split, draw_flips, flipped, normalized, portions
 from ceag_cli.mixing import mixed
-from ceag_cli.models import Preprocessing
+from ceag_cli.preprocessing import Preprocessing
 from ceag_cli.progress import Reporter
 from ceag_cli.sharedoptions import RunOptions
+from ceag_cli.splits import Portion, Split, draw_flips, flipped, normalized, portions
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ceag_cli.answers import subject_of
-from ceag_cli.checkpoints import Checkpoint
+from ceag_cli.checkpoints import Checkpoint, first_difference
 from ceag_cli.curvature import MeanLoss, extremes, flat, weights_of
+from ceag_cli.data import Data, open_data
 from ceag_cli.declarations import no_effect
 from ceag_cli.documents import subject_document
 from ceag_cli.errors import CheckpointError, EvaluationError
@@ -40,23 +41,17 @@ from ceag_cli.explanations import (
 from ceag_cli.formats import refuse_file, report_files, write_reports
 from ceag_cli.gaps import excess_gap
 from ceag_cli.groups import BatchOutcome, Grouping, GroupStats
-from ceag_cli.images import Split
 from ceag_cli.inert import printable
-from ceag_cli.inputs import (
-    Data,
-    check_targets,
-    choose,
-    masks_of,
-    open_checkpoint,
-    open_data,
-)
+from ceag_cli.inputs import check_targets, choose, open_checkpoint
 from ceag_cli.locks import claimed
 from ceag_cli.margins import closeness, margins
-from ceag_cli.models import Preprocessing
 from ceag_cli.options import ExplainOptions
 from ceag_cli.pairing import find_dense
+from ceag_cli.preprocessing import Preprocessing
 from ceag_cli.progress import Quiet, Reporter
+from ceag_cli.pruned import masks_of
 from ceag_cli.runs import folder_of
+from ceag_cli.splits import Split
 from ceag_cli.versions import versions
 
 WITHOUT_EFFECT = ("resume", "overwrite", "amp", "amp_dtype", "torchcompile")
@@ -146,14 +141,10 @@ def _check_alike(dense: Checkpoint, sparse: Checkpoint) -> None:
     Raises:
         CheckpointError: One has a tensor that the other has not, or of another shape.
     """
-    shapes, wanted = (
-        {name: tuple(tensor.shape) for name, tensor in checkpoint.model.state_dict().items()}
-        for checkpoint in (sparse, dense)
-    )
-    other = [name for name in {**wanted, **shapes} if shapes.get(name) != wanted.get(name)]
-    if other:
+    name = first_difference(dense, sparse)
+    if name is not None:
         raise CheckpointError(
-            f"{sparse.path}: tensor '{other[0]}' is not as in {dense.path}, so the two are no "
+            f"{sparse.path}: tensor '{name}' is not as in {dense.path}, so the two are no "
             "points of one loss; compare it with the dense model that it was pruned from"
         )
 

@@ -22,18 +22,20 @@ from torch import Tensor, nn
 from ceag_cli.archives import PACKED_SUFFIX
 from ceag_cli.atomic import replacing
 from ceag_cli.checkpoints import Checkpoint
+from ceag_cli.data import open_data
 from ceag_cli.declarations import no_effect
 from ceag_cli.errors import ExportError, OutputError
 from ceag_cli.evaluation import Compute
-from ceag_cli.inputs import check_targets, choose, masks_of, open_checkpoint, open_data
+from ceag_cli.inputs import check_targets, choose, open_checkpoint
 from ceag_cli.labels import SPLITS
-from ceag_cli.lineage import SUFFIX
 from ceag_cli.models import architecture_of
 from ceag_cli.options import ExportOptions
 from ceag_cli.progress import Quiet, Reporter
 from ceag_cli.prunable import layer_weights
+from ceag_cli.pruned import masks_of
 from ceag_cli.results import ExportResult
 from ceag_cli.stagereport import megabytes
+from ceag_cli.weightsfiles import SUFFIX
 
 ONNX = ".onnx"
 INPUT, OUTPUT = "images", "logits"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ceag_cli.inputs import Duplicate, of_duplicates
+from ceag_cli.data import Duplicate, of_duplicates
 from ceag_cli.policy import Policy
 
 SCHEMA_VERSION = 2

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
+from ceag_cli.decoding import decode
 from ceag_cli.findings import DESCRIPTIVE, AuditResult, GroupResult
-from ceag_cli.images import decode
 from ceag_cli.predictions import AnswerTable
 from ceag_cli.results import Flip
 

@@ -26,6 +26,31 @@ class Grouping:
     values: tuple[tuple[str, ...], ...]
     """Per feature, the name of each of its groups."""
 
+    @classmethod
+    def numbered(cls, ids: Tensor) -> Grouping:
+        """The grouping of ids that stand for themselves: features and groups are called by number.
+
+        Args:
+            ids: Group ids of some samples, int64, shape ``(N, F)``.
+
+        Raises:
+            ValueError: There are no samples, an id is negative, or one occurs in two features.
+        """
+        if len(ids) == 0 or int(ids.min()) < 0:
+            raise ValueError("group ids must be whole numbers from 0 on")
+        values: list[tuple[str, ...]] = []
+        first = 0
+        for column in ids.T:
+            if int(column.min()) < first:
+                raise ValueError(
+                    "groups of several features are numbered together, feature by feature: the ids "
+                    "of each column must lie above those of the column before"
+                )
+            last = int(column.max())
+            values.append(tuple(str(group) for group in range(first, last + 1)))
+            first = last + 1
+        return cls(tuple(f"feature {f}" for f in range(len(values))), tuple(values))
+
     @property
     def num_groups(self) -> int:
         """G, over all features."""

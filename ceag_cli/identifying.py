@@ -15,12 +15,7 @@ from ceag_cli.formats import refuse_file, report_files, write_reports
 from ceag_cli.gallery import pictures_asked, shown
 from ceag_cli.options import ExemplarsOptions
 from ceag_cli.pieformats import render
-from ceag_cli.pies import (
-    Exemplars,
-    Picture,
-    Pie,
-    pies_document,
-)
+from ceag_cli.pies import Exemplars, Picture, Pie, pies_document
 from ceag_cli.populations import Populations, members_document, same_models
 from ceag_cli.progress import Quiet, Reporter
 from ceag_cli.tally import pies_in

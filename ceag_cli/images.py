@@ -1,54 +1,35 @@
-"""Images: how their bytes become batches of pixels.
+"""Images: where their pixels are decoded, and where they are kept.
 
 Pixels are decoded, resized and cropped by timm's evaluation transform to uint8 of one size. A data
 set whose pixels fit in memory is decoded once and kept, on the device where they fit there; a
 larger one is decoded again on every pass. With a folder for pixels (``pixels``) either is decoded
-once for all runs. Flipping and normalisation happen on whole batches, on the device.
-Where several processes share a run (``distributed``), each has its portion of every batch.
+once for all runs.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import math
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cache, cached_property
-from typing import Protocol
+from functools import cached_property
 
-import numpy as np
 import PIL
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError, features
+from PIL import UnidentifiedImageError, features
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ceag_cli.distributed import ALONE, Share, World
+from ceag_cli.decoding import DECODING, decode
+from ceag_cli.distributed import ALONE, World
 from ceag_cli.errors import ImageError, first
-from ceag_cli.models import Preprocessing
 from ceag_cli.pixels import KeptPixels, PixelCache
+from ceag_cli.preprocessing import Preprocessing
 from ceag_cli.stores import Store
 
 KEPT_IN_MEMORY = 2 * 1024**3
 """Bytes of decoded pixels up to which a data set is decoded once and kept."""
-
-DECODING = 1
-"""Version of kept pixels: another one wherever ``decode`` gives other pixels, or their files have
-another form. It is part of the names of these files, so that no version takes another's."""
-
-_BITS, _PHOTOMETRIC = 258, 262
-"""Tags of TIFF."""
-_WHITE_IS_ZERO = 0
-
-FORMATS = (
-    *("AVIF", "BMP", "DDS", "DIB", "GIF", "ICNS", "ICO", "IM", "JPEG", "JPEG2000", "MPO", "MSP"),
-    *("PCX", "PNG", "PPM", "QOI", "SGI", "SPIDER", "TGA", "TIFF", "WEBP", "XBM", "XPM"),
-)
-"""What is read. Pillow gives PostScript, for one, to another program, which would run it."""
 
 DECODED_AT_ONCE = 256
 """Images that are decoded together when all of them are."""
@@ -65,58 +46,6 @@ DEVICE_SHARE = 0.25
 CPU = torch.device("cpu")
 
 SHOWN_PROBLEMS = 20
-
-
-def decode(content: bytes, channels: int) -> Image.Image:
-    """Decode an image as a person would see it: EXIF-rotated, in colour or in grey.
-
-    Of 16 bits the upper eight are taken, of several frames the first. Transparency is dropped, as
-    timm and torchvision do: a transparent pixel has the colour that the file gives it.
-
-    Args:
-        content: Bytes of any format that Pillow reads.
-        channels: 1 gives grey, 3 gives RGB.
-
-    Raises:
-        OSError: The bytes are not a whole image (as Pillow says it), or their range is not known.
-    """
-    with _opened(content) as opened:
-        image: Image.Image = ImageOps.exif_transpose(opened)
-        if image.mode.startswith("I") or image.mode == "F":
-            image = _eight_bits(image, opened)
-    return image.convert("L" if channels == 1 else "RGB")
-
-
-def _opened(content: bytes) -> Image.Image:
-    """An image whose header alone was read, of a format that Pillow reads by itself.
-
-    Raises:
-        OSError: It is of none.
-        Image.DecompressionBombError: It has more pixels than Pillow allows at all, 179 million.
-    """
-    with warnings.catch_warnings():  # it warns of half as many, too
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return Image.open(io.BytesIO(content), formats=_formats())
-
-
-@cache
-def _formats() -> list[str]:
-    Image.init()
-    return [name for name in FORMATS if name in Image.OPEN]
-
-
-def _eight_bits(image: Image.Image, opened: Image.Image) -> Image.Image:
-    """Grey of more than 8 bits, which Pillow would clip and not scale."""
-    tags = getattr(opened, "tag_v2", {})  # of a TIFF
-    # In PNG and PGM numbers of 32 bits stand for 16.
-    if not image.mode.startswith("I;16") and opened.format not in ("PNG", "PPM"):
-        raise OSError(
-            "its pixels are signed numbers or numbers of 32 bits, whose black and white are not "
-            "known; save it with 8 or 16 bits"
-        )
-    bits = tags.get(_BITS, (16,))[0]
-    grey = (np.asarray(image) >> (bits - 8)).astype(np.uint8)
-    return Image.fromarray(255 - grey if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else grey)
 
 
 class _Decoded(Dataset[Tensor | str]):
@@ -348,117 +277,3 @@ def room_on(device: torch.device) -> int:
     if device.type != "cuda":
         return -1
     return int(torch.cuda.mem_get_info(device)[0] * DEVICE_SHARE)
-
-
-class Batched(Protocol):
-    """Images that can be gone through in batches."""
-
-    def batches(self, order: Tensor, sizes: int | list[int]) -> Iterator[tuple[Tensor, Tensor]]:
-        """As :meth:`Images.batches`."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """Some of the images, numbered anew from 0; the pixels are not copied."""
-
-    images: Batched
-    rows: Tensor
-    """Their numbers among all images, int64."""
-
-    def batches(self, order: Tensor, sizes: int | list[int]) -> Iterator[tuple[Tensor, Tensor]]:
-        """As :meth:`Images.batches`."""
-        taken = self.images.batches(self.rows[order], sizes)
-        for rows, (_, pixels) in zip(torch.split(order, sizes), taken, strict=True):
-            yield rows, pixels
-
-
-@dataclass(frozen=True)
-class Split:
-    """The images of one split with everything that the CSV says about them."""
-
-    name: str
-    images: Batched
-    targets: Tensor
-    """Class index of each image, int64, shape ``(N,)``."""
-    groups: Tensor
-    """Group ids of each image, int64, shape ``(N, F)``."""
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def only(self, chosen: Tensor, name: str) -> Split:
-        """The part of the split that a bool tensor of shape ``(N,)`` chooses."""
-        rows = torch.nonzero(chosen).reshape(-1)
-        return Split(name, Part(self.images, rows), self.targets[rows], self.groups[rows])
-
-
-@dataclass(frozen=True)
-class Portion:
-    """What one process has of a batch."""
-
-    rows: Tensor
-    """Row numbers of the whole batch, shape ``(B,)``."""
-    share: Share
-    pixels: Tensor
-    """Of the share, uint8, shape ``(b, C, H, W)``; led by those of one more image, if ``led``."""
-    led: bool = False
-    """Whether the image before the first of the share comes first, to be mixed with it."""
-
-    def pick(self, values: Tensor) -> Tensor:
-        """Of something with one entry per image of the batch, those that ``pixels`` shows."""
-        return _picked(values, self.share, self.led)
-
-    def own(self, shown: Tensor) -> Tensor:
-        """The share of something that has one entry per image in ``pixels``."""
-        return shown[1:] if self.led else shown
-
-
-def portions(
-    images: Batched, batches: Sequence[Tensor], world: World, *, with_one_before: bool = False
-) -> Iterator[Portion]:
-    """Go through batches; only the images of the process's own share are decoded.
-
-    Args:
-        images: Where the pixels are.
-        batches: Row numbers of each whole batch.
-        world: The processes that share them.
-        with_one_before: The share of a batch is to be mixed (``mixing``): the first image of a
-            share with the last of the share before it, which therefore comes too. A whole batch
-            needs no other.
-    """
-    led = with_one_before and world.size > 1
-    shares = [world.share(len(rows)) for rows in batches]
-    parts = [_picked(rows, share, led) for rows, share in zip(batches, shares, strict=True)]
-    if not parts:
-        return
-    loaded = images.batches(torch.cat(parts), [len(part) for part in parts])
-    for rows, share, (_, pixels) in zip(batches, shares, loaded, strict=True):
-        yield Portion(rows, share, pixels, led)
-
-
-def _picked(values: Tensor, share: Share, led: bool) -> Tensor:
-    if not led:
-        return share.of(values)
-    return torch.cat([share.of(values.roll(1, dims=0))[:1], share.of(values)])
-
-
-def normalized(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """uint8 pixels as the model's input: ``(pixels / 255 - mean) / std`` by channel, float32."""
-    return (pixels.float() / 255 - mean) / std
-
-
-def draw_flips(count: int, probability: float, generator: torch.Generator) -> Tensor:
-    """Which images of a batch are to be mirrored, bool, shape ``(B,)``; drawn unless none can be.
-
-    Drawn for whole batches, apart from mirroring, since a process may have a part of one only.
-    """
-    if probability == 0:
-        return torch.zeros(count, dtype=torch.bool)
-    return torch.rand(count, generator=generator) < probability
-
-
-def flipped(pixels: Tensor, chosen: Tensor) -> Tensor:
-    """Mirror some images of a batch, those that a bool tensor on the CPU chooses."""
-    if not bool(chosen.any()):
-        return pixels
-    return torch.where(chosen.to(pixels.device)[:, None, None, None], pixels.flip(-1), pixels)

@@ -6,15 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ceag_cli.lineage import (
-    PACKED,
-    Lineage,
-    identity_of,
-    read_metadata,
-    sha256_of,
-    weights_in,
-)
+from ceag_cli.lineage import Lineage
 from ceag_cli.timmconfigs import checked_config
+from ceag_cli.weightsfiles import PACKED, identity_of, read_metadata, sha256_of, weights_in
 
 
 def describe_file(path: Path) -> dict[str, Any]:
@@ -44,30 +38,15 @@ def describe_file(path: Path) -> dict[str, Any]:
             name: preprocessing.get(name)
             for name in ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
         },
-        "sparsity": _sparsity(lineage),
+        "sparsity": lineage.sparsity.to_json() if lineage and lineage.sparsity else None,
         "recalibrated": lineage.recalibrated if lineage else None,
         "eps": lineage.eps if lineage else None,
         "seed": lineage.seed if lineage else None,
         "groups": _groups(lineage),
         "parents": {
-            role: {"path": parent.path, "sha256": parent.sha256}
-            for role, parent in (lineage.parents.items() if lineage else ())
+            role: asdict(parent) for role, parent in (lineage.parents.items() if lineage else ())
         },
         "recipe": dict(lineage.recipe) if lineage else None,
-    }
-
-
-def _sparsity(lineage: Lineage | None) -> dict[str, Any] | None:
-    if lineage is None or lineage.sparsity is None:
-        return None
-    record = lineage.sparsity
-    return {
-        "target": record.target,
-        "achieved": record.achieved,
-        "scope": record.scope,
-        "criterion": record.criterion,
-        "pattern": record.pattern,
-        "tensors": {name: list(pair) for name, pair in record.tensors.items()},
     }
 
 

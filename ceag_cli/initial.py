@@ -9,21 +9,17 @@ from torch import nn
 
 from ceag_cli.checkpoints import Checkpoint, load, load_adapted
 from ceag_cli.classes import class_index, class_order, ordered_names
+from ceag_cli.data import Data
 from ceag_cli.declarations import Idle, no_effect
 from ceag_cli.errors import OptionError
-from ceag_cli.inputs import Data, check_targets
-from ceag_cli.lineage import weights_in
-from ceag_cli.models import (
-    architecture_of,
-    check_runs,
-    create,
-    model_kwargs,
-    preprocessing_of,
-)
+from ceag_cli.inputs import check_targets
+from ceag_cli.models import architecture_of, check_runs, create, model_kwargs
+from ceag_cli.optimizers import without_effect
 from ceag_cli.options import DenseOptions
+from ceag_cli.preprocessing import preprocessing_of
 from ceag_cli.progress import Reporter
 from ceag_cli.sharedoptions import WITH_IMAGES, DataOptions, TrainingOptions
-from ceag_cli.training import without_effect
+from ceag_cli.weightsfiles import weights_in
 
 
 def check_options(options: DenseOptions) -> list[str]:

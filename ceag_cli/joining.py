@@ -25,8 +25,8 @@ from ceag_cli.columns import Column, Content, Csv, Problems
 from ceag_cli.declarations import flag
 from ceag_cli.errors import ImageError, LabelsError, first
 from ceag_cli.labels import PATH_COLUMNS, SPLITS, Labels
-from ceag_cli.lineage import DatasetReference
 from ceag_cli.readers import SHOWN_NAMES, Listing, list_images, root_of
+from ceag_cli.references import DatasetReference
 
 INDEX = "index"
 """Column with the place of an image in its split of the data set, from 0 on."""

@@ -12,7 +12,7 @@ def is_one_of_many() -> bool:
     """Whether a launcher has started several processes, of which this is one."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
         return False
-    from ceag_cli.distributed import started_by_launcher
+    from ceag_cli.launching import started_by_launcher
 
     return started_by_launcher()
 
@@ -21,6 +21,6 @@ def has_lost_others(error: Exception) -> bool:
     """Whether an error means that another process of the run has gone."""
     if not is_one_of_many():
         return False
-    from ceag_cli.distributed import is_lost_connection
+    from ceag_cli.launching import is_lost_connection
 
     return is_lost_connection(error)

@@ -1,216 +1,30 @@
-"""Where a file comes from: its parents, its groups CSV, and how the next command finds them.
-
-Files refer to each other by relative path and sha256. A reference is looked for at its path and
-then, in case things were moved, by hash beside the file that names it. A packed file counts as the
-plain one that it stands for.
-"""
+"""Where a model comes from: the metadata of its file, and how the next command finds it."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
-
-from safetensors import SafetensorError, safe_open
+from typing import Any, TypeVar
 
 from ceag_cli import strictjson
-from ceag_cli.datasetnames import not_a_dataset
 from ceag_cli.declarations import parse
 from ceag_cli.errors import CeagError, CheckpointError, LineageError
-from ceag_cli.kinds import kind_of
-from ceag_cli.labels import POLICIES, SPLITS
 from ceag_cli.options import COMMANDS
+from ceag_cli.references import GroupsReference, Reference
 from ceag_cli.stageoptions import CRITERIA, SCOPES
-from ceag_cli.tensorfiles import check_names
+from ceag_cli.weightsfiles import SUFFIX, other_format, read_metadata
 
 FORMAT = "1"
 """Version of our metadata. A file with another one is refused."""
 
-_PATTERN = re.compile(r"[1-9]\d{0,3}:[1-9]\d{0,3}", re.ASCII)
+Found = TypeVar("Found")
 
-SUFFIX = ".safetensors"
-WEIGHTS_NAME = f"model{SUFFIX}"
-WANTED = "wanted are a model's weights: a .safetensors file or a PyTorch checkpoint (.pth)"
 STAGES = ("early", "dense", "pruned", "mitigated")
 
-PACKED = "ceag.packed"
-"""Key of the metadata of a packed file."""
-
-
-def sha256_of(path: Path) -> str:
-    """Hash of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def identity_of(path: Path) -> str:
-    """The hash that references name a file by: of the plain file where this one is packed."""
-    try:
-        index = strictjson.mapping(strictjson.loads(read_metadata(path)[PACKED]), PACKED)
-        return strictjson.sha256(index["sha256"], "the sha256 of the plain file")
-    except (CheckpointError, KeyError, ValueError):
-        return sha256_of(path)
-
-
-@dataclass(frozen=True)
-class Reference:
-    """A file that another file names."""
-
-    path: str
-    """Relative to the folder of the file that names it, with ``/``."""
-    sha256: str
-
-    @classmethod
-    def from_json(cls, found: Any, what: str) -> Reference:
-        """What a file says of another one.
-
-        Raises:
-            KeyError, ValueError: Something is missing, or is no path or hash.
-        """
-        item = strictjson.mapping(found, what)
-        return cls(
-            strictjson.text(item["path"], f"the path of {what}"),
-            strictjson.sha256(item["sha256"], f"the sha256 of {what}"),
-        )
-
-    @classmethod
-    def to(cls, target: Path, sha256: str, named_by: Path) -> Reference:
-        """Refer to ``target`` from the file ``named_by``."""
-        relative = os.path.relpath(target.resolve(), named_by.resolve().parent)
-        return cls(Path(relative).as_posix(), sha256)
-
-    def find(self, named_by: Path, what: str, remedy: str) -> Path:
-        """The file referred to.
-
-        Args:
-            named_by: The file that names it.
-            what: Its role, for the message.
-            remedy: What else to do than to restore it.
-
-        Raises:
-            LineageError: No file of that hash is at the path or beside ``named_by``.
-        """
-        expected = named_by.parent / self.path
-        if os.path.isfile(expected) and identity_of(expected) == self.sha256:
-            return Path(os.path.relpath(expected))
-        suffix = Path(self.path).suffix
-        for candidate in sorted(named_by.parent.iterdir()):
-            alike = candidate.suffix == suffix and os.path.isfile(candidate)
-            if alike and identity_of(candidate) == self.sha256:
-                return candidate
-        state = "has changed since" if os.path.isfile(expected) else "is not there"
-        raise LineageError(
-            f"{named_by}: its {what} '{self.path}' {state} (sha256 {self.sha256[:12]}…), and no "
-            f"file beside it is the same; restore it, or {remedy}"
-        )
-
-
-@dataclass(frozen=True)
-class DatasetReference:
-    """A data set of timm that the images come from, and how the groups CSV joins it."""
-
-    name: str
-    """As timm's ``--dataset``: ``tar``, ``torch/cifar10``, ``hfds/PATH``."""
-    splits: Mapping[str, str] = field(default_factory=dict)
-    """The data set's name of each split of the CSV; empty where all of it is one."""
-    labels: str = "check"
-    """Whether the CSV's labels have to agree with the data set's classes: check or ignore."""
-    unlisted: str = "error"
-    """What becomes of an image without a row: error or drop."""
-    input_key: str | None = None
-    target_key: str | None = None
-    sha256: str | None = None
-    """Of the names and classes of all its images; ``None`` before it was opened."""
-
-    @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> DatasetReference:
-        """What ``dataclasses.asdict`` has made.
-
-        Raises:
-            KeyError, ValueError: Something is missing, is too much, or is not what it should be.
-        """
-        known = cls.__dataclass_fields__
-        values = dict(found)
-        for name, value in values.items():
-            strictjson.one_of(name, "a key of the data set", known)
-            if name == "splits":
-                for key, split in strictjson.mapping(value, "the data set's splits").items():
-                    strictjson.one_of(key, "a split", SPLITS)
-                    strictjson.text(split, f"the data set's split for {key}")
-            elif value is not None:
-                strictjson.text(value, f"the data set's {name}")
-        problem = not_a_dataset(strictjson.text(values["name"], "the data set's name"))
-        if problem is not None:
-            raise ValueError(f"its data set {problem}")
-        labels, unlisted = values.get("labels", "check"), values.get("unlisted", "error")
-        strictjson.one_of(labels, "the data set's labels", ("check", "ignore"))
-        strictjson.one_of(unlisted, "the data set's unlisted", ("error", "drop"))
-        return cls(**values)
-
-    @property
-    def kind(self) -> str:
-        """What comes before the first ``/`` of the name: ``tar``, ``torch``, ``hfds``."""
-        return self.name.partition("/")[0]
-
-    def moved(self, start: Path, folder: Path) -> DatasetReference:
-        """The same, its path relative to ``folder`` and no longer to ``start``."""
-        path = self.name.partition("/")[2]
-        if self.kind != "hfds" or os.path.isabs(path):
-            return self
-        place = os.path.relpath((start / path).resolve(), folder.resolve())
-        return replace(self, name=f"{self.kind}/{place}")
-
-
-@dataclass(frozen=True)
-class GroupsReference:
-    """The groups CSV that a model was trained or mitigated with, and how it was read."""
-
-    csv: Reference
-    data_dir: str | None
-    """Relative to the folder of the file that names it; ``None`` for the default."""
-    label_column: str
-    groups_by: str
-    missing: str = "error"
-    """What was done with images that have no group."""
-    dataset: DatasetReference | None = None
-    """Where the images come from, if not from files that the CSV names; a path in its name is
-    relative to the folder of the file that names it, too."""
-
-    def to_json(self) -> dict[str, Any]:
-        """As the metadata has it; what is as usual is left out."""
-        return {
-            "path": self.csv.path,
-            "sha256": self.csv.sha256,
-            "data_dir": self.data_dir,
-            "label_column": self.label_column,
-            "groups_by": self.groups_by,
-            **({"missing": self.missing} if self.missing != "error" else {}),
-            **({"dataset": asdict(self.dataset)} if self.dataset is not None else {}),
-        }
-
-    @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> GroupsReference:
-        """What ``to_json`` has made.
-
-        Raises:
-            KeyError, ValueError: Something is missing, or is not what it should be.
-        """
-        data_dir, dataset = found["data_dir"], found.get("dataset")
-        return cls(
-            Reference.from_json(found, "the groups CSV"),
-            None if data_dir is None else strictjson.text(data_dir, "the data_dir"),
-            strictjson.text(found["label_column"], "the label column"),
-            strictjson.text(found["groups_by"], "groups_by"),
-            strictjson.one_of(found.get("missing", "error"), "missing", POLICIES),
-            None
-            if dataset is None
-            else DatasetReference.from_json(strictjson.mapping(dataset, "the data set")),
-        )
+_PATTERN = re.compile(r"[1-9]\d{0,3}:[1-9]\d{0,3}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -250,6 +64,17 @@ class SparsityRecord:
             pattern,
         )
 
+    def to_json(self) -> dict[str, Any]:
+        """As the metadata has it."""
+        return {
+            "target": self.target,
+            "achieved": self.achieved,
+            "scope": self.scope,
+            "criterion": self.criterion,
+            "pattern": self.pattern,
+            "tensors": {name: list(pair) for name, pair in self.tensors.items()},
+        }
+
     @property
     def achieved(self) -> float:
         """Fraction removed over the prunable weights."""
@@ -286,23 +111,12 @@ class Lineage:
             "ceag.stage": self.stage,
             "ceag.seed": str(self.seed),
             "ceag.recipe": json.dumps(self.recipe),
-            "ceag.parents": json.dumps(
-                {role: {"path": r.path, "sha256": r.sha256} for role, r in self.parents.items()}
-            ),
+            "ceag.parents": json.dumps({role: asdict(r) for role, r in self.parents.items()}),
         }
         if self.groups is not None:
             metadata["ceag.groups"] = json.dumps(self.groups.to_json())
         if self.sparsity is not None:
-            metadata["ceag.sparsity"] = json.dumps(
-                {
-                    "target": self.sparsity.target,
-                    "achieved": self.sparsity.achieved,
-                    "scope": self.sparsity.scope,
-                    "criterion": self.sparsity.criterion,
-                    "pattern": self.sparsity.pattern,
-                    "tensors": {name: list(pair) for name, pair in self.sparsity.tensors.items()},
-                }
-            )
+            metadata["ceag.sparsity"] = json.dumps(self.sparsity.to_json())
         if self.eps is not None:
             metadata["ceag.eps"] = repr(self.eps)
         if self.recalibrated is not None:
@@ -320,41 +134,35 @@ class Lineage:
             return None
         if metadata["ceag.format"] != FORMAT:
             raise other_format(path, "written", metadata["ceag.format"], FORMAT)
+
+        def mapping(key: str) -> dict[str, Any]:
+            return strictjson.mapping(strictjson.loads(metadata[key]), key)
+
+        def if_there(key: str, read: Callable[[str], Found]) -> Found | None:
+            return read(key) if key in metadata else None
+
         try:
             return cls(
                 stage=strictjson.one_of(metadata["ceag.stage"], "the stage", STAGES),
                 version=strictjson.text(metadata["ceag.version"], "the version"),
                 versions={
                     strictjson.text(name, "a package"): strictjson.text(version, "a version")
-                    for name, version in (
-                        _mapping(metadata, "ceag.versions") if "ceag.versions" in metadata else {}
-                    ).items()
+                    for name, version in (if_there("ceag.versions", mapping) or {}).items()
                 },
                 seed=strictjson.whole(int(metadata["ceag.seed"]), "the seed"),
                 recipe=_recipe(strictjson.loads(metadata["ceag.recipe"])),
                 parents={
                     strictjson.text(role, "a parent's role"): Reference.from_json(item, role)
-                    for role, item in _mapping(metadata, "ceag.parents").items()
+                    for role, item in mapping("ceag.parents").items()
                 },
-                groups=(
-                    GroupsReference.from_json(_mapping(metadata, "ceag.groups"))
-                    if "ceag.groups" in metadata
-                    else None
+                groups=if_there("ceag.groups", lambda k: GroupsReference.from_json(mapping(k))),
+                sparsity=if_there("ceag.sparsity", lambda k: SparsityRecord.from_json(mapping(k))),
+                eps=if_there(
+                    "ceag.eps", lambda k: strictjson.number(float(metadata[k]), "eps", 0, 1)
                 ),
-                sparsity=(
-                    SparsityRecord.from_json(_mapping(metadata, "ceag.sparsity"))
-                    if "ceag.sparsity" in metadata
-                    else None
-                ),
-                eps=(
-                    strictjson.number(float(metadata["ceag.eps"]), "eps", 0, 1)
-                    if "ceag.eps" in metadata
-                    else None
-                ),
-                recalibrated=(
-                    strictjson.whole(int(metadata["ceag.recalibrated"]), "recalibrated")
-                    if "ceag.recalibrated" in metadata
-                    else None
+                recalibrated=if_there(
+                    "ceag.recalibrated",
+                    lambda k: strictjson.whole(int(metadata[k]), "recalibrated"),
                 ),
             )
         except KeyError as error:
@@ -363,10 +171,6 @@ class Lineage:
             ) from None
         except (ValueError, CeagError) as error:
             raise CheckpointError(f"{path}: its ceag metadata is damaged: {error}") from None
-
-
-def _mapping(metadata: Mapping[str, str], key: str) -> dict[str, Any]:
-    return strictjson.mapping(strictjson.loads(metadata[key]), key)
 
 
 def _recipe(found: Any) -> dict[str, Any]:
@@ -381,63 +185,6 @@ def _recipe(found: Any) -> dict[str, Any]:
         for name in recipe.keys() & command.__dataclass_fields__.keys():
             parse(command, name, recipe[name], f"the recipe's {name}")
     return recipe
-
-
-def other_format(path: Path, how: str, found: object, known: object) -> CheckpointError:
-    """The error for a file of a format that this version does not read.
-
-    Args:
-        path: The file.
-        how: ``written`` or ``packed``.
-        found: The number of its format.
-        known: The one that is read.
-    """
-    said = str(found)
-    later = said.isdecimal() and (len(said) > 9 or int(said) > int(str(known)))
-    remedy = "install a newer ceag" if later else "write it anew with this version"
-    return CheckpointError(
-        f"{path}: {how} in format {found}, this version of ceag reads format {known}; {remedy}"
-    )
-
-
-def read_metadata(path: Path) -> dict[str, str]:
-    """The string metadata of a .safetensors file; empty for other files and files without any.
-
-    Raises:
-        CheckpointError: The file is missing, is no weights file, or is damaged.
-    """
-    if os.path.isdir(path):
-        raise CheckpointError(
-            f"{path}: is a folder without {WEIGHTS_NAME}; name the weights file in it"
-        )
-    if not os.path.isfile(path):
-        exists = os.path.lexists(path)
-        what = "is no file that can be read" if exists else "there is no such file"
-        raise CheckpointError(f"{path}: {what}")
-    kind = kind_of(path)
-    if kind is not None:
-        raise CheckpointError(f"{path}: {kind}; {WANTED}")
-    if path.suffix != SUFFIX:
-        return {}
-    try:
-        with safe_open(path, framework="pt") as file:
-            check_names(path)
-            return dict(file.metadata() or {})
-    except (SafetensorError, OSError, ValueError) as error:
-        raise not_whole(path, "a whole .safetensors file", error) from None
-
-
-def not_whole(path: Path, what: str, error: Exception) -> CheckpointError:
-    """The error for a file that is damaged or cut short."""
-    reason = ""
-    if not isinstance(error, (KeyError, IndexError)):  # which say nothing to a user
-        reason = f": {(str(error).splitlines() or [type(error).__name__])[0]}"
-    return CheckpointError(f"{path}: not {what}{reason}; restore it from a copy, or write it anew")
-
-
-def weights_in(path: Path) -> Path:
-    """The weights file that a path means: the file, or ``model.safetensors`` in the folder."""
-    return path / WEIGHTS_NAME if (path / WEIGHTS_NAME).is_file() else path
 
 
 def derived(source: Path, stage: str) -> Path:

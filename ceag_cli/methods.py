@@ -15,10 +15,11 @@ from ceag_cli.distillation import SHARE as DISTILL_SHARE
 from ceag_cli.errors import OptionError
 from ceag_cli.groups import Grouping, GroupStats
 from ceag_cli.multipliers import SPEED, Multipliers, bound_by_size, step_by_size
+from ceag_cli.optimizers import without_effect
 from ceag_cli.options import MitigateOptions
 from ceag_cli.replay import LONGEST, GroupReplay
 from ceag_cli.stageoptions import CONSTRAINED
-from ceag_cli.training import Objective, without_effect
+from ceag_cli.training import Objective
 
 SPEED_OF_EQUALIZED_LOSS = 1.0
 """Its violations are of loss, in nats, and without a tolerance."""

@@ -20,6 +20,7 @@ from ceag_cli.audit import Paired, audit
 from ceag_cli.budgets import by_scope
 from ceag_cli.checkpoints import Checkpoint
 from ceag_cli.convergence import troubles
+from ceag_cli.data import Data
 from ceag_cli.declarations import as_given, given
 from ceag_cli.errors import OptionError
 from ceag_cli.evaluation import (
@@ -33,8 +34,6 @@ from ceag_cli.evaluation import (
 from ceag_cli.fairgrape import prune_fairly
 from ceag_cli.findings import FAIL, AuditResult, SplitResult
 from ceag_cli.groups import GroupStats, set_aside
-from ceag_cli.images import Split
-from ceag_cli.inputs import Data, Rule
 from ceag_cli.iterates import Keeper, Measured
 from ceag_cli.masks import Masks
 from ceag_cli.methods import (
@@ -49,8 +48,10 @@ from ceag_cli.options import MitigateOptions
 from ceag_cli.policy import Policy
 from ceag_cli.progress import Reporter
 from ceag_cli.prunable import prunable_parameters
+from ceag_cli.pruned import Rule
 from ceag_cli.pruning import GradualPruning, IterativePruning
 from ceag_cli.runs import Run
+from ceag_cli.splits import Split
 from ceag_cli.training import Schedule, Training
 
 

@@ -9,9 +9,8 @@ to keep them. The two are different demands, and holding the first can break the
 
 On such an image the dense model is right nearly as seldom as on an unseen one, and psi by group
 goes with psi on unseen images also for a model that holds it on train; docs/generalization.md has
-the correlations. The images are those of mixup (Zhang
-et al. 2018, *mixup: Beyond empirical risk minimization*), which trains on them; here the
-constraints are measured on them.
+the correlations. The images are those of mixup (Zhang et al. 2018, *mixup: Beyond empirical risk
+minimization*), which trains on them; here the constraints are measured on them.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from ceag_cli.axes import ticks
+from ceag_cli.clauses import Waiver
 from ceag_cli.explanationreport import explanation_html
 from ceag_cli.explanations import Explanation
 from ceag_cli.findings import (
@@ -27,7 +28,6 @@ from ceag_cli.findings import (
 from ceag_cli.inert import printable
 from ceag_cli.piereport import pies_html
 from ceag_cli.pies import Pies
-from ceag_cli.policy import Waiver
 from ceag_cli.report import (
     CAVEAT,
     audit_headline,

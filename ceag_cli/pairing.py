@@ -13,14 +13,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ceag_cli.checkpoints import Checkpoint
+from ceag_cli.data import Data
 from ceag_cli.errors import CheckpointError, LabelsError, LineageError, OptionError, first
-from ceag_cli.inputs import Data, open_checkpoint
+from ceag_cli.inputs import open_checkpoint
 from ceag_cli.labels import Labels, read_labels
-from ceag_cli.lineage import GroupsReference, identity_of, weights_in
 from ceag_cli.options import AuditOptions, ExplainOptions, MitigateOptions
 from ceag_cli.progress import Reporter
 from ceag_cli.reading import images_of
+from ceag_cli.references import GroupsReference
 from ceag_cli.stores import open_store
+from ceag_cli.weightsfiles import identity_of, weights_in
 
 ELSEWHERE = "say where it is with --dense, or compare with another one on purpose by --baseline"
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ceag_cli.errors import CheckpointError
-from ceag_cli.lineage import WANTED, not_whole
 from ceag_cli.memory import bounded_by
+from ceag_cli.weightsfiles import WANTED, not_whole
 
 
 def unpickled(path: Path, harmless: Sequence[type] = ()) -> Any:

@@ -10,14 +10,7 @@ from rich.console import Console
 from ceag_cli import piereport
 from ceag_cli.explanationreport import brief_lines
 from ceag_cli.inert import as_line, printable
-from ceag_cli.report import (
-    CAVEAT,
-    audit_headline,
-    audit_table,
-    basis,
-    check_lines,
-    split_line,
-)
+from ceag_cli.report import CAVEAT, audit_headline, audit_table, basis, check_lines, split_line
 from ceag_cli.results import Audit
 from ceag_cli.shiftreport import shift_lines
 

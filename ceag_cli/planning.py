@@ -31,20 +31,16 @@ from ceag_cli.findings import NO_DATA, REFERENCE
 from ceag_cli.groups import Grouping, look_alikes
 from ceag_cli.intervals import Counts, psi_bounds, quantile_of
 from ceag_cli.labels import MISSING, SPLITS, Labels, read_labels
-from ceag_cli.lineage import (
-    DatasetReference,
-    Lineage,
-    newest,
-    read_metadata,
-    weights_in,
-)
+from ceag_cli.lineage import Lineage, newest
 from ceag_cli.options import AuditOptions
 from ceag_cli.policy import Policy, policy_of
 from ceag_cli.predictions import AnswerTable, read_as_asked
 from ceag_cli.progress import Quiet, Reporter
 from ceag_cli.reading import Reading
 from ceag_cli.recipe import resolve
+from ceag_cli.references import DatasetReference
 from ceag_cli.sources import join, refuse_without_dataset
+from ceag_cli.weightsfiles import read_metadata, weights_in
 
 POWER = 0.8
 

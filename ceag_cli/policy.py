@@ -13,14 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ceag_cli.clauses import Group as Group
-from ceag_cli.clauses import (
-    Override,
-    named,
-    read_overrides,
-    read_required,
-    read_waivers,
-    unknown,
-)
+from ceag_cli.clauses import Override, named, read_overrides, read_required, read_waivers, unknown
 from ceag_cli.clauses import Waiver as Waiver
 from ceag_cli.declarations import flag
 from ceag_cli.errors import OptionError

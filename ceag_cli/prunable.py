@@ -11,12 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from timm.layers.std_conv import (
-    ScaledStdConv2d,
-    ScaledStdConv2dSame,
-    StdConv2d,
-    StdConv2dSame,
-)
+from timm.layers.std_conv import ScaledStdConv2d, ScaledStdConv2dSame, StdConv2d, StdConv2dSame
 from torch import nn
 
 from ceag_cli.errors import OptionError, nearest

@@ -13,13 +13,13 @@ from ceag_cli import scores
 from ceag_cli.batchnorm import norms_of, recalibrate
 from ceag_cli.budgets import by_scope
 from ceag_cli.checkpoints import Checkpoint
+from ceag_cli.data import Data
 from ceag_cli.declarations import Idle, no_effect
 from ceag_cli.errors import OptionError
 from ceag_cli.evaluation import Compute, sampled_batches
 from ceag_cli.fairgrape import prune_fairly
-from ceag_cli.images import Split
-from ceag_cli.inputs import Data
 from ceag_cli.masks import Masks
+from ceag_cli.optimizers import without_effect
 from ceag_cli.options import PruneOptions
 from ceag_cli.packing import pack
 from ceag_cli.patterns import Pattern
@@ -30,8 +30,9 @@ from ceag_cli.results import PruneResult, TensorResult
 from ceag_cli.runs import Run
 from ceag_cli.schedules import rounds_of_a_fifth
 from ceag_cli.sharedoptions import WITH_IMAGES, DataOptions, TrainingOptions
+from ceag_cli.splits import Split
 from ceag_cli.stageoptions import NEED_DATA
-from ceag_cli.training import Training, without_effect
+from ceag_cli.training import Training
 
 IN_ROUNDS = ("iterative", "rewind")
 """The schedules with rounds of training."""

@@ -36,8 +36,8 @@ from ceag_cli.contents import Arrays, Contents, Files, Records, Stretches
 from ceag_cli.datasetnames import ARRAYS_OF_TORCH
 from ceag_cli.errors import ImageError, OptionError, first, nearest
 from ceag_cli.labels import outside
-from ceag_cli.lineage import DatasetReference
 from ceag_cli.links import check_folder
+from ceag_cli.references import DatasetReference
 from ceag_cli.stores import Folder
 
 # These have no types.

@@ -13,10 +13,12 @@ from pathlib import Path
 
 from ceag_cli.errors import LineageError
 from ceag_cli.labels import read_labels
-from ceag_cli.lineage import DatasetReference, GroupsReference, Lineage, sha256_of
+from ceag_cli.lineage import Lineage
 from ceag_cli.progress import Reporter
+from ceag_cli.references import DatasetReference, GroupsReference
 from ceag_cli.sharedoptions import DataOptions
 from ceag_cli.sources import dataset_of, takes_place
+from ceag_cli.weightsfiles import sha256_of
 
 ANOTHER = "name another one with --{}"
 

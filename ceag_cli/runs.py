@@ -20,12 +20,13 @@ import torch
 
 from ceag_cli.atomic import replacing, write_text
 from ceag_cli.errors import CheckpointError, OutputError, TrainingError
-from ceag_cli.lineage import Lineage, read_metadata
+from ceag_cli.lineage import Lineage
 from ceag_cli.locks import claimed
 from ceag_cli.pickles import unpickled
 from ceag_cli.progress import Reporter
 from ceag_cli.recipe import differences, dump
 from ceag_cli.versions import versions
+from ceag_cli.weightsfiles import read_metadata
 
 STATE_FORMAT = 2
 """Version of ``state.pt``; to be raised with whatever ``Training`` keeps in it."""

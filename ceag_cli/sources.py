@@ -13,7 +13,7 @@ from ceag_cli.declarations import flag
 from ceag_cli.errors import LineageError, OptionError
 from ceag_cli.joining import LABEL, DatasetStore, JoinedCsv, is_by_index
 from ceag_cli.labels import SPLITS
-from ceag_cli.lineage import DatasetReference, GroupsReference
+from ceag_cli.references import DatasetReference, GroupsReference
 from ceag_cli.sharedoptions import OF_DATASET, DataOptions
 
 _EXTENSION = re.compile(r"\.[a-z0-9]+")

@@ -12,13 +12,7 @@ from ceag_cli.archives import Archived
 from ceag_cli.findings import SplitResult
 from ceag_cli.inert import printable
 from ceag_cli.report import percent, points, tolerance
-from ceag_cli.results import (
-    DenseResult,
-    ExportResult,
-    MitigateResult,
-    PruneResult,
-    TensorResult,
-)
+from ceag_cli.results import DenseResult, ExportResult, MitigateResult, PruneResult, TensorResult
 from ceag_cli.texttables import aligned
 from ceag_cli.versions import versions
 

@@ -21,49 +21,32 @@ from torch import Tensor, nn
 from ceag_cli.archives import packed_name
 from ceag_cli.batchnorm import norms_of
 from ceag_cli.checkpoints import Checkpoint, complete, place, save, writes_config
+from ceag_cli.data import Data, open_data
 from ceag_cli.distributed import World, speaking
 from ceag_cli.errors import OptionError, OutputError
 from ceag_cli.evaluation import Compute, evaluate
-from ceag_cli.images import Split
 from ceag_cli.initial import check_options as check_dense
 from ceag_cli.initial import classes_of, initial_model, open_given
 from ceag_cli.inputs import (
-    Data,
-    Rule,
-    check_further,
     check_targets,
     choose,
     find_early,
     inherited_groups,
-    masks_of,
     open_checkpoint,
-    open_data,
     parents_of,
-    rule_of,
 )
 from ceag_cli.labels import SPLITS
-from ceag_cli.lineage import (
-    GroupsReference,
-    Lineage,
-    Reference,
-    SparsityRecord,
-    derived,
-    sha256_of,
-)
+from ceag_cli.lineage import Lineage, SparsityRecord, derived
 from ceag_cli.masks import Masks
 from ceag_cli.methods import check_options
 from ceag_cli.mitigation import Mitigation
-from ceag_cli.models import (
-    Preprocessing,
-    architecture_of,
-    check_runs,
-    describe,
-    preprocessing_of,
-)
+from ceag_cli.models import architecture_of, check_runs, describe
 from ceag_cli.options import DenseOptions, MitigateOptions, PruneOptions
 from ceag_cli.pairing import find_dense
+from ceag_cli.preprocessing import Preprocessing, preprocessing_of
 from ceag_cli.progress import Reporter
 from ceag_cli.prunable import prunable_parameters, standardised
+from ceag_cli.pruned import Rule, check_further, masks_of, rule_of
 from ceag_cli.pruners import (
     OptionsPruner,
     check_images,
@@ -76,12 +59,15 @@ from ceag_cli.pruners import (
 )
 from ceag_cli.pruners import check_options as check_pruning
 from ceag_cli.recipe import as_recipe
+from ceag_cli.references import GroupsReference, Reference
 from ceag_cli.results import DenseResult, MitigateResult, PruneResult
 from ceag_cli.runs import AlreadyFinished, Run
 from ceag_cli.sharedoptions import RunOptions
+from ceag_cli.splits import Split
 from ceag_cli.timmconfigs import TimmConfig
 from ceag_cli.training import Training
 from ceag_cli.versions import changed_since, versions
+from ceag_cli.weightsfiles import sha256_of
 
 
 def dense(options: DenseOptions, reporter: Reporter | None = None) -> DenseResult:

@@ -15,8 +15,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
-from timm.optim._optim_factory import create_optimizer_v2, get_optimizer_info
-from timm.scheduler.scheduler_factory import create_scheduler_v2
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
@@ -24,21 +22,19 @@ from torch.nn import functional
 
 from ceag_cli import distillation, mixing, strictjson
 from ceag_cli.baselines import NaiveFineTuning
-from ceag_cli.declarations import Idle, no_effect
 from ceag_cli.distributed import has_unused, synchronised, unsynchronised
-from ceag_cli.errors import OptionError, TrainingError
+from ceag_cli.errors import TrainingError
 from ceag_cli.evaluation import Compute
 from ceag_cli.gaps import excess_gap, max_excess_gap
 from ceag_cli.groups import BatchOutcome, GroupStats
-from ceag_cli.images import Portion, Split, draw_flips, flipped, portions
 from ceag_cli.iterates import Keeper
 from ceag_cli.masks import Masks
-from ceag_cli.models import Preprocessing
-from ceag_cli.options import DenseOptions, MitigateOptions, PruneOptions
+from ceag_cli.optimizers import lr_scheduler_of, optimizer_of
+from ceag_cli.preprocessing import Preprocessing
 from ceag_cli.progress import Reporter, Update
-from ceag_cli.prunable import classifier_names
 from ceag_cli.runs import Run, damaged_state
 from ceag_cli.sharedoptions import TrainingOptions
+from ceag_cli.splits import Portion, Split, draw_flips, flipped, portions
 
 
 class Objective(Protocol):
@@ -103,7 +99,7 @@ class Training:
     """Share of the divergence from the dense model in each sample's loss."""
     temperature: float = distillation.TEMPERATURE
     decay_on: str = "all"
-    """``all`` weights but biases and norms, or the ``classifier`` alone."""
+    """See ``optimizer_of``."""
     watch: Callable[[Sequence[dict[str, Any]]], list[str]] = lambda log: []
     """Reads the log after every epoch and says what the user should be warned of."""
     cycle: int | None = None
@@ -125,25 +121,13 @@ class Training:
         self.world = self.compute.world
         self.model = synchronised(self.model, self.compute.device, self.world)
         self.compute.place(self.model)
-        # timm's "sgd" has Nesterov momentum, which does not exist without momentum.
-        plain = self.options.opt == "sgd" and self.options.momentum == 0
-        decay_all = self.decay_on == "all"
-        try:
-            self.optimizer: torch.optim.Optimizer = create_optimizer_v2(
-                self.model if decay_all else self._classifier_apart(),
-                opt="momentum" if plain else self.options.opt,
-                lr=self.options.lr,
-                momentum=self.options.momentum,
-                weight_decay=self.options.weight_decay if decay_all else 0.0,
-            )
-        except (ValueError, AssertionError, TypeError) as error:
-            raise OptionError(f"--opt {self.options.opt}: {error}") from None
+        self.optimizer = optimizer_of(self.model, self.options, self.decay_on)
         # Small gradients vanish in float16 unless they are scaled up; bfloat16 has float32's range.
         small = self.compute.amp and self.compute.amp_dtype is torch.float16
         self._scaler = GradScaler(self.compute.device.type, enabled=small)
         self.steps = len(self._batches(torch.arange(len(self.split))))
         self._cycle = self.cycle or max(self.epochs, 1)
-        self.lr_scheduler = self._lr_scheduler(self._cycle)
+        self.lr_scheduler = lr_scheduler_of(self.optimizer, self.options, self._cycle, self.steps)
         if self.options.model_ema:
             decay = self.options.model_ema_decay
             self.averaged = ModelEmaV3(self.model, decay, use_warmup=True)
@@ -153,40 +137,6 @@ class Training:
     def _has_unused(self) -> bool:
         example = torch.zeros(1, *self.preprocessing.input_size, device=self.compute.device)
         return has_unused(self.model, example)
-
-    def _classifier_apart(self) -> list[dict[str, Any]]:
-        """Parameters in two groups: the classifier's, which decay, and all others."""
-        heads = tuple(f"{name}." for name in classifier_names(self.model))
-        parts: dict[bool, list[nn.Parameter]] = {True: [], False: []}
-        for name, parameter in self.model.named_parameters():
-            parts[name.startswith(heads)].append(parameter)
-        return [
-            {"params": parts[True], "weight_decay": self.options.weight_decay},
-            {"params": parts[False], "weight_decay": 0.0},
-        ]
-
-    def _lr_scheduler(self, epochs: int) -> Any:
-        if self.options.sched == "constant" and not self.options.warmup_epochs:
-            return None
-        if self.options.warmup_epochs >= epochs:
-            raise OptionError(
-                f"--warmup-epochs {self.options.warmup_epochs} leaves nothing of --epochs {epochs}"
-            )
-        milestones = self.options.decay_milestones or _paper_milestones(epochs)
-        if self.options.sched == "constant":
-            milestones = (epochs + 1,)
-        scheduler, _ = create_scheduler_v2(
-            self.optimizer,
-            sched="cosine" if self.options.sched == "cosine" else "multistep",
-            num_epochs=epochs,
-            decay_milestones=list(milestones),
-            decay_rate=self.options.decay_rate,
-            warmup_epochs=self.options.warmup_epochs,
-            warmup_lr=0.0,
-            step_on_epochs=False,
-            updates_per_epoch=self.steps,
-        )
-        return scheduler
 
     def _batches(self, order: Tensor) -> list[Tensor]:
         """Batches of an epoch; a last batch of one image is left out (BatchNorm needs two)."""
@@ -436,26 +386,3 @@ class Training:
             self.averaged.module.load_state_dict(state["averaged"])
         if state["masks"] is not None:
             self.masks = Masks(self.model, state["masks"])
-
-
-def without_effect(options: DenseOptions | PruneOptions | MitigateOptions) -> list[str]:
-    """Options of training that change nothing beside the others, as warnings."""
-    try:
-        has_momentum = get_optimizer_info(options.opt).has_momentum
-    except ValueError:  # refused when the optimiser is made
-        has_momentum = True
-    idle: Idle = {
-        "without --model-ema": (not options.model_ema, ("model_ema_decay",)),
-        "without --amp": (not options.amp, ("amp_dtype",)),
-        f"with --sched {options.sched}": (
-            options.sched != "multistep",
-            ("decay_milestones", "decay_rate"),
-        ),
-        f"with --opt {options.opt}": (not has_momentum, ("momentum",)),
-    }
-    return no_effect(options, idle)
-
-
-def _paper_milestones(epochs: int) -> tuple[int, ...]:
-    """60, 80 and 90 % of the epochs."""
-    return tuple(round(epochs * share) for share in (0.6, 0.8, 0.9))

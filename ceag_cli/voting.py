@@ -17,15 +17,10 @@ from ceag_cli.checkpoints import Checkpoint
 from ceag_cli.classes import class_index
 from ceag_cli.clusters import numbered
 from ceag_cli.columns import FORMAT, Column
+from ceag_cli.data import Data, open_data
 from ceag_cli.errors import CheckpointError, OptionError, OutputError
 from ceag_cli.evaluation import Compute
-from ceag_cli.inputs import (
-    Data,
-    check_targets,
-    masks_of,
-    open_checkpoint,
-    open_data,
-)
+from ceag_cli.inputs import check_targets, open_checkpoint
 from ceag_cli.kept import (
     KEPT,
     PREDICTIONS,
@@ -38,12 +33,13 @@ from ceag_cli.kept import (
     rows_of,
 )
 from ceag_cli.labels import SPLITS
-from ceag_cli.lineage import weights_in
 from ceag_cli.options import ExemplarsOptions
 from ceag_cli.pairing import check_classes, check_inputs, named_dense
 from ceag_cli.populations import DENSE, SPARSE, Member, Populations, data_document, pairs_of
 from ceag_cli.progress import Quiet, Reporter
+from ceag_cli.pruned import masks_of
 from ceag_cli.runs import folder_of
+from ceag_cli.weightsfiles import weights_in
 
 ELSEWHERE = "name all dense models with --dense"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import safetensors.torch
 
-from ceag_cli.checkpoints import read_state
+from ceag_cli.statedicts import read_state
 
 RACES = (
     *("White", "Black", "Latino_Hispanic", "East Asian", "Southeast Asian", "Indian"),

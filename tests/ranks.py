@@ -18,7 +18,7 @@ from toys import CPU, HALF, a_split, tiny_model, training, write_images
 
 from ceag_cli import stages
 from ceag_cli.auditing import run_audit
-from ceag_cli.distributed import World, joined
+from ceag_cli.distributed import World
 from ceag_cli.errors import CeagError, OptionError
 from ceag_cli.evaluation import (
     Compute,
@@ -29,14 +29,16 @@ from ceag_cli.evaluation import (
 )
 from ceag_cli.fairgrape import prune_fairly
 from ceag_cli.groups import Grouping, GroupStats
-from ceag_cli.images import Images, Split
+from ceag_cli.images import Images
 from ceag_cli.iterates import Keeper
+from ceag_cli.launching import joined
 from ceag_cli.masks import Masks
 from ceag_cli.methods import objective
 from ceag_cli.options import AuditOptions, DenseOptions, MitigateOptions, PruneOptions
 from ceag_cli.progress import Quiet
 from ceag_cli.prunable import prunable_parameters
 from ceag_cli.pruning import GradualPruning, IterativePruning
+from ceag_cli.splits import Split
 from ceag_cli.stores import Folder
 
 Found = dict[str, Any]

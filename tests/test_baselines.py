@@ -5,30 +5,19 @@ from typing import Any
 
 import pytest
 import torch
-from cooper.cmp import CMPState, ConstrainedMinimizationProblem
-from cooper.constraints.constraint import Constraint
+from beside_cooper import CAPACITY, ByGroup, grouping, steps_beside
+from cooper.cmp import CMPState
 from cooper.constraints.constraint_state import ConstraintState
-from cooper.multipliers.multipliers import DenseMultiplier
-from cooper.optim.constrained_optimizers.alternating_optimizer import (
-    AlternatingDualPrimalOptimizer,
-)
 from cooper.utils.annotations import ConstraintType
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import DequeReplay
 from torch import Tensor
 from torch.nn import functional
-from toys import toy_batches
 
 from ceag_cli.baselines import EqualizedLoss, GroupDRO, Reweighting
-from ceag_cli.groups import BatchOutcome, Grouping, GroupStats
+from ceag_cli.groups import BatchOutcome, GroupStats
 from ceag_cli.multipliers import Multipliers
 from ceag_cli.replay import GroupReplay
-
-
-def grouping(*features: str) -> Grouping:
-    names = tuple(f"feature{f}" for f in range(len(features)))
-    return Grouping(names, tuple(tuple(values) for values in features))
 
 
 def sizes(*counts: int, features: int = 1) -> GroupStats:
@@ -113,17 +102,11 @@ def test_equal_losses_are_plain_fine_tuning() -> None:
 
 
 COUNTS = (65, 25, 10)
-CAPACITY, DUAL_LR, PRIMAL_LR = 8, 0.02, 0.1
+DUAL_LR, PRIMAL_LR = 0.02, 0.1
 
 
-class CooperProblem(ConstrainedMinimizationProblem):
+class CooperProblem(ByGroup):
     """The equality constraints of Tran et al., by the library that the CEAG paper used."""
-
-    def __init__(self, buffers: bool) -> None:
-        super().__init__()
-        self.multiplier = DenseMultiplier(num_constraints=len(COUNTS), dtype=torch.float64)
-        self.equal = Constraint(constraint_type=ConstraintType.EQUALITY, multiplier=self.multiplier)
-        self.replay = DequeReplay(len(COUNTS), CAPACITY, CAPACITY) if buffers else None
 
     def compute_cmp_state(
         self, parameter: Tensor, inputs: Tensor, targets: Tensor, groups: Tensor
@@ -152,35 +135,16 @@ class CooperProblem(ConstrainedMinimizationProblem):
                 dtype=torch.float64,
             )
         state = ConstraintState(violation=violation, strict_violation=strict)
-        return CMPState(loss=overall, observed_constraints={self.equal: state})
+        return CMPState(loss=overall, observed_constraints={self.by_group: state})
 
 
 @pytest.mark.parametrize("buffers", [True, False], ids=["buffers", "no buffers"])
 def test_two_hundred_steps_agree_with_cooper(buffers: bool) -> None:
-    theirs = torch.zeros(2, 4, dtype=torch.float64, requires_grad=True)
-    problem = CooperProblem(buffers)
-    cooper_optimizer = AlternatingDualPrimalOptimizer(
-        cmp=problem,
-        primal_optimizers=torch.optim.SGD([theirs], lr=PRIMAL_LR),
-        dual_optimizers=torch.optim.SGD(problem.dual_parameters(), lr=DUAL_LR, maximize=True),
-    )
-    ours = torch.zeros(2, 4, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.SGD([ours], lr=PRIMAL_LR)
+    problem = CooperProblem(ConstraintType.EQUALITY, len(COUNTS), buffers)
     method = equalized(CAPACITY if buffers else 0, DUAL_LR, COUNTS)
     negative = absent = 0
-    for inputs, targets, groups in toy_batches(200):
-        cooper_optimizer.roll(
-            {"parameter": theirs, "inputs": inputs, "targets": targets, "groups": groups}
-        )
-        losses = functional.cross_entropy(inputs @ ours.T, targets, reduction="none")
-        correct = torch.zeros(len(losses), dtype=torch.bool)
-        weights = method.weights(BatchOutcome(losses.detach(), correct, groups[:, None]))
-        (ours.grad,) = torch.autograd.grad((weights * losses).sum(), ours)
-        optimizer.step()
-        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8)
-        torch.testing.assert_close(
-            method.multipliers.values, problem.multiplier.weight.detach(), rtol=1e-8, atol=1e-8
-        )
+    rates = {"lr": PRIMAL_LR, "dual_lr": DUAL_LR, "tolerance": 1e-8}
+    for weights, groups in steps_beside(problem, method, **rates):
         negative += int((weights < 0).any())
         absent += int(not bool((groups == 2).any()))
     # The run has met groups below the overall loss, whose loss is increased, and absent groups.

@@ -7,27 +7,15 @@ from itertools import pairwise
 
 import pytest
 import torch
-from cooper.cmp import CMPState, ConstrainedMinimizationProblem
-from cooper.constraints.constraint import Constraint
+from beside_cooper import CAPACITY, ByGroup, grouping, steps_beside
+from cooper.cmp import CMPState
 from cooper.constraints.constraint_state import ConstraintState
-from cooper.multipliers.multipliers import DenseMultiplier
-from cooper.optim.constrained_optimizers.alternating_optimizer import (
-    AlternatingDualPrimalOptimizer,
-)
 from cooper.utils.annotations import ConstraintType
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import (
-    DequeReplay,
-    floats,
-    known,
-    lagrangian,
-    lagrangian_gradient,
-    recent_psi,
-)
+from oracles import DequeReplay, floats, known, lagrangian, lagrangian_gradient, recent_psi
 from torch import Tensor
 from torch.nn import functional
-from toys import toy_batches
 
 from ceag_cli.baselines import NaiveFineTuning
 from ceag_cli.ceag import ConstrainedExcessAccuracyGap, lagrangian_weights
@@ -36,12 +24,6 @@ from ceag_cli.methods import objective
 from ceag_cli.multipliers import Multipliers
 from ceag_cli.options import MitigateOptions
 from ceag_cli.replay import GroupReplay
-
-
-def grouping(*features: str) -> Grouping:
-    """``grouping("ab", "xyz")``: two features, groups a and b of the one, x, y, z of the other."""
-    names = tuple(f"feature{f}" for f in range(len(features)))
-    return Grouping(names, tuple(tuple(values) for values in features))
 
 
 def dense_stats(groups: Grouping, counts: Sequence[tuple[int, int]]) -> GroupStats:
@@ -566,17 +548,11 @@ def test_a_state_in_memory_can_be_returned_to() -> None:
 # ---------------------------------------------------------------------------------------------
 
 COUNTS = [(120, 114), (40, 36), (10, 9)]
-CAPACITY, EPS, DUAL_LR, PRIMAL_LR = 8, 0.02, 0.2, 0.5
+EPS, DUAL_LR, PRIMAL_LR = 0.02, 0.2, 0.5
 
 
-class CooperProblem(ConstrainedMinimizationProblem):
+class CooperProblem(ByGroup):
     """The paper's problem as its own library wants it: loss, proxy and strict violations."""
-
-    def __init__(self, buffers: bool) -> None:
-        super().__init__()
-        self.multiplier = DenseMultiplier(num_constraints=len(COUNTS), dtype=torch.float64)
-        self.psi = Constraint(constraint_type=ConstraintType.INEQUALITY, multiplier=self.multiplier)
-        self.replay = DequeReplay(len(COUNTS), CAPACITY, CAPACITY) if buffers else None
 
     def compute_cmp_state(
         self, parameter: Tensor, inputs: Tensor, targets: Tensor, groups: Tensor
@@ -600,7 +576,7 @@ class CooperProblem(ConstrainedMinimizationProblem):
         state = ConstraintState(
             violation=proxy, strict_violation=torch.tensor(strict, dtype=torch.float64)
         )
-        return CMPState(loss=overall, observed_constraints={self.psi: state})
+        return CMPState(loss=overall, observed_constraints={self.by_group: state})
 
 
 def batch_psi(correct: Sequence[bool], groups: Sequence[int]) -> list[Fraction | None]:
@@ -617,16 +593,7 @@ def batch_psi(correct: Sequence[bool], groups: Sequence[int]) -> list[Fraction |
 
 @pytest.mark.parametrize("buffers", [True, False], ids=["buffers", "no buffers"])
 def test_two_hundred_steps_agree_with_cooper(buffers: bool) -> None:
-    theirs = torch.zeros(2, 4, dtype=torch.float64, requires_grad=True)
-    problem = CooperProblem(buffers)
-    cooper_optimizer = AlternatingDualPrimalOptimizer(
-        cmp=problem,
-        primal_optimizers=torch.optim.SGD([theirs], lr=PRIMAL_LR),
-        dual_optimizers=torch.optim.SGD(problem.dual_parameters(), lr=DUAL_LR, maximize=True),
-    )
-
-    ours = torch.zeros(2, 4, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.SGD([ours], lr=PRIMAL_LR)
+    problem = CooperProblem(ConstraintType.INEQUALITY, len(COUNTS), buffers)
     ceag = method(
         grouping("abc"),
         COUNTS,
@@ -640,22 +607,8 @@ def test_two_hundred_steps_agree_with_cooper(buffers: bool) -> None:
 
     history = []
     absent = 0
-    for inputs, targets, groups in toy_batches(200):
-        cooper_optimizer.roll(
-            {"parameter": theirs, "inputs": inputs, "targets": targets, "groups": groups}
-        )
-
-        logits = inputs @ ours.T
-        losses = functional.cross_entropy(logits, targets, reduction="none")
-        correct = logits.argmax(dim=1) == targets
-        weights = ceag.weights(BatchOutcome(losses.detach(), correct, groups[:, None]))
-        (ours.grad,) = torch.autograd.grad((weights * losses).sum(), ours)
-        optimizer.step()
-
-        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
-        torch.testing.assert_close(
-            ceag.multipliers.values, problem.multiplier.weight.detach(), rtol=1e-9, atol=1e-9
-        )
+    rates = {"lr": PRIMAL_LR, "dual_lr": DUAL_LR, "tolerance": 1e-9}
+    for _, groups in steps_beside(problem, ceag, **rates):
         history.append(ceag.multipliers.values.tolist())
         absent += int(not bool((groups == 2).any()))
 

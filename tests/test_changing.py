@@ -16,16 +16,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from toys import TINY, ceag, done, write_images
+from toys import TINY, ceag, done, folder_with
 
 from ceag_cli import checkpoints, images, kept
 from ceag_cli.contents import Stretches
 from ceag_cli.evaluation import evaluate_together
-from ceag_cli.lineage import identity_of, read_metadata
 from ceag_cli.pixels import PixelCache
 from ceag_cli.progress import Quiet
 from ceag_cli.runs import Run
 from ceag_cli.stores import Zip
+from ceag_cli.weightsfiles import identity_of, read_metadata
 
 DENSE = ("dense", "--groups", "labels.csv", *TINY, "--epochs", "3", "-o", "x.safetensors")
 AUDIT = ("audit", "model.pruned.safetensors", "--eps", "1", "--gate", "point", "--workers", "0")
@@ -33,13 +33,11 @@ AUDIT = ("audit", "model.pruned.safetensors", "--eps", "1", "--gate", "point", "
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("changing")
-    write_images(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        done("dense", "--groups", "labels.csv", *TINY, "--epochs", "1")
-        done("prune", "model.safetensors", "--sparsity", "0.5")
-    return folder
+    return folder_with(
+        tmp_path_factory,
+        ("dense", "--groups", "labels.csv", *TINY, "--epochs", "1"),
+        ("prune", "model.safetensors", "--sparsity", "0.5"),
+    )
 
 
 def after_epoch(epoch: int, action: Callable[[], object], patch: pytest.MonkeyPatch) -> None:

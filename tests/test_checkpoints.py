@@ -15,20 +15,14 @@ from safetensors import safe_open
 from torch import nn
 from toys import tiny_model
 
-from ceag_cli.checkpoints import (
-    Checkpoint,
-    load,
-    load_adapted,
-    place,
-    read_state,
-    save,
-    write_tensors,
-    writes_config,
-)
+from ceag_cli.checkpoints import Checkpoint, load, load_adapted, place, save, writes_config
 from ceag_cli.errors import CheckpointError, OutputError
-from ceag_cli.lineage import Lineage, read_metadata
-from ceag_cli.models import describe, preprocessing_of
+from ceag_cli.lineage import Lineage
+from ceag_cli.models import describe
+from ceag_cli.preprocessing import preprocessing_of
 from ceag_cli.sharedoptions import ArchitectureOptions, PreprocessingOptions
+from ceag_cli.statedicts import read_state, write_tensors
+from ceag_cli.weightsfiles import read_metadata
 
 LINEAGE = Lineage(stage="dense", version="1", seed=5, recipe={"command": "dense"})
 PLAIN = ArchitectureOptions()
@@ -573,7 +567,7 @@ def test_a_failed_save_leaves_the_old_files_whole_and_no_others(
         real(source, target)
 
     if moment == "write":
-        monkeypatch.setattr("ceag_cli.checkpoints.content", half_written)
+        monkeypatch.setattr("ceag_cli.statedicts.content", half_written)
     else:
         monkeypatch.setattr(os, "replace", not_moved)
     with pytest.raises((OutputError, KeyboardInterrupt)):

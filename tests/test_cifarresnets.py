@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from toys import done, write_images
 
 from ceag_cli import cifarresnets
-from ceag_cli.checkpoints import read_state
+from ceag_cli.statedicts import read_state
 
 NAMES = [f"cifar_resnet{depth}{option}" for depth in (20, 32, 44, 56) for option in "ab"]
 Array = np.ndarray[Any, np.dtype[np.float64]]

@@ -13,14 +13,15 @@ import safetensors.torch
 import timm
 import torch
 from PIL import Image
-from toys import ROWS, ceag, done, errors, tiny_model, write_csv, write_images
+from toys import ROWS, ceag, done, errors, folder_with, tiny_model, write_csv, write_images
 
 from ceag_cli.errors import OptionError
 from ceag_cli.inputs import open_checkpoint
-from ceag_cli.lineage import Lineage, read_metadata
+from ceag_cli.lineage import Lineage
 from ceag_cli.options import AuditOptions, PruneOptions
 from ceag_cli.progress import Quiet
 from ceag_cli.stageoptions import METHODS
+from ceag_cli.weightsfiles import read_metadata
 
 FAST = ("--batch-size", "8", "--workers", "0")
 
@@ -31,14 +32,12 @@ MITIGATE = ("mitigate", "--epochs", "1", *FAST)
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with images and one model of every stage."""
-    folder = tmp_path_factory.mktemp("prepared")
-    write_images(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        done(*DENSE, "--epochs", "4")
-        done("prune", "model.safetensors", "--sparsity", "0.5")
-        done(*MITIGATE, "--eps", "0.25", "--lr", "0.001")
-    return folder
+    return folder_with(
+        tmp_path_factory,
+        (*DENSE, "--epochs", "4"),
+        ("prune", "model.safetensors", "--sparsity", "0.5"),
+        (*MITIGATE, "--eps", "0.25", "--lr", "0.001"),
+    )
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from write_golden import MITIGATE
 
 from ceag_cli.columns import read_npz, write_npz
 from ceag_cli.info import describe_file
-from ceag_cli.lineage import identity_of, read_metadata
+from ceag_cli.weightsfiles import identity_of, read_metadata
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
 

@@ -13,11 +13,11 @@ from toys import CPU, tiny_model, training
 
 from ceag_cli.errors import OptionError
 from ceag_cli.evaluation import Compute
+from ceag_cli.optimizers import without_effect
 from ceag_cli.options import DenseOptions, MitigateOptions
 from ceag_cli.prunable import prunable_parameters
 from ceag_cli.pruning import magnitude_uniform
 from ceag_cli.runs import Run
-from ceag_cli.training import without_effect
 
 FLOAT16 = Compute(CPU, amp=True, amp_dtype=torch.float16, batch_size=8)
 COMPILED = Compute(CPU, backend="aot_eager", batch_size=8)

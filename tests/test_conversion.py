@@ -45,9 +45,7 @@ def refused(*arguments: str | Path) -> list[str]:
     return [line.removeprefix("error: ") for line in result.stderr.splitlines()]
 
 
-@pytest.fixture(autouse=True)
-def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
 def left() -> set[str]:

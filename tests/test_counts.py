@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from fractions import Fraction
 from itertools import product
 
@@ -67,12 +68,19 @@ def test_an_accuracy_of_exactly_the_limit_is_not_below_it() -> None:
 
 @pytest.mark.parametrize("eps", [0.0, 0.01, 0.02, 0.05, 0.07, 0.1, 0.3])
 def test_verdicts_of_small_groups_are_those_of_fractions(eps: float) -> None:
+    """All of them as splits of one audit, which draws no chance."""
+    pairs: list[Paired] = []
+    expected: list[str] = []
     for n, m in ((3, 7), (10, 10), (20, 30)):
         for lost, other in product(range(0, n + 1, 2), range(0, m + 1, 3)):
             psi = Fraction(lost, n) - Fraction(lost + other, n + m)
             rest = Fraction(other, m) - Fraction(lost + other, n + m)
-            expected = ["FAIL" if x > Fraction(str(eps)) else "PASS" for x in (psi, rest)]
-            assert verdicts((n, m), (lost, other), eps) == expected
+            expected += ["FAIL" if x > Fraction(str(eps)) else "PASS" for x in (psi, rest)]
+            pairs.append(replace(pair((n, m), (lost, other)), split=str(len(pairs))))
+    policy = Policy(eps=eps, gate="point", min_coverage=0.0)
+    found = audit(pairs, TWO, policy, [pair.split for pair in pairs], seed=None)
+    assert [group.verdict for group in found.groups] == expected
+    assert len(expected) == 2 * (2 * 3 + 6 * 4 + 11 * 11)
 
 
 def test_an_iterate_whose_psi_is_exactly_eps_holds() -> None:

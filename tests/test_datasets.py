@@ -52,13 +52,13 @@ from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 from torchvision.datasets import CIFAR10
 from toys import COLOURS, TINY, TRAIN, ceag, done, write_csv, write_images
 
+from ceag_cli.data import Data, open_data
 from ceag_cli.datasetnames import not_a_dataset
 from ceag_cli.errors import CeagError, ImageError, OptionError
-from ceag_cli.inputs import Data, open_data
-from ceag_cli.lineage import DatasetReference, GroupsReference, Reference
-from ceag_cli.models import Preprocessing
 from ceag_cli.options import AuditOptions
+from ceag_cli.preprocessing import Preprocessing
 from ceag_cli.progress import Quiet
+from ceag_cli.references import DatasetReference, GroupsReference, Reference
 from ceag_cli.sharedoptions import DataOptions
 
 Rows = list[dict[str, str]]

@@ -14,9 +14,9 @@ import pytest
 from test_interruption import DATA, DENSE, Commands, files
 from toys import write_images
 
-from ceag_cli.lineage import read_metadata
 from ceag_cli.stageoptions import CRITERIA, METHODS
 from ceag_cli.versions import PACKAGES, versions
+from ceag_cli.weightsfiles import read_metadata
 
 TRAIN = ("--batch-size", "8", "--lr", "0.01")
 PRUNE = ("prune", "../model.safetensors", "--sparsity", "0.8", "-o", "x.safetensors")

@@ -17,14 +17,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ranks import CASES, OTHERWISE
 from safetensors.torch import load_file
-from toys import a_split, ceag, done, tiny_model, write_images
+from toys import a_split, ceag, done, folder_with, tiny_model
 
 from ceag_cli import distributed
-from ceag_cli.distributed import World, has_unused, is_lost_connection, speaking
+from ceag_cli.distributed import World, has_unused, speaking
 from ceag_cli.errors import CeagError, OptionError
-from ceag_cli.images import portions
+from ceag_cli.launching import is_lost_connection, joined
 from ceag_cli.mixing import mixed
 from ceag_cli.progress import Quiet
+from ceag_cli.splits import portions
 
 HERE = Path(__file__).resolve().parent
 
@@ -226,14 +227,11 @@ def test_what_one_process_finds_wrong_all_hear_of(together: list[dict[str, Any]]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Images, and a model that one process has trained and pruned."""
-    folder = tmp_path_factory.mktemp("cli")
-    write_images(folder)
-    monkeypatch = pytest.MonkeyPatch()
-    with monkeypatch.context() as patch:
-        patch.chdir(folder)
-        done("dense", *DENSE)
-        done("prune", "model.safetensors", "--sparsity", "0.9")
-    return folder
+    return folder_with(
+        tmp_path_factory,
+        ("dense", *DENSE),
+        ("prune", "model.safetensors", "--sparsity", "0.9"),
+    )
 
 
 DENSE = (
@@ -288,9 +286,9 @@ def test_a_process_that_alone_finds_something_wrong_says_so(folder: Path, tmp_pa
     script = tmp_path / "elsewhere.py"
     script.write_text(
         "import os\n"
-        "from ceag_cli import distributed\n"
+        "from ceag_cli import launching\n"
         "from ceag_cli.cli import main\n"
-        "distributed.SECONDS_TO_END = 0.5\n"
+        "launching.SECONDS_TO_END = 0.5\n"
         "if os.environ['RANK'] == '1':\n"
         "    os.chdir('images')\n"
         "main()\n"
@@ -307,6 +305,6 @@ def test_processes_that_do_not_meet_end_with_a_message(monkeypatch: pytest.Monke
         monkeypatch.setenv(name, value)
     with (
         pytest.raises(CeagError, match="process 1 of 2 cannot reach the others at localhost:none"),
-        distributed.joined(),
+        joined(),
     ):
         pass

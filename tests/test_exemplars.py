@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -16,10 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 from test_formats import wrong
-from toys import TINY, ceag, done, write_csv, write_images
+from toys import TINY, ceag, done, folder_with, write_csv
 
 import ceag_cli
-from ceag_cli import ExemplarsOptions, atomic, evaluation, kept
+from ceag_cli import ExemplarsOptions, atomic
 from ceag_cli.errors import CeagError
 from ceag_cli.findings import Subject
 from ceag_cli.gallery import pictures_asked
@@ -348,46 +347,20 @@ def test_reports_that_cannot_be_written(tables: list[str], monkeypatch: pytest.M
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three dense models and the three that were pruned of them."""
-    folder = tmp_path_factory.mktemp("models")
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        write_images(folder)
-        for seed in ("0", "1", "2"):
-            model = f"seed-{seed}/model.safetensors"
-            done(
-                *("dense", "--groups", "labels.csv", "--groups-by", "label,group", *TINY),
-                *("--epochs", "1", "--seed", seed, "-o", model),
-            )
-            done("prune", model, "--sparsity", "0.8")
-    finally:
-        os.chdir(before)
-    return folder
+    dense = ("dense", "--groups", "labels.csv", "--groups-by", "label,group", *TINY)
+    return folder_with(
+        tmp_path_factory,
+        *((*dense, "--epochs", "1", "--seed", str(i), "-o", DENSE_FILES[i]) for i in range(3)),
+        *(("prune", file, "--sparsity", "0.8") for file in DENSE_FILES),
+    )
 
 
 @pytest.fixture
-def here(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "here"
-    shutil.copytree(models, folder)
-    monkeypatch.chdir(folder)
+def here(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("CI", raising=False)
-    return folder
-
-
-@pytest.fixture
-def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """Which models are evaluated, one entry per pass over images of a split."""
-    real = evaluation.evaluate_together
-    passes: list[list[str]] = []
-
-    def watched(models: Any, split: Any, *arguments: Any) -> Any:
-        passes.append(sorted(models))
-        return real(models, split, *arguments)
-
-    monkeypatch.setattr(kept, "evaluate_together", watched)
-    return passes
+    return here
 
 
 SPARSE_FILES = [f"seed-{seed}/model.pruned.safetensors" for seed in range(3)]
@@ -402,7 +375,7 @@ def test_from_models(here: Path, evaluated: list[list[str]]) -> None:
     assert said["models"]["sparse"][0]["sparsity"] == pytest.approx(0.8, abs=0.01)
     assert said["exemplars"]["n"] == 12
     assert said["exemplars"]["within_pairs"] is True
-    assert evaluated == [sorted(f"{path} on test" for path in (*SPARSE_FILES, *DENSE_FILES))]
+    assert [sorted(models) for models in evaluated] == [sorted((*SPARSE_FILES, *DENSE_FILES))]
     assert wrong(said, json.loads(schema("exemplars"))) == []
     # The answers are those of the audit.
     answers: dict[str, list[Any]] = {"dense": [], "sparse": []}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,11 +17,12 @@ import safetensors.torch
 import torch
 from test_formats import wrong
 from torch import Tensor, nn
-from toys import COLOURS, TINY, ceag, done, tiny_model, write_csv, write_images
+from toys import COLOURS, TINY, ceag, done, folder_with, tiny_model, write_csv
 from typer.testing import Result
 
 from ceag_cli import atomic, formats
 from ceag_cli.checkpoints import load
+from ceag_cli.decoding import decode
 from ceag_cli.errors import CeagError, CheckpointError, OutputError
 from ceag_cli.explaining import _check_alike, _local, drawn, explain
 from ceag_cli.explanations import (
@@ -34,35 +34,24 @@ from ceag_cli.explanations import (
     features_of,
     kept_explanation,
 )
-from ceag_cli.images import decode
-from ceag_cli.lineage import read_metadata
 from ceag_cli.options import ExplainOptions
 from ceag_cli.schemas import schema
 from ceag_cli.sharedoptions import ArchitectureOptions
+from ceag_cli.weightsfiles import read_metadata
 
 BY_LABEL = ("--groups", "labels.csv", "--groups-by", "label,group")
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dense model with BatchNorm and a pruned one whose statistics were measured anew."""
-    folder = tmp_path_factory.mktemp("models")
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        write_images(folder)
-        done("dense", *BY_LABEL, *TINY, "--epochs", "2")
-        done("prune", "--sparsity", "0.6", *BY_LABEL, "--recalibrate", "24")
-    finally:
-        os.chdir(before)
-    return folder
-
-
-@pytest.fixture
-def here(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "here"
-    shutil.copytree(models, folder, ignore=shutil.ignore_patterns("*.run"))
-    monkeypatch.chdir(folder)
+    folder = folder_with(
+        tmp_path_factory,
+        ("dense", *BY_LABEL, *TINY, "--epochs", "2"),
+        ("prune", "--sparsity", "0.6", *BY_LABEL, "--recalibrate", "24"),
+    )
+    for run in folder.glob("*.run"):
+        shutil.rmtree(run)
     return folder
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from toys import TINY, ceag, done, tiny_model, write_images
+from toys import TINY, ceag, done, folder_with, tiny_model
 
 from ceag_cli import exports
 from ceag_cli.errors import CeagError, ExportError
 from ceag_cli.exports import export, zeros_left, zeros_of
-from ceag_cli.lineage import read_metadata, sha256_of
 from ceag_cli.options import ExportOptions
+from ceag_cli.weightsfiles import read_metadata, sha256_of
 
 onnx = pytest.importorskip("onnx", reason="pip install 'ceag[onnx]'")
 onnxruntime = pytest.importorskip("onnxruntime", reason="pip install 'ceag[onnx]'")
@@ -25,17 +24,12 @@ pytest.importorskip("onnxscript", reason="pip install 'ceag[onnx]'")
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dense model, a pruned one and a packed one, in a folder with their images."""
-    folder = tmp_path_factory.mktemp("prepared")
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        write_images(folder)
-        done("dense", "--groups", "labels.csv", *TINY, "--epochs", "1")
-        done("prune", "model.safetensors", "--sparsity", "0.9")
-        done("pack", "model.pruned.safetensors")
-    finally:
-        os.chdir(before)
-    return folder
+    return folder_with(
+        tmp_path_factory,
+        ("dense", "--groups", "labels.csv", *TINY, "--epochs", "1"),
+        ("prune", "model.safetensors", "--sparsity", "0.9"),
+        ("pack", "model.pruned.safetensors"),
+    )
 
 
 def run(path: Path, images: torch.Tensor) -> torch.Tensor:

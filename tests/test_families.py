@@ -18,11 +18,12 @@ import torch
 from torch import nn
 
 from ceag_cli import PruneOptions, prune
-from ceag_cli.inputs import masks_of, open_checkpoint
+from ceag_cli.inputs import open_checkpoint
 from ceag_cli.masks import Masks
 from ceag_cli.options import AuditOptions
 from ceag_cli.progress import Quiet
 from ceag_cli.prunable import classifier_names, first_layer_names, layer_weights
+from ceag_cli.pruned import masks_of
 
 SAMPLE = (
     *("test_byobnet", "test_coatnet", "test_convnext", "test_efficientnet", "test_mambaout"),

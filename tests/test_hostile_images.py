@@ -19,13 +19,14 @@ from PIL import Image
 from toys import HALF, ceag
 
 from ceag_cli.contents import Records
+from ceag_cli.data import Data, open_data
+from ceag_cli.decoding import FORMATS, decode
 from ceag_cli.errors import CeagError, ImageError
-from ceag_cli.images import FORMATS, Images, decode
-from ceag_cli.inputs import Data, open_data
-from ceag_cli.lineage import DatasetReference
+from ceag_cli.images import Images
 from ceag_cli.pixels import PixelCache
 from ceag_cli.progress import Quiet
 from ceag_cli.readers import list_images
+from ceag_cli.references import DatasetReference
 from ceag_cli.sharedoptions import DataOptions
 from ceag_cli.stores import Folder, Zip
 

@@ -17,10 +17,7 @@ from ceag_cli.experiment import Plan
 from ceag_cli.options import COMMANDS, DenseOptions
 from ceag_cli.recipe import read_project, read_recipe
 
-
-@pytest.fixture(autouse=True)
-def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
 def laughs(levels: int, key: str) -> str:

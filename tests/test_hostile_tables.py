@@ -27,9 +27,7 @@ ROW = b"a.png,cat,train,x\n"
 TEST_ROW = b"a.png,cat,test,x\n"
 
 
-@pytest.fixture(autouse=True)
-def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
 def refusals(*arguments: str) -> list[str]:

@@ -19,13 +19,16 @@ from hypothesis import strategies as st
 from toys import ceag, done, tiny_model
 
 from ceag_cli import strictjson
-from ceag_cli.checkpoints import read_state, write_tensors
 from ceag_cli.errors import CeagError, TrainingError
 from ceag_cli.info import describe_file
-from ceag_cli.lineage import PACKED, Lineage, Reference, SparsityRecord, read_metadata
-from ceag_cli.models import describe, preprocessing_of
+from ceag_cli.lineage import Lineage, SparsityRecord
+from ceag_cli.models import describe
+from ceag_cli.preprocessing import preprocessing_of
+from ceag_cli.references import Reference
 from ceag_cli.runs import Run
+from ceag_cli.statedicts import read_state, write_tensors
 from ceag_cli.timmconfigs import checked_config
+from ceag_cli.weightsfiles import PACKED, read_metadata
 
 MODEL = tiny_model("test_resnet")
 CONFIG = describe(MODEL, preprocessing_of(MODEL), None)
@@ -33,9 +36,7 @@ OURS = Lineage(stage="pruned", version="1", seed=1, recipe={"command": "prune"})
 METADATA = {"format": "pt", "ceag.timm": json.dumps(CONFIG)} | OURS
 
 
-@pytest.fixture(autouse=True)
-def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
 def refusals(*arguments: str) -> list[str]:
@@ -180,6 +181,15 @@ def test_forged_metadata_is_refused_before_anything_is_made_of_it() -> None:
     assert problem == (
         "error: m.safetensors: its ceag metadata is damaged: eps is NaN, not a number from 0 to 1"
     )
+
+
+def test_a_regular_expression_that_a_file_names_is_not_run() -> None:
+    """It could take longer than the sun shines; this one is also found in no name."""
+    recipe = {"command": "prune", "include": "(a+)+$", "exclude": "(.*)*weight"}
+    plain = done("info", forged({}), "--tensors").stdout.splitlines()
+    shown = done("info", forged({"ceag.recipe": json.dumps(recipe)}), "--tensors")
+    table = shown.stdout.splitlines()
+    assert table[table.index("") :] == plain[plain.index("") :]
 
 
 def changed(**changes: Any) -> str:

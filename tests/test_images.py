@@ -14,13 +14,15 @@ from torch import Tensor
 from toys import COLOURS, ROWS, write_images
 
 from ceag_cli import images
+from ceag_cli.data import open_data
+from ceag_cli.decoding import decode
 from ceag_cli.errors import ImageError, LabelsError
-from ceag_cli.images import Images, Split, decode, draw_flips, flipped, normalized
-from ceag_cli.inputs import open_data
+from ceag_cli.images import Images
 from ceag_cli.labels import read_labels
-from ceag_cli.models import Preprocessing
+from ceag_cli.preprocessing import Preprocessing
 from ceag_cli.progress import Quiet
 from ceag_cli.sharedoptions import DataOptions
+from ceag_cli.splits import Split, draw_flips, flipped, normalized
 from ceag_cli.stores import BEGINNING, Folder, Store, Zip, find_duplicates, open_store
 
 RED = (255, 0, 0)

@@ -6,8 +6,8 @@ import torch
 
 import ceag_cli.labels
 from ceag_cli.classes import class_index, class_order
+from ceag_cli.data import open_data
 from ceag_cli.errors import LabelsError
-from ceag_cli.inputs import open_data
 from ceag_cli.labels import Labels, outside, read_labels
 from ceag_cli.progress import Quiet
 from ceag_cli.sharedoptions import DataOptions

@@ -8,16 +8,9 @@ from safetensors.torch import save_file
 
 from ceag_cli.errors import CheckpointError, LineageError
 from ceag_cli.info import describe_file, lines
-from ceag_cli.lineage import (
-    GroupsReference,
-    Lineage,
-    Reference,
-    SparsityRecord,
-    derived,
-    newest,
-    read_metadata,
-    sha256_of,
-)
+from ceag_cli.lineage import Lineage, SparsityRecord, derived, newest
+from ceag_cli.references import GroupsReference, Reference
+from ceag_cli.weightsfiles import read_metadata, sha256_of
 
 WHOLE = Lineage(
     stage="mitigated",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toys import TINY, ceag, done, write_images
+from toys import TINY, ceag, done, folder_with
 
 from ceag_cli.errors import OutputError
 from ceag_cli.locks import claimed
@@ -130,13 +130,11 @@ def test_where_there_are_no_locks_that_is_said(
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("locks")
-    write_images(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        done("dense", "--groups", "labels.csv", *TINY, "--epochs", "1")
-        done("prune", "model.safetensors", "--sparsity", "0.5")
-    return folder
+    return folder_with(
+        tmp_path_factory,
+        ("dense", "--groups", "labels.csv", *TINY, "--epochs", "1"),
+        ("prune", "model.safetensors", "--sparsity", "0.5"),
+    )
 
 
 COMMANDS: dict[str, tuple[tuple[str, ...], str, str]] = {

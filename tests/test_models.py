@@ -8,8 +8,10 @@ from PIL import Image
 from torch import nn
 from toys import tiny_model
 
+from ceag_cli.distributed import device_of
 from ceag_cli.errors import CheckpointError, OptionError
-from ceag_cli.models import create, describe, device_of, from_config, model_kwargs, preprocessing_of
+from ceag_cli.models import create, describe, from_config, model_kwargs
+from ceag_cli.preprocessing import preprocessing_of
 from ceag_cli.prunable import classifier_names, first_layer_names, prunable_parameters
 from ceag_cli.sharedoptions import ArchitectureOptions, PreprocessingOptions
 

@@ -16,10 +16,10 @@ from torch import Tensor
 from toys import ceag, done
 
 from ceag_cli.archives import pack_file, unpack_file
-from ceag_cli.checkpoints import read_state
 from ceag_cli.errors import CheckpointError, OutputError
-from ceag_cli.lineage import identity_of, read_metadata
 from ceag_cli.packing import pack, unpack
+from ceag_cli.statedicts import read_state
+from ceag_cli.weightsfiles import identity_of, read_metadata
 
 DTYPES = [
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16),

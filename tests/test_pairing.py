@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toys import HEADER, TINY, done, errors, write_csv, write_images
+from toys import HEADER, TINY, done, errors, folder_with, write_csv
 
 SPARSE = "model.pruned.safetensors"
 AUDIT = ("audit", SPARSE, "--eps", "1", "--device", "cpu")
@@ -17,16 +17,14 @@ AUDIT = ("audit", SPARSE, "--eps", "1", "--device", "cpu")
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dense model, a sparse one, and two other dense ones: another seed, another image size."""
-    folder = tmp_path_factory.mktemp("prepared")
-    write_images(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        dense = ("dense", "--groups", "labels.csv", "--groups-by", "group", *TINY, "--epochs", "1")
-        done(*dense)
-        done("prune", "model.safetensors", "--sparsity", "0.5")
-        done(*dense, "--seed", "7", "-o", "other.safetensors")
-        done(*dense, "--img-size", "24", "-o", "larger.safetensors")
-    return folder
+    dense = ("dense", "--groups", "labels.csv", "--groups-by", "group", *TINY, "--epochs", "1")
+    return folder_with(
+        tmp_path_factory,
+        dense,
+        ("prune", "model.safetensors", "--sparsity", "0.5"),
+        (*dense, "--seed", "7", "-o", "other.safetensors"),
+        (*dense, "--img-size", "24", "-o", "larger.safetensors"),
+    )
 
 
 def document(*arguments: str) -> dict[str, Any]:

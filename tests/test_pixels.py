@@ -21,8 +21,8 @@ from toys import ROWS, TINY, ceag, done, write_images
 from ceag_cli import images
 from ceag_cli.errors import ImageError
 from ceag_cli.images import Images
-from ceag_cli.models import Preprocessing
 from ceag_cli.pixels import PixelCache
+from ceag_cli.preprocessing import Preprocessing
 from ceag_cli.stores import Folder, Store, Zip
 
 PATHS = [f"images/{i}.png" for i in range(ROWS)]

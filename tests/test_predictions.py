@@ -18,9 +18,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
-from toys import ceag, done, errors, write_images
+from toys import TINY, ceag, done, errors, folder_with
 
-from ceag_cli import columns, evaluation
+from ceag_cli import columns
 from ceag_cli import kept as keeping
 from ceag_cli.answers import pairs_of
 from ceag_cli.audit import audit
@@ -772,40 +772,13 @@ def test_a_project_file_may_be_about_models(
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    write_images(folder)
-    fast = ("--batch-size", "8", "--workers", "0")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        train = ("dense", "--groups", "labels.csv", "--model", "test_resnet", "--img-size", "16")
-        done(*train, *fast, "--epochs", "2")
-        done("prune", "model.safetensors", "--sparsity", "0.7", "--recalibrate", "0")
-        done(
-            "prune",
-            "model.safetensors",
-            "--sparsity",
-            "0.5",
-            "--recalibrate",
-            "0",
-            "-o",
-            "b.safetensors",
-        )
-    return folder
-
-
-@pytest.fixture
-def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """Which models are evaluated on test, one entry per pass over the images."""
-    real = evaluation.evaluate_together
-    passes: list[list[str]] = []
-
-    def watched(models: Mapping[str, Any], split: Any, *arguments: Any) -> Any:
-        if split.name == "test":
-            passes.append([title.removesuffix(" on test") for title in models])
-        return real(models, split, *arguments)
-
-    monkeypatch.setattr(keeping, "evaluate_together", watched)
-    return passes
+    prune = ("prune", "model.safetensors", "--recalibrate", "0", "--sparsity")
+    return folder_with(
+        tmp_path_factory,
+        ("dense", "--groups", "labels.csv", *TINY, "--epochs", "2"),
+        (*prune, "0.7"),
+        (*prune, "0.5", "-o", "b.safetensors"),
+    )
 
 
 AUDIT = ("audit", "model.pruned.safetensors", "--eps", "1")

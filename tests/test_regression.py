@@ -11,13 +11,7 @@ import statsmodels.api as sm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ceag_cli.regression import (
-    DIFFICULTY,
-    FREQUENCY,
-    Classes,
-    classes_of,
-    regress,
-)
+from ceag_cli.regression import DIFFICULTY, FREQUENCY, Classes, classes_of, regress
 
 BOTH = (FREQUENCY, DIFFICULTY)
 

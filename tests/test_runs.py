@@ -14,11 +14,12 @@ from safetensors import safe_open
 from toys import Interrupting, ceag, done, write_images
 
 from ceag_cli.errors import OutputError, TrainingError
-from ceag_cli.lineage import Lineage, read_metadata
+from ceag_cli.lineage import Lineage
 from ceag_cli.options import DenseOptions, MitigateOptions, PruneOptions
 from ceag_cli.recipe import read_recipe
 from ceag_cli.runs import Run, folder_of
 from ceag_cli.stages import dense, mitigate, prune
+from ceag_cli.weightsfiles import read_metadata
 
 RECIPE = {"command": "dense", "lr": 0.1}
 INPUTS = {"groups CSV": "aa"}

@@ -14,12 +14,13 @@ import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import ceag, done, tiny_model, write_images
+from toys import ceag, done, folder_with, tiny_model
 
-from ceag_cli.lineage import Lineage, read_metadata, sha256_of
+from ceag_cli.lineage import Lineage
 from ceag_cli.prunable import prunable_parameters
 from ceag_cli.pruning import IterativePruning, magnitude_uniform
 from ceag_cli.schedules import cubic, geometric, rounds_of_a_fifth
+from ceag_cli.weightsfiles import read_metadata, sha256_of
 
 FAST = ("--batch-size", "8", "--workers", "0")
 
@@ -154,12 +155,7 @@ def test_rounds_prune_and_rewind_what_is_left() -> None:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a dense model and its early weights."""
-    folder = tmp_path_factory.mktemp("trained")
-    write_images(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        done(*dense("--epochs", "4", "--early-epoch", "1"))
-    return folder
+    return folder_with(tmp_path_factory, dense("--epochs", "4", "--early-epoch", "1"))
 
 
 @pytest.fixture

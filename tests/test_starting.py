@@ -22,9 +22,7 @@ from ceag_cli.starting import Found, policy_text, write_policy
 HEADER = ("path", "label", "split", "race", "gender")
 
 
-@pytest.fixture(autouse=True)
-def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
 def labels(name: str = "labels.csv", races: tuple[str, ...] = ("Black", "White", "White")) -> None:

@@ -15,12 +15,12 @@ from ceag_cli.comparing import STATISTICS, Difference
 from ceag_cli.errors import OptionError, SweepError
 from ceag_cli.experiment import Cell, Plan
 from ceag_cli.heldout import Comparison, comparisons, not_comparable, replicates_of, same_images
-from ceag_cli.lineage import sha256_of
 from ceag_cli.progress import Quiet
 from ceag_cli.sweep import run_sweep
 from ceag_cli.sweepdocument import as_csv, comparisons_as_csv
 from ceag_cli.sweepfindings import Row, Sweep
 from ceag_cli.sweepreport import comparison_table, lines, table
+from ceag_cli.weightsfiles import sha256_of
 
 SMALL = {"batch_size": 8, "workers": 0}
 RECIPE: dict[str, Any] = {

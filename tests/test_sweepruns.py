@@ -22,9 +22,9 @@ from toys import ceag, done, write_images
 from ceag_cli import unittable
 from ceag_cli.errors import OptionError
 from ceag_cli.experiment import OWN, Approach, Cell, Plan
-from ceag_cli.lineage import read_metadata, sha256_of
 from ceag_cli.sweepfindings import UnitRow
 from ceag_cli.training import Training
+from ceag_cli.weightsfiles import read_metadata, sha256_of
 
 SMALL = {"batch_size": 8, "workers": 0}
 RECIPE: dict[str, Any] = {

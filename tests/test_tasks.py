@@ -17,8 +17,9 @@ import torch
 from PIL import Image
 from toys import ceag, done
 
-from ceag_cli.lineage import Lineage, read_metadata
+from ceag_cli.lineage import Lineage
 from ceag_cli.recipe import dump, read_yaml
+from ceag_cli.weightsfiles import read_metadata
 
 ROOT = Path(__file__).parent.parent
 RECIPES = ROOT / "recipes"

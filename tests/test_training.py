@@ -14,15 +14,10 @@ from torch.nn import functional
 from toys import CPU, HALF, PLAIN_DESCENT, Watching, a_split, tiny_model, training, write_images
 
 from ceag_cli.errors import EvaluationError, OptionError, TrainingError
-from ceag_cli.evaluation import (
-    Compute,
-    evaluate,
-    evaluate_in_training_mode,
-    evaluate_together,
-)
+from ceag_cli.evaluation import Compute, evaluate, evaluate_in_training_mode, evaluate_together
 from ceag_cli.groups import BatchOutcome, GroupStats
 from ceag_cli.iterates import Keeper
-from ceag_cli.lineage import Lineage, read_metadata
+from ceag_cli.lineage import Lineage
 from ceag_cli.masks import Masks
 from ceag_cli.options import DenseOptions, MitigateOptions, PruneOptions
 from ceag_cli.progress import Quiet
@@ -30,6 +25,7 @@ from ceag_cli.prunable import prunable_parameters
 from ceag_cli.pruning import GradualPruning, magnitude_uniform
 from ceag_cli.runs import Run
 from ceag_cli.stages import dense, mitigate, prune
+from ceag_cli.weightsfiles import read_metadata
 
 
 def pruned(model: nn.Module, sparsity: float) -> Masks:

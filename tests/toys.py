@@ -6,10 +6,11 @@ import csv
 import dataclasses
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import timm
 import torch
 from PIL import Image
@@ -22,12 +23,12 @@ from ceag_cli.cli import app
 from ceag_cli.evaluation import Compute
 from ceag_cli.findings import AuditResult, Subject
 from ceag_cli.groups import BatchOutcome, Grouping
-from ceag_cli.images import Split
-from ceag_cli.models import Preprocessing
 from ceag_cli.policy import Policy
+from ceag_cli.preprocessing import Preprocessing
 from ceag_cli.progress import Quiet, Update
 from ceag_cli.runs import Run
 from ceag_cli.sharedoptions import TrainingOptions
+from ceag_cli.splits import Split
 from ceag_cli.training import Training
 
 COLOURS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
@@ -90,21 +91,6 @@ def tiny_model(name: str = "test_resnet", seed: int = 0, **arguments: Any) -> nn
     return model.eval()
 
 
-def toy_batches(steps: int) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Inputs, targets, group ids. The third group is rare and its classes are turned round."""
-    generator = torch.Generator().manual_seed(11)
-    batches = []
-    for _ in range(steps):
-        groups = torch.multinomial(torch.tensor([0.65, 0.25, 0.1]), 12, True, generator=generator)
-        targets = torch.randint(2, (12,), generator=generator)
-        sign = (2.0 * targets - 1.0) * torch.where(groups == 2, -1.0, 1.0)
-        inputs = torch.randn(12, 4, generator=generator, dtype=torch.float64)
-        inputs[:, 0] += sign
-        inputs[:, 3] = (groups == 2).double()
-        batches.append((inputs, targets, groups))
-    return batches
-
-
 def ceag(*arguments: str | Path) -> Result:
     """Run a command in this process, as a user would type it."""
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
@@ -115,6 +101,16 @@ def done(*arguments: str | Path) -> Result:
     result = ceag(*arguments)
     assert result.exit_code == 0, result.output
     return result
+
+
+def folder_with(paths: pytest.TempPathFactory, *commands: Sequence[str]) -> Path:
+    """A new folder with images, in which some commands were carried out."""
+    folder = paths.mktemp("prepared")
+    write_images(folder)
+    with chdir(folder):
+        for command in commands:
+            done(*command)
+    return folder
 
 
 def errors(*arguments: str | Path) -> list[str]:

@@ -22,7 +22,7 @@ import torch
 from test_runs import stopping_after
 from toys import ceag, done, write_images
 
-from ceag_cli.lineage import read_metadata
+from ceag_cli.weightsfiles import read_metadata
 
 TRAINED = (
     *("dense", "--groups", "labels.csv", "--model", "test_vit", "--img-size", "16"),

@@ -32,8 +32,8 @@ from PIL import Image
 
 from ceag_cli.images import Images, cores
 from ceag_cli.labels import read_labels
-from ceag_cli.models import Preprocessing
 from ceag_cli.pixels import PixelCache
+from ceag_cli.preprocessing import Preprocessing
 from ceag_cli.progress import Quiet
 from ceag_cli.stores import Folder
 

@@ -32,10 +32,11 @@ from PIL import Image
 
 from ceag_cli.columns import FORMAT, write_npz
 from ceag_cli.evaluation import Compute, evaluate_together
-from ceag_cli.images import Images, Split
-from ceag_cli.models import Preprocessing
+from ceag_cli.images import Images
 from ceag_cli.predictions import as_arrays, read_answers
+from ceag_cli.preprocessing import Preprocessing
 from ceag_cli.progress import Quiet
+from ceag_cli.splits import Split
 
 ROWS, GROUPS, CLASSES = 1_000_000, 10_000, 100
 

@@ -48,15 +48,15 @@ from ceag_cli.distributed import ALONE, World
 from ceag_cli.evaluation import Compute
 from ceag_cli.fairgrape import preserve_shares
 from ceag_cli.groups import BatchOutcome, Grouping, GroupStats
-from ceag_cli.images import Split
 from ceag_cli.masks import Masks
 from ceag_cli.methods import distill_share, measured_where, objective
-from ceag_cli.models import Preprocessing
 from ceag_cli.options import MitigateOptions
+from ceag_cli.preprocessing import Preprocessing
 from ceag_cli.progress import Quiet
 from ceag_cli.prunable import prunable_parameters
 from ceag_cli.pruning import magnitude_uniform
 from ceag_cli.runs import Run
+from ceag_cli.splits import Split
 from ceag_cli.training import Training
 
 BATCH, CLASSES = 128, 100

@@ -20,14 +20,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ceag_cli.data import open_data
 from ceag_cli.evaluation import Compute
-from ceag_cli.images import Split
-from ceag_cli.inputs import check_targets, open_checkpoint, open_data
+from ceag_cli.inputs import check_targets, open_checkpoint
 from ceag_cli.mixing import mixed
-from ceag_cli.models import Preprocessing
 from ceag_cli.options import AuditOptions
 from ceag_cli.pairing import find_dense
+from ceag_cli.preprocessing import Preprocessing
 from ceag_cli.progress import Quiet
+from ceag_cli.splits import Split
 
 COMPUTE = Compute(torch.device("cpu"), batch_size=500)
 
