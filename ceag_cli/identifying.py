@@ -16,6 +16,7 @@ from ceag_cli.gallery import pictures_asked, shown
 from ceag_cli.options import ExemplarsOptions, no_effect
 from ceag_cli.pieformats import render
 from ceag_cli.pies import (
+    SCHEMA_VERSION,
     Exemplars,
     ExemplarsNotWritten,
     Picture,
@@ -27,9 +28,6 @@ from ceag_cli.progress import Quiet, Reporter
 from ceag_cli.tally import pies_in
 from ceag_cli.versions import versions
 from ceag_cli.voting import from_models
-
-SCHEMA_VERSION = 1
-"""Of what ``exemplars`` says with ``--format json``."""
 
 FOLDER = "exemplars.run"
 STEM = "exemplars"

@@ -140,6 +140,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
             "populations",
             "voting",
             "ballots",
+            "companions",
             "pies",
             "tally",
             "identifying",
