@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ceag_cli.answers import subject_of
 from ceag_cli.checkpoints import Checkpoint
 from ceag_cli.curvature import MeanLoss, extremes, flat, weights_of
 from ceag_cli.documents import subject_document
@@ -57,6 +56,7 @@ from ceag_cli.options import ExplainOptions, no_effect
 from ceag_cli.pairing import find_dense
 from ceag_cli.progress import Quiet, Reporter
 from ceag_cli.runs import folder_of
+from ceag_cli.subjects import subject_of
 from ceag_cli.versions import versions
 
 WITHOUT_EFFECT = ("resume", "overwrite", "amp", "amp_dtype", "torchcompile")

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -393,6 +393,7 @@ def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 SPARSE_FILES = [f"seed-{seed}/model.pruned.safetensors" for seed in range(3)]
 DENSE_FILES = [f"seed-{seed}/model.safetensors" for seed in range(3)]
 FAST = ("--workers", "0")
+SEEN = ("train", "test")
 
 
 def test_from_models(here: Path, evaluated: list[list[str]]) -> None:
@@ -441,6 +442,83 @@ def test_answers_of_audits_are_taken(here: Path, evaluated: list[list[str]]) -> 
     assert said["exemplars"] == by_models
     assert [model["path"] for model in said["models"]["dense"]] == DENSE_FILES
     assert [each["path"] for each in said["data"]["predictions"]] == tables
+
+
+def test_answers_of_exemplars_are_taken_by_audits(here: Path, evaluated: list[list[str]]) -> None:
+    """Of test, where exemplars have asked; train is evaluated, and both are kept together."""
+    audit = ("audit", SPARSE_FILES[0], *FAST)
+    assert ceag(*audit, "--format", "json").exit_code in (0, 1, 3)
+    run, of_dense = Path("seed-0/model.pruned.run"), Path("seed-0/model.run/answers.npz")
+    alone = [(run / "audit.json").read_bytes(), (run / "predictions.npz").read_bytes()]
+    shutil.rmtree(run)
+    of_dense.unlink()
+    document(*SPARSE_FILES, *FAST)
+    evaluated.clear()
+    result = ceag(*audit)
+    assert evaluated == [["dense on train", "sparse on train"]]
+    assert (
+        "answers taken from seed-0/model.run/answers.test.npz (dense on test) and "
+        "seed-0/model.pruned.run/answers.test.npz (sparse on test): nothing that they depend on "
+        "has changed; --reevaluate computes them anew"
+    ) in result.stderr.splitlines()
+    assert [(run / "audit.json").read_bytes(), (run / "predictions.npz").read_bytes()] == alone
+    ceag(*audit)
+    assert len(evaluated) == 1
+    assert of_dense.is_file()
+    ceag(*audit, "--reevaluate")
+    assert evaluated[1:] == [
+        [f"{role} on {split}" for role in ("dense", "sparse")] for split in SEEN
+    ]
+
+
+def test_an_audit_after_exemplars_of_all_splits_evaluates_nothing(
+    here: Path, evaluated: list[list[str]]
+) -> None:
+    for split in SEEN:
+        document(*SPARSE_FILES, *FAST, "--split", split)
+    evaluated.clear()
+    result = ceag("audit", SPARSE_FILES[0], *FAST)
+    assert evaluated == []
+    assert (
+        "answers taken from seed-0/model.run/answers.train.npz (dense on train), "
+        "seed-0/model.run/answers.test.npz (dense on test), "
+        "seed-0/model.pruned.run/answers.train.npz (sparse on train) and "
+        "seed-0/model.pruned.run/answers.test.npz (sparse on test): nothing"
+    ) in result.stderr
+
+
+def other_image() -> None:
+    """An image of test becomes another one."""
+    shutil.copy("images/0.png", "images/33.png")
+
+
+def other_answers() -> None:
+    """The file of the sparse model's answers is that of another model."""
+    shutil.copy("seed-1/model.pruned.run/answers.test.npz", "seed-0/model.pruned.run")
+
+
+@pytest.mark.parametrize(
+    ("change", "flags", "again"),
+    [
+        (other_image, (), ["dense on test", "sparse on test"]),
+        (other_answers, (), ["sparse on test"]),
+        (lambda: None, ("--mean", "0.4,0.4,0.4"), ["dense on test", "sparse on test"]),
+        (lambda: None, ("--amp",), ["dense on test", "sparse on test"]),
+    ],
+    ids=["an image", "another model", "the preprocessing", "amp"],
+)
+def test_answers_of_exemplars_go_when_what_they_depend_on_changes(
+    here: Path,
+    evaluated: list[list[str]],
+    change: Callable[[], None],
+    flags: Sequence[str],
+    again: list[str],
+) -> None:
+    document(*SPARSE_FILES, *FAST)
+    change()
+    evaluated.clear()
+    assert ceag("audit", SPARSE_FILES[0], *FAST, *flags).exit_code in (0, 1, 3)
+    assert evaluated == [["dense on train", "sparse on train"], again]
 
 
 def test_few_models_at_a_time_make_no_difference(

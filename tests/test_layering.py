@@ -136,6 +136,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
             "shifts",
             "shiftreport",
             "answers",
+            "subjects",
             "kept",
             "populations",
             "voting",
