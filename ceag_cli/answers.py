@@ -16,7 +16,7 @@ import torch
 from ceag_cli.audit import Paired
 from ceag_cli.checkpoints import Checkpoint
 from ceag_cli.classes import class_index
-from ceag_cli.columns import FORMAT, Column, write_npz
+from ceag_cli.columns import Column
 from ceag_cli.destinations import unwritable
 from ceag_cli.errors import LabelsError, OptionError, OutputError, first
 from ceag_cli.evaluation import Compute
@@ -46,6 +46,7 @@ from ceag_cli.kept import (
     rows_of,
 )
 from ceag_cli.labels import SPLITS
+from ceag_cli.npzfiles import FORMAT, write_npz
 from ceag_cli.options import (
     OF_DATASET,
     ArchitectureOptions,

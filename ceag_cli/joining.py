@@ -21,7 +21,8 @@ import numpy as np
 
 from ceag_cli.arrays import Flags, Integers
 from ceag_cli.classes import read_class_map
-from ceag_cli.columns import Column, Content, Csv, Problems
+from ceag_cli.columns import Column, Content, Problems
+from ceag_cli.csvfiles import Csv
 from ceag_cli.errors import ImageError, LabelsError, first
 from ceag_cli.labels import PATH_COLUMNS, SPLITS, Labels
 from ceag_cli.lineage import DatasetReference

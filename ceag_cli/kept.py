@@ -22,12 +22,13 @@ import numpy as np
 
 from ceag_cli.arrays import Integers, Numbers
 from ceag_cli.checkpoints import Checkpoint
-from ceag_cli.columns import AT_ONCE, Column, coded, encoded, read_npz, write_npz
+from ceag_cli.columns import AT_ONCE, Column
 from ceag_cli.errors import ImageError, LabelsError
 from ceag_cli.evaluation import Compute, Predictions, evaluate_together
 from ceag_cli.inputs import Data, Duplicate
 from ceag_cli.labels import SPLITS
 from ceag_cli.models import Preprocessing
+from ceag_cli.npzfiles import coded, encoded, read_npz, write_npz
 from ceag_cli.options import ArchitectureOptions, RunOptions
 from ceag_cli.predictions import SMALLEST
 from ceag_cli.progress import Reporter

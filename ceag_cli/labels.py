@@ -24,12 +24,12 @@ from ceag_cli.columns import (
     SHOWN_PROBLEMS,
     Column,
     Content,
-    Csv,
     Problems,
     Source,
     raise_together,
     renumbered,
 )
+from ceag_cli.csvfiles import Csv
 from ceag_cli.errors import LabelsError
 from ceag_cli.groups import Grouping, ambiguous, crossed
 from ceag_cli.kinds import refuse_answers

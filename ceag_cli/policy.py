@@ -26,9 +26,6 @@ from ceag_cli.errors import OptionError
 from ceag_cli.options import AuditOptions, flag
 from ceag_cli.recipe import checked, resolve
 
-GATES = ("evidence", "strict", "point")
-AGAINST = ("overall", "rest")
-
 DEFAULT_EPS = 0.02
 
 _SIMPLE = ("alpha", "interval", "gate", "against", "max_drop", "min_accuracy", "min_coverage")

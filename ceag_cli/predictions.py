@@ -8,7 +8,7 @@ describes the columns and the layout of the .npz.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
@@ -19,18 +19,8 @@ import numpy as np
 
 from ceag_cli.arrays import Flags, Integers, Numbers
 from ceag_cli.classes import class_order
-from ceag_cli.columns import (
-    ABOUT,
-    NAMES,
-    Anything,
-    Column,
-    Content,
-    Problems,
-    Source,
-    coded,
-    encoded,
-    open_source,
-)
+from ceag_cli.columns import Anything, Column, Content, Problems, Source
+from ceag_cli.csvfiles import Csv
 from ceag_cli.errors import LabelsError
 from ceag_cli.groups import Grouping, crossed
 from ceag_cli.labels import (
@@ -45,7 +35,9 @@ from ceag_cli.labels import (
     split_numbers,
     without_group,
 )
+from ceag_cli.npzfiles import ABOUT, NAMES, Npz, coded, encoded
 from ceag_cli.options import AuditOptions
+from ceag_cli.parquetfiles import Parquet
 from ceag_cli.recipe import nearest
 
 OWN = "column:"
@@ -162,7 +154,7 @@ def read_answers(
         LabelsError: With every problem of the file.
         OptionError: It is a .parquet, and pyarrow is not installed.
     """
-    source = open_source(path)
+    source = _open(path)
     kept = (source.about or {}).get("data", {})
     groups_by = groups_by or kept.get("groups_by")
     missing = missing or kept.get("missing") or "error"
@@ -173,6 +165,20 @@ def read_answers(
     problems = Problems(source)
     content = source.read(roles.words, roles.numbers, roles.id, problems)
     return _table(path, source, roles, content, problems, missing, cluster_id, groups_by is None)
+
+
+def _open(path: Path) -> Source:
+    """Open a table by what it is, whatever its name."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+    except OSError:
+        start = b""
+    if start == b"PK\x03\x04":
+        return Npz(path)
+    if start == b"PAR1":
+        return Parquet(path)
+    return Csv(path, "\t" if path.suffix == ".tsv" else ",")
 
 
 def read_as_asked(path: Path, options: AuditOptions) -> AnswerTable:
@@ -393,10 +399,6 @@ def _check_agreement(
         usable & ~right & (p + p_label > 1 + ROUNDED),
         text("of two classes, and together more than 1"),
     )
-
-
-def _all_names(columns: Iterable[Column]) -> tuple[str, ...]:
-    return tuple(class_order({name for column in columns for name in column.names}))
 
 
 @dataclass(frozen=True)

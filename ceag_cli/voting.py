@@ -15,7 +15,7 @@ from ceag_cli.arrays import Integers
 from ceag_cli.checkpoints import Checkpoint
 from ceag_cli.classes import class_index
 from ceag_cli.clusters import numbered
-from ceag_cli.columns import FORMAT, Column
+from ceag_cli.columns import Column
 from ceag_cli.errors import CheckpointError, OptionError, OutputError
 from ceag_cli.evaluation import Compute
 from ceag_cli.inputs import (
@@ -39,6 +39,7 @@ from ceag_cli.kept import (
 )
 from ceag_cli.labels import SPLITS
 from ceag_cli.lineage import weights_in
+from ceag_cli.npzfiles import FORMAT
 from ceag_cli.options import ExemplarsOptions
 from ceag_cli.pairing import check_classes, check_inputs, named_dense
 from ceag_cli.populations import DENSE, SPARSE, Member, Populations, data_document, pairs_of

@@ -16,9 +16,9 @@ import torch
 from toys import ceag, done, write_images
 from write_golden import MITIGATE
 
-from ceag_cli.columns import read_npz, write_npz
 from ceag_cli.info import describe_file
 from ceag_cli.lineage import identity_of, read_metadata
+from ceag_cli.npzfiles import read_npz, write_npz
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
 

@@ -20,13 +20,13 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 from toys import ceag, done, errors, write_images
 
-from ceag_cli import columns, evaluation
+from ceag_cli import csvfiles, evaluation
 from ceag_cli import kept as keeping
 from ceag_cli.answers import pairs_of
 from ceag_cli.audit import audit
-from ceag_cli.columns import read_npz, write_npz
 from ceag_cli.errors import LabelsError, OptionError
 from ceag_cli.findings import AuditResult
+from ceag_cli.npzfiles import FORMAT, read_npz, write_npz
 from ceag_cli.policy import Policy
 from ceag_cli.predictions import AnswerTable, as_arrays, read_answers
 from ceag_cli.shifts import answers_of
@@ -169,7 +169,7 @@ def test_every_way_to_write_a_table_gives_the_same_counts(
 def test_a_table_larger_than_what_is_read_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(columns, "AT_ONCE", 3)
+    monkeypatch.setattr(csvfiles, "AT_ONCE", 3)
     assert counts(audited(read(tmp_path))) == BY_HAND
 
 
@@ -596,7 +596,7 @@ def kept(table: AnswerTable, path: Path, **data: Any) -> Path:
         "missing": table.missing,
         "cluster_id": table.cluster_id,
     }
-    write_npz(path, as_arrays(table), {"format": columns.FORMAT, "data": by | data})
+    write_npz(path, as_arrays(table), {"format": FORMAT, "data": by | data})
     return path
 
 
