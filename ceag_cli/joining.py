@@ -26,8 +26,9 @@ from ceag_cli.csvfiles import Csv
 from ceag_cli.errors import ImageError, LabelsError, first
 from ceag_cli.labels import PATH_COLUMNS, SPLITS, Labels
 from ceag_cli.lineage import DatasetReference
+from ceag_cli.listings import SHOWN_NAMES, Listing
 from ceag_cli.options import flag
-from ceag_cli.readers import SHOWN_NAMES, Listing, list_images, root_of
+from ceag_cli.readers import list_images, root_of
 
 INDEX = "index"
 """Column with the place of an image in its split of the data set, from 0 on."""

@@ -30,10 +30,9 @@ from ceag_cli.columns import (
     renumbered,
 )
 from ceag_cli.csvfiles import Csv
-from ceag_cli.errors import LabelsError
+from ceag_cli.errors import LabelsError, nearest
 from ceag_cli.groups import Grouping, ambiguous, crossed
 from ceag_cli.kinds import refuse_answers
-from ceag_cli.recipe import nearest
 
 PATH_COLUMNS = ("path", "file_name", "filename")
 SPLITS = ("train", "val", "test")

@@ -21,7 +21,7 @@ from ceag_cli.arrays import Flags, Integers, Numbers
 from ceag_cli.classes import class_order
 from ceag_cli.columns import Anything, Column, Content, Problems, Source
 from ceag_cli.csvfiles import Csv
-from ceag_cli.errors import LabelsError
+from ceag_cli.errors import LabelsError, nearest
 from ceag_cli.groups import Grouping, crossed
 from ceag_cli.labels import (
     PATH_COLUMNS,
@@ -38,7 +38,6 @@ from ceag_cli.labels import (
 from ceag_cli.npzfiles import ABOUT, NAMES, Npz, coded, encoded
 from ceag_cli.options import AuditOptions
 from ceag_cli.parquetfiles import Parquet
-from ceag_cli.recipe import nearest
 
 OWN = "column:"
 """Before the name of a group column of the .npz whose plain name means something else there."""
