@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from ceag_cli.answercolumns import MODELS
 from ceag_cli.audit import Paired
 from ceag_cli.checkpoints import Checkpoint
 from ceag_cli.classes import class_index
@@ -21,6 +22,7 @@ from ceag_cli.destinations import unwritable
 from ceag_cli.errors import LabelsError, OptionError, OutputError, first
 from ceag_cli.evaluation import Compute
 from ceag_cli.findings import Subject
+from ceag_cli.headers import SPLITS
 from ceag_cli.inputs import (
     Data,
     Duplicate,
@@ -45,7 +47,6 @@ from ceag_cli.kept import (
     refuse_changed,
     rows_of,
 )
-from ceag_cli.labels import SPLITS
 from ceag_cli.npzfiles import FORMAT, write_npz
 from ceag_cli.options import (
     OF_DATASET,
@@ -57,7 +58,7 @@ from ceag_cli.options import (
 )
 from ceag_cli.pairing import find_dense, refuse_trained_on
 from ceag_cli.policy import policy_of
-from ceag_cli.predictions import MODELS, AnswerTable, as_arrays, read_as_asked
+from ceag_cli.predictions import AnswerTable, as_arrays, read_as_asked
 from ceag_cli.progress import Reporter
 from ceag_cli.runs import folder_of
 from ceag_cli.subjects import about_data, subject_of, subject_of_table

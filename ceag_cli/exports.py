@@ -24,8 +24,8 @@ from ceag_cli.atomic import replacing
 from ceag_cli.checkpoints import Checkpoint
 from ceag_cli.errors import ExportError, OutputError
 from ceag_cli.evaluation import Compute
+from ceag_cli.headers import SPLITS
 from ceag_cli.inputs import check_targets, choose, masks_of, open_checkpoint, open_data
-from ceag_cli.labels import SPLITS
 from ceag_cli.lineage import SUFFIX
 from ceag_cli.models import architecture_of
 from ceag_cli.options import ExportOptions

@@ -25,9 +25,10 @@ from ceag_cli.columns import SHOWN_PROBLEMS
 from ceag_cli.distributed import World
 from ceag_cli.errors import CheckpointError, LineageError, OptionError, PruningError, first
 from ceag_cli.groups import look_alikes
+from ceag_cli.headers import SPLITS
 from ceag_cli.images import Images, Split
 from ceag_cli.joining import JoinedCsv, without_a_row
-from ceag_cli.labels import SPLITS, Labels, read_labels
+from ceag_cli.labels import Labels, read_labels
 from ceag_cli.lineage import (
     DatasetReference,
     GroupsReference,

@@ -24,7 +24,8 @@ from ceag_cli.classes import read_class_map
 from ceag_cli.columns import Column, Content, Problems
 from ceag_cli.csvfiles import Csv
 from ceag_cli.errors import ImageError, LabelsError, first
-from ceag_cli.labels import PATH_COLUMNS, SPLITS, Labels
+from ceag_cli.headers import PATH_COLUMNS, SPLITS
+from ceag_cli.labels import Labels
 from ceag_cli.lineage import DatasetReference
 from ceag_cli.listings import SHOWN_NAMES, Listing
 from ceag_cli.options import flag

@@ -25,8 +25,8 @@ from ceag_cli.checkpoints import Checkpoint
 from ceag_cli.columns import AT_ONCE, Column
 from ceag_cli.errors import ImageError, LabelsError
 from ceag_cli.evaluation import Compute, Predictions, evaluate_together
+from ceag_cli.headers import SPLITS
 from ceag_cli.inputs import Data, Duplicate
-from ceag_cli.labels import SPLITS
 from ceag_cli.models import Preprocessing
 from ceag_cli.npzfiles import coded, encoded, read_npz, write_npz
 from ceag_cli.options import ArchitectureOptions, RunOptions

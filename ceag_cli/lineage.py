@@ -20,8 +20,9 @@ from safetensors import SafetensorError, safe_open
 
 from ceag_cli import strictjson
 from ceag_cli.errors import CeagError, CheckpointError, LineageError
+from ceag_cli.groupcolumns import POLICIES
+from ceag_cli.headers import SPLITS
 from ceag_cli.kinds import kind_of
-from ceag_cli.labels import POLICIES, SPLITS
 from ceag_cli.options import COMMANDS, CRITERIA, SCOPES, not_a_dataset, parse
 from ceag_cli.tensorfiles import check_names
 

@@ -27,9 +27,11 @@ from ceag_cli.arrays import Flags, Integers, Numbers
 from ceag_cli.columns import Source
 from ceag_cli.errors import LabelsError, LineageError, OptionError
 from ceag_cli.findings import NO_DATA, REFERENCE
+from ceag_cli.groupcolumns import MISSING
 from ceag_cli.groups import Grouping, look_alikes
+from ceag_cli.headers import SPLITS
 from ceag_cli.intervals import Counts, psi_bounds, quantile_of
-from ceag_cli.labels import MISSING, SPLITS, Labels, read_labels
+from ceag_cli.labels import Labels, read_labels
 from ceag_cli.lineage import (
     DatasetReference,
     Lineage,

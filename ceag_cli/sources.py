@@ -10,8 +10,8 @@ from typing import Any
 
 from ceag_cli.csvfiles import Csv
 from ceag_cli.errors import LineageError, OptionError
+from ceag_cli.headers import SPLITS
 from ceag_cli.joining import LABEL, DatasetStore, JoinedCsv, is_by_index
-from ceag_cli.labels import SPLITS
 from ceag_cli.lineage import DatasetReference, GroupsReference
 from ceag_cli.options import OF_DATASET, DataOptions, flag
 

@@ -32,6 +32,7 @@ from ceag_cli.evaluation import Compute, evaluate
 from ceag_cli.explanations import explanation_document, kept_explanation
 from ceag_cli.formats import refuse_file, report_files, write_reports
 from ceag_cli.gallery import gallery, pictures_asked
+from ceag_cli.headers import SPLITS
 from ceag_cli.images import Split
 from ceag_cli.inputs import (
     Data,
@@ -47,7 +48,6 @@ from ceag_cli.inputs import (
     parents_of,
     rule_of,
 )
-from ceag_cli.labels import SPLITS
 from ceag_cli.lineage import (
     Lineage,
     Reference,

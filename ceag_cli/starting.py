@@ -17,8 +17,9 @@ from ceag_cli.answers import refuse_seen
 from ceag_cli.atomic import write_text
 from ceag_cli.clauses import Group
 from ceag_cli.errors import CeagError, LabelsError, LineageError, OptionError, OutputError, first
+from ceag_cli.groupcolumns import MISSING
+from ceag_cli.headers import PATH_COLUMNS
 from ceag_cli.kinds import has_answers
-from ceag_cli.labels import MISSING, PATH_COLUMNS
 from ceag_cli.lineage import newest
 from ceag_cli.options import COMMANDS, AuditOptions
 from ceag_cli.planning import Sizes, joined_by, read_sizes, sizes_of_answers

@@ -18,6 +18,7 @@ from ceag_cli.clusters import numbered
 from ceag_cli.columns import Column
 from ceag_cli.errors import CheckpointError, OptionError, OutputError
 from ceag_cli.evaluation import Compute
+from ceag_cli.headers import SPLITS
 from ceag_cli.inputs import (
     Data,
     check_targets,
@@ -37,7 +38,6 @@ from ceag_cli.kept import (
     output_names,
     rows_of,
 )
-from ceag_cli.labels import SPLITS
 from ceag_cli.lineage import weights_in
 from ceag_cli.npzfiles import FORMAT
 from ceag_cli.options import ExemplarsOptions
