@@ -14,7 +14,6 @@ from typing import Any
 import torch
 
 from ceag_cli.answercolumns import MODELS
-from ceag_cli.audit import Paired
 from ceag_cli.checkpoints import Checkpoint
 from ceag_cli.classes import class_index
 from ceag_cli.columns import Column
@@ -56,6 +55,7 @@ from ceag_cli.options import (
     called,
     given,
 )
+from ceag_cli.paired import Paired
 from ceag_cli.pairing import find_dense, refuse_trained_on
 from ceag_cli.policy import policy_of
 from ceag_cli.predictions import AnswerTable, as_arrays, read_as_asked

@@ -367,7 +367,7 @@ def _print(text: str) -> None:
 
 def _show(lines: list[str], document: Any, as_json: bool) -> None:
     if as_json:
-        from ceag_cli.formats import as_json as encoded
+        from ceag_cli.jsontext import as_json as encoded
 
         _print(f"{encoded(document)}\n")
     else:

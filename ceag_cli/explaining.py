@@ -36,7 +36,6 @@ from ceag_cli.explanations import (
     explanation_document,
     features_of,
 )
-from ceag_cli.formats import refuse_file, report_files, written
 from ceag_cli.gaps import excess_gap
 from ceag_cli.groups import BatchOutcome, Grouping, GroupStats
 from ceag_cli.images import Split
@@ -55,6 +54,7 @@ from ceag_cli.models import Preprocessing
 from ceag_cli.options import ExplainOptions, no_effect
 from ceag_cli.pairing import find_dense
 from ceag_cli.progress import Quiet, Reporter
+from ceag_cli.reportfiles import refuse_file, report_files, written
 from ceag_cli.runs import folder_of
 from ceag_cli.subjects import subject_of
 from ceag_cli.versions import versions

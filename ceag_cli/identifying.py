@@ -11,7 +11,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 from ceag_cli.ballots import from_tables
-from ceag_cli.formats import refuse_file, report_files, written
 from ceag_cli.gallery import pictures_asked, shown
 from ceag_cli.options import ExemplarsOptions, no_effect
 from ceag_cli.pieformats import render
@@ -25,6 +24,7 @@ from ceag_cli.pies import (
 )
 from ceag_cli.populations import Populations, members_document, same_models
 from ceag_cli.progress import Quiet, Reporter
+from ceag_cli.reportfiles import refuse_file, report_files, written
 from ceag_cli.tally import pies_in
 from ceag_cli.versions import versions
 from ceag_cli.voting import from_models

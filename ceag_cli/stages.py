@@ -30,7 +30,7 @@ from ceag_cli.documents import audit_document
 from ceag_cli.errors import OptionError, OutputError
 from ceag_cli.evaluation import Compute, evaluate
 from ceag_cli.explanations import explanation_document, kept_explanation
-from ceag_cli.formats import refuse_file, report_files, write_reports
+from ceag_cli.formats import write_reports
 from ceag_cli.gallery import gallery, pictures_asked
 from ceag_cli.headers import SPLITS
 from ceag_cli.images import Split
@@ -97,6 +97,7 @@ from ceag_cli.pruners import (
 )
 from ceag_cli.pruners import check_options as check_pruning
 from ceag_cli.recipe import as_recipe
+from ceag_cli.reportfiles import refuse_file, report_files
 from ceag_cli.results import Audit, DenseResult, MitigateResult, PruneResult
 from ceag_cli.runs import AlreadyFinished, Run
 from ceag_cli.shifts import answers_of, shifts

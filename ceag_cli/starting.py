@@ -22,7 +22,6 @@ from ceag_cli.headers import PATH_COLUMNS
 from ceag_cli.kinds import has_answers
 from ceag_cli.lineage import newest
 from ceag_cli.options import COMMANDS, AuditOptions
-from ceag_cli.planning import Sizes, joined_by, read_sizes, sizes_of_answers
 from ceag_cli.policy import DEFAULT_EPS, policy_of
 from ceag_cli.progress import Reporter
 from ceag_cli.recipe import (
@@ -33,6 +32,7 @@ from ceag_cli.recipe import (
     read_yaml,
     resolve,
 )
+from ceag_cli.sizes import Sizes, joined_by, read_sizes, sizes_of_answers
 from ceag_cli.sources import dataset_of
 
 SHOWN_KEYS = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from ceag_cli.clauses import Group, Waiver
 from ceag_cli.findings import (
     CONCLUSIVE,
     FAIL,
@@ -18,7 +19,7 @@ from ceag_cli.findings import (
     SplitResult,
 )
 from ceag_cli.groups import look_alikes
-from ceag_cli.policy import Group, Policy, Waiver
+from ceag_cli.policy import Policy
 
 
 def overall(

@@ -336,7 +336,7 @@ def test_reports_that_cannot_be_written(tables: list[str], monkeypatch: pytest.M
             raise ceag_cli.errors.OutputError(f"{path}: cannot be written: no space left")
         real(path, text)
 
-    monkeypatch.setattr("ceag_cli.formats.write_text", full)
+    monkeypatch.setattr("ceag_cli.reportfiles.write_text", full)
     result = ceag("exemplars", *tables)
     assert result.exit_code == 2
     assert "no space left" in result.stderr
