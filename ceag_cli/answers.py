@@ -313,7 +313,7 @@ class _Kept:
         Other machines may not see these folders, and all have to go on alike.
         """
         labels, on_first = self.data.labels, self.compute.world.on_first
-        found, reason = on_first(partial(look_up, name, key, places))
+        found, reason = on_first(partial(look_up, name, model, key, len(labels.paths), places))
         if found is not None:
             rows = {split: labels.rows(split).numpy() for split in labels.splits}
             self.by_split[name] = {split: found.said.only(chosen) for split, chosen in rows.items()}

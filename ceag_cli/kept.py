@@ -67,6 +67,12 @@ class Said:
         """Those to some rows."""
         return Said(self.predicted[rows], self.p[rows], self.p_label[rows])
 
+    def could_be(self, model: Checkpoint, rows: int) -> bool:
+        """Whether a model can have given them to so many images."""
+        outputs = int(model.model.num_classes)  # type: ignore[arg-type]
+        one_each = all(part.shape == (rows,) for part in vars(self).values())
+        return one_each and bool(((self.predicted >= 0) & (self.predicted < outputs)).all())
+
     def put(self, rows: Integers, said: Said) -> None:
         """Write the answers to some rows in their place."""
         self.predicted[rows] = said.predicted
@@ -231,13 +237,15 @@ class Found:
 
 
 def look_up(
-    role: str, key: Mapping[str, Any], places: Sequence[Path]
+    role: str, model: Checkpoint, key: Mapping[str, Any], rows: int, places: Sequence[Path]
 ) -> tuple[Found | None, str | None]:
     """Answers that were kept, if they are of the same model, images and everything else.
 
     Args:
         role: Name of the column that they are in: ``dense`` or ``sparse``.
+        model: The model.
         key: What they must depend on.
+        rows: Number of images.
         places: Files to look into.
 
     Returns:
@@ -258,13 +266,15 @@ def look_up(
             if {len(part) for part in vars(said).values()} != {len(arrays["id"])}:
                 raise ValueError("not one answer for each image")
             duplicates = duplicates_in((about or {})["data"], place)
+            other = [name for name, value in key.items() if had.get(name) != value]
+            if not other and not said.could_be(model, rows):
+                raise ValueError("answers that were not the model's")
         except LabelsError as error:
             reasons.append(f"{error}")
             continue
         except (KeyError, TypeError, ValueError, AttributeError):
             reasons.append(f"{place}: holds no answers of the {role} model")
             continue
-        other = [name for name, value in key.items() if had.get(name) != value]
         if not other:
             return Found(said, place, duplicates), None
         reasons.append(f"{place}: was made with other {', '.join(other)}")
@@ -290,8 +300,9 @@ def look_up_by_split(
     for split in data.labels.splits:
         place = folder_of(model.path) / of_split(split)
         if place.is_file():  # else the images need not be asked for their state
-            rows = rows_of(data, data.labels.rows(split).numpy())
-            kept, _ = look_up(role, key_of(model, options, compute, rows), [place])
+            rows = data.labels.rows(split).numpy()
+            key = key_of(model, options, compute, rows_of(data, rows))
+            kept, _ = look_up(role, model, key, len(rows), [place])
             if kept is not None:
                 found[split] = kept
     return found

@@ -198,7 +198,7 @@ class _Work:
 
     def _kept(self, role: str, model: Checkpoint) -> Said | None:
         key = key_of(model, self.options, self.compute, self.rows_of_split)
-        found, _ = look_up(role, key, [self._place(model)])
+        found, _ = look_up(role, model, key, len(self.rows), [self._place(model)])
         if found is not None:
             return found.said
         folder = folder_of(model.path)
@@ -206,7 +206,7 @@ class _Work:
         if not of_audits:
             return None
         whole = key_of(model, self.options, self.compute, self._rows_of_all)
-        found, reason = look_up(role, whole, of_audits)
+        found, reason = look_up(role, model, whole, len(self.data.labels.paths), of_audits)
         if reason is not None:
             self.reporter.say(f"{reason}; {model.path} is evaluated anew")
         return None if found is None else found.said.only(self.rows)

@@ -933,6 +933,29 @@ def test_a_damaged_file_is_written_anew(
     assert Path("model.run/answers.npz").read_bytes() == whole
 
 
+@pytest.mark.parametrize(
+    "forge",
+    [
+        lambda arrays: {name: values[:5] for name, values in arrays.items()},
+        lambda arrays: arrays | {"sparse": arrays["sparse"].astype(np.int64) + 10**6},
+        lambda arrays: arrays | {"sparse_p": np.zeros((len(arrays["id"]), 2))},
+    ],
+    ids=["of fewer images", "of classes that there are not", "of another shape"],
+)
+def test_answers_that_are_not_the_models_are_computed_anew(
+    here: Path, evaluated: list[list[str]], forge: Callable[[dict[str, Any]], dict[str, Any]]
+) -> None:
+    """Under the key of the model."""
+    first = document_of(*AUDIT)
+    path = Path("model.pruned.run/predictions.npz")
+    arrays, about = read_npz(path)
+    write_npz(path, forge(arrays), about or {})
+    result = done(*AUDIT, "--format", "json")
+    assert f"{path}: holds no answers of the sparse model; the sparse model is" in result.stderr
+    assert evaluated == [["dense", "sparse"], ["sparse"]]
+    assert json.loads(result.stdout) == first
+
+
 def test_a_file_of_another_format_is_written_anew(here: Path, evaluated: list[list[str]]) -> None:
     done(*AUDIT)
     for path in (Path("model.run/answers.npz"), Path("model.pruned.run/predictions.npz")):
