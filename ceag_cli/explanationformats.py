@@ -15,12 +15,13 @@ from ceag_cli.explanationreport import (
     notes,
 )
 from ceag_cli.explanations import Explained
+from ceag_cli.grouptables import group_rows, harmless, markdown_table
 from ceag_cli.inert import printable
 from ceag_cli.jsontext import as_json
 from ceag_cli.markdown import escaped
 from ceag_cli.report import percent
 from ceag_cli.templates import template
-from ceag_cli.texttables import aligned, group_rows, harmless, markdown_table
+from ceag_cli.texttables import aligned
 
 MOST_ROWS = 25
 """Groups of a text; the JSON document and the page have all."""
@@ -30,7 +31,7 @@ def text(explained: Explained) -> str:
     """Plain text: a table of groups, worst first, and what follows."""
     found = explained.explanation
     rows, left_out = group_rows(columns_of(found), found.worst_first(), MOST_ROWS)
-    lines = [headline(found), *aligned(rows)]
+    lines = [headline(found), *aligned([[printable(cell) for cell in row] for row in rows])]
     if left_out:
         lines.append(f"and {left_out} more groups")
     lines += notes(found)

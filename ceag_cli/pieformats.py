@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ceag_cli.grouptables import group_rows, harmless, markdown_table
 from ceag_cli.inert import printable
 from ceag_cli.jsontext import as_json
 from ceag_cli.markdown import escaped
@@ -24,7 +25,7 @@ from ceag_cli.pies import Exemplars
 from ceag_cli.report import percent
 from ceag_cli.sheet import line
 from ceag_cli.templates import template
-from ceag_cli.texttables import aligned, group_rows, harmless, markdown_table
+from ceag_cli.texttables import aligned
 
 MOST_IMAGES = 10
 """Images of a text."""
@@ -40,13 +41,13 @@ def text(exemplars: Exemplars) -> str:
     found = exemplars.pies
     rows, left_out = group_rows(columns_of(found), found.worst_first(), MOST_GROUPS)
     said = [headline(found), *lines(found)]
-    said += aligned(rows)
+    said += aligned([[printable(cell) for cell in row] for row in rows])
     said += [f"and {left_out} more groups"] * bool(left_out)
     said.append(legend(found))
     if found.images:
         images = image_rows(found.images[:MOST_IMAGES], found)
         said.append("The clearest of them (margin 1: each kind of models is of one mind):")
-        said += aligned(images)
+        said += aligned([[printable(cell) for cell in row] for row in images])
         rest = found.count - len(images) + 1
         said += [f"and {rest} more; --report csv=FILE lists all"] * bool(rest)
     said += [CAVEAT, f"report: {exemplars.page}"]

@@ -1,62 +1,24 @@
-"""Tables as lines of text and of Markdown, and text that no log takes for commands."""
+"""Tables as lines of text, their columns under each other."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol, TypeVar
-
-from ceag_cli.inert import printable
-from ceag_cli.markdown import escaped
+from collections.abc import Collection, Sequence
 
 
-class Named(Protocol):
-    """A group, as tables of groups have them."""
-
-    @property
-    def name(self) -> str:
-        """``feature=value``."""
-
-
-G = TypeVar("G", bound=Named)
-
-Rows = Sequence[Sequence[str]]
-"""A table, its head first."""
-
-
-def group_rows(
-    columns: Sequence[tuple[str, Callable[[G], str]]], groups: Sequence[G], most: int
-) -> tuple[Rows, int]:
-    """A table of the first groups, and how many there are more.
+def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> list[str]:
+    """A line a row, two spaces between columns.
 
     Args:
-        columns: Names and contents of the columns beside the group's name.
-        groups: In the order of the rows.
-        most: So many are shown.
+        rows: Cells, as many in every row; the head is a row as well. None at all are no lines.
+        left: The columns of words, -1 for the last one; those of numbers are aligned to the right.
     """
-    head = ["group", *(name for name, _ in columns)]
-    rows = [[group.name, *(cell(group) for _, cell in columns)] for group in groups[:most]]
-    return [head, *rows], len(groups) - len(rows)
-
-
-def aligned(rows: Rows) -> list[str]:
-    """A table as lines, numbers to the right under each other; names are inert."""
-    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    words = {column % len(widths) for column in left} if widths else set()
     lines = []
-    for name, *cells in rows:
-        right = [f"{cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True)]
-        lines.append("  ".join([f"{name:<{widths[0]}}", *right]))
+    for row in rows:
+        cells = [
+            cell.ljust(width) if column in words else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
     return lines
-
-
-def markdown_table(rows: Rows) -> list[str]:
-    """A table in Markdown; names are inert."""
-    head, *others = [[escaped(cell) for cell in row] for row in rows]
-    sides = [":--", *("--:" for _ in head[1:])]
-    return [f"| {' | '.join(row)} |" for row in (head, sides, *others)]
-
-
-def harmless(lines: Iterable[str]) -> str:
-    """Lines as a text whose lines GitHub does not take for commands of a log."""
-    safe = (f"| {x}" if x.lstrip().startswith(("::", "##[")) else x for x in lines)
-    return "\n".join(safe) + "\n"

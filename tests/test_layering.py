@@ -181,6 +181,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
             "templates",
             "jsontext",
             "reportfiles",
+            "grouptables",
             "texttables",
             "formats",
             "gallery",
