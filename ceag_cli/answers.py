@@ -6,48 +6,50 @@ Those of models are kept, and never computed twice (``kept``).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ceag_cli.audit import Paired
+from ceag_cli.answercolumns import MODELS
 from ceag_cli.checkpoints import Checkpoint
 from ceag_cli.classes import class_index
-from ceag_cli.columns import FORMAT, Column, write_npz
+from ceag_cli.columns import Column
 from ceag_cli.data import Data, Duplicate, left_out, open_data
 from ceag_cli.declarations import called, given
 from ceag_cli.destinations import unwritable
 from ceag_cli.errors import LabelsError, OptionError, OutputError, first
 from ceag_cli.evaluation import Compute
 from ceag_cli.findings import Subject
+from ceag_cli.headers import SPLITS
 from ceag_cli.inputs import check_targets, choose, open_checkpoint
-from ceag_cli.kept import KEPT as KEPT
-from ceag_cli.kept import PREDICTIONS as PREDICTIONS
 from ceag_cli.kept import (
+    KEPT,
+    PREDICTIONS,
     Said,
     as_kept,
-    duplicates_in,
     evaluated,
     keep,
     key_of,
     look_up,
+    look_up_by_split,
     output_names,
     refuse_changed,
     rows_of,
 )
-from ceag_cli.labels import SPLITS
-from ceag_cli.models import architecture_of
+from ceag_cli.npzfiles import FORMAT, write_npz
 from ceag_cli.options import AuditOptions, ExemplarsOptions
-from ceag_cli.pairing import find_dense, refuse_trained_on, remarks_on
+from ceag_cli.paired import Paired
+from ceag_cli.pairing import find_dense, refuse_trained_on
 from ceag_cli.policy import policy_of
-from ceag_cli.predictions import MODELS, AnswerTable, as_arrays, read_as_asked
+from ceag_cli.predictions import AnswerTable, as_arrays, read_as_asked
 from ceag_cli.progress import Reporter
 from ceag_cli.pruned import masks_of
 from ceag_cli.runs import folder_of
 from ceag_cli.sharedoptions import OF_DATASET, ArchitectureOptions
+from ceag_cli.subjects import about_data, subject_of, subject_of_table
 
 
 @dataclass(frozen=True)
@@ -169,33 +171,6 @@ def _from_file(path: Path, options: AuditOptions, reporter: Reporter) -> Answere
     )
 
 
-def subject_of_table(table: AnswerTable, path: Path) -> Subject:
-    """What is said of a table of answers, and of the models where the table says more of them."""
-    about = table.about or {}
-    models, origin = about.get("models", {}), about.get("data", {})
-    return Subject(
-        dense=models.get("dense", {}).get("path", f"column '{table.columns['dense']}'"),
-        dense_sha256=models.get("dense", {}).get("sha256"),
-        sparse=models.get("sparse", {}).get("path", f"column '{table.columns['sparse']}'"),
-        sparse_sha256=models.get("sparse", {}).get("sha256"),
-        architecture=about.get("architecture"),
-        sparsity=about.get("sparsity"),
-        method=about.get("method"),
-        groups=origin.get("groups_file", str(path)),
-        groups_sha256=origin.get("groups_file_sha256", table.sha256),
-        label_column=origin.get("label_column", table.label_column),
-        groups_by=table.groups_by,
-        missing=table.missing,
-        dropped=table.dropped + origin.get("dropped", 0),
-        cluster_id=table.cluster_id,
-        predictions=str(path),
-        predictions_sha256=table.sha256,
-        dataset=origin.get("dataset"),
-        pairing=tuple(about.get("pairing", ())),
-        duplicates=duplicates_in(origin, path) if about else None,
-    )
-
-
 def refuse_models(options: AuditOptions | ExemplarsOptions, path: str) -> None:
     """What is said about models and images has no meaning for a table of their answers.
 
@@ -234,6 +209,51 @@ OF_RUNNING = (
 def _from_models(
     options: AuditOptions, reporter: Reporter, claim: Callable[[Path], None]
 ) -> Answered:
+    path, dense, sparse, data = _opened(options, reporter)
+    chosen_on = _chosen_on(sparse)
+    refuse_seen(options.gate_splits, chosen_on)
+    data.require(list(options.gate_splits), seen_in_train=True)
+    policy_of(options).check_groups(data.labels.grouping.names)
+    refuse_trained_on(data, (sparse, dense), options.gate_splits, chosen_on, reporter)
+    folder = Path(options.output) if options.output is not None else folder_of(path)
+    compute = Compute.of(options)
+
+    models = {"dense": dense, "sparse": sparse}
+    rows = rows_of(data)
+    keys = {name: key_of(model, options, compute, rows) for name, model in models.items()}
+    own, shared = folder_of(dense.path) / KEPT, folder / PREDICTIONS
+    places = {"dense": (own, shared), "sparse": (shared,)}
+    world = compute.world
+    problem = world.on_first(lambda: unwritable(shared))
+    if problem is not None:  # known before the models are run
+        raise OutputError(f"{shared}: {problem}; name another folder with -o")
+    claim(folder)
+    kept = _Kept(data, options, compute, reporter)
+    if not options.reevaluate:
+        for name, model in models.items():
+            kept.look_up(name, model, keys[name], places[name])
+        kept.say_where()
+    duplicates = kept.duplicates
+    if duplicates is None:
+        duplicates = tuple(data.duplicates())
+    if options.forbid_duplicates:
+        _refuse_duplicates(duplicates, str(data.labels.csv))
+    said = evaluated(models, data, compute, options, reporter, kept=kept.by_split)
+    if kept.whole.keys() != models.keys():
+        with world.agreeing():
+            refuse_changed(data, rows)
+    table = _table(said, data, sparse, options)
+    subject = replace(subject_of(dense, sparse, data), duplicates=duplicates)
+    eps = sparse.lineage.eps if sparse.lineage is not None else None
+    about = _about(subject, eps, keys, data, chosen_on)
+    if kept.whole.get("dense") != own:
+        world.on_first(lambda: _keep_dense(own, table, said["dense"], about, reporter))
+    world.on_first(lambda: write_npz(shared, as_arrays(table), about))
+    return Answered(table, subject, (str(path), eps), chosen_on, folder, data.store.read)
+
+
+def _opened(options: AuditOptions, reporter: Reporter) -> tuple[Path, Checkpoint, Checkpoint, Data]:
+    """The path of the sparse model, the dense and the sparse one, and their images."""
     if options.checkpoint is not None and options.candidate is not None:
         raise OptionError(
             f"FILE {options.checkpoint} and --candidate {options.candidate} both name the sparse "
@@ -249,80 +269,58 @@ def _from_models(
         options, [sparse, dense], reporter, "audit", options.control, options.cluster_id
     )
     check_targets(data, sparse, options.class_map)
-    chosen_on = _chosen_on(sparse)
-    refuse_seen(options.gate_splits, chosen_on)
-    data.require(list(options.gate_splits), seen_in_train=True)
-    policy_of(options).check_groups(data.labels.grouping.names)
-    refuse_trained_on(data, (sparse, dense), options.gate_splits, chosen_on, reporter)
-    folder = Path(options.output) if options.output is not None else folder_of(path)
-    compute = Compute.of(options)
+    return path, dense, sparse, data
 
-    models = {"dense": dense, "sparse": sparse}
-    rows = rows_of(data)
-    keys = {name: key_of(model, options, compute, rows) for name, model in models.items()}
-    own, shared = folder_of(dense.path) / KEPT, folder / PREDICTIONS
-    world = compute.world
-    problem = world.on_first(lambda: unwritable(shared))
-    if problem is not None:  # known before the models are run
-        raise OutputError(f"{shared}: {problem}; name another folder with -o")
-    claim(folder)
-    places = {"dense": (own, shared), "sparse": (shared,)}
-    found: dict[str, Said] = {}
-    taken: dict[str, Path] = {}
-    duplicates = None
-    for name in () if options.reevaluate else models:
-        # Other machines may not see these folders, and all have to go on alike.
-        kept = world.on_first(partial(look_up, name, keys[name], places[name], reporter))
-        if kept is not None:
-            found[name], taken[name], duplicates = kept.said, kept.place, kept.duplicates
-    if taken:
-        listed = " and ".join(f"{place} ({name})" for name, place in taken.items())
-        reporter.say(
-            f"answers taken from {listed}: nothing that they depend on has changed; --reevaluate "
-            "computes them anew"
+
+@dataclass
+class _Kept:
+    """The answers of both models that need not be computed."""
+
+    data: Data
+    options: AuditOptions
+    compute: Compute
+    reporter: Reporter
+    by_split: dict[str, dict[str, Said]] = field(default_factory=dict)
+    """By model and split."""
+    whole: dict[str, Path] = field(default_factory=dict)
+    """By model, the file of those to all splits."""
+    places: list[str] = field(default_factory=list)
+    """All files, for the message."""
+    duplicates: tuple[Duplicate, ...] | None = None
+    """Images that are in several splits, where an audit has looked for them."""
+
+    def look_up(
+        self, name: str, model: Checkpoint, key: Mapping[str, Any], places: Sequence[Path]
+    ) -> None:
+        """Look for those of a model: to all splits in some files, else in one file a split.
+
+        Other machines may not see these folders, and all have to go on alike.
+        """
+        labels, on_first = self.data.labels, self.compute.world.on_first
+        found, reason = on_first(partial(look_up, name, model, key, len(labels.paths), places))
+        if found is not None:
+            rows = {split: labels.rows(split).numpy() for split in labels.splits}
+            self.by_split[name] = {split: found.said.only(chosen) for split, chosen in rows.items()}
+            self.whole[name], self.duplicates = found.place, found.duplicates
+            self.places.append(f"{found.place} ({name})")
+            return
+        parts = on_first(
+            partial(look_up_by_split, name, model, self.data, self.options, self.compute)
         )
-    if duplicates is None:
-        duplicates = tuple(data.duplicates())
-    if options.forbid_duplicates:
-        _refuse_duplicates(duplicates, str(data.labels.csv))
-    missing = {name: model for name, model in models.items() if name not in found}
-    found |= evaluated(missing, data, compute, options, reporter)
-    if missing:
-        with world.agreeing():
-            refuse_changed(data, rows)
-    table = _table(found, data, sparse, options)
-    subject = replace(subject_of(dense, sparse, data), duplicates=duplicates)
-    eps = sparse.lineage.eps if sparse.lineage is not None else None
-    about = _about(subject, eps, keys, data, chosen_on)
-    if taken.get("dense") != own:
-        world.on_first(lambda: _keep_dense(own, table, found["dense"], about, reporter))
-    world.on_first(lambda: write_npz(shared, as_arrays(table), about))
-    return Answered(table, subject, (str(path), eps), chosen_on, folder, data.store.read)
+        self.by_split[name] = {split: part.said for split, part in parts.items()}
+        self.places += [f"{part.place} ({name} on {split})" for split, part in parts.items()]
+        if reason is not None and len(parts) < len(labels.splits):
+            self.reporter.say(f"{reason}; the {name} model is evaluated anew")
 
-
-def subject_of(dense: Checkpoint, sparse: Checkpoint, data: Data) -> Subject:
-    """What is said of two models and their images wherever they are compared."""
-    labels, lineage = data.labels, sparse.lineage
-    record = lineage.sparsity if lineage else None
-    mitigated = lineage is not None and lineage.stage == "mitigated"
-    return Subject(
-        dense=str(dense.path),
-        dense_sha256=dense.sha256,
-        sparse=str(sparse.path),
-        sparse_sha256=sparse.sha256,
-        architecture=architecture_of(sparse.model),
-        sparsity=record.achieved if record else None,
-        method=str(lineage.recipe.get("method")) if lineage and mitigated else None,
-        groups=str(labels.csv),
-        groups_sha256=labels.sha256,
-        label_column=labels.label_column,
-        groups_by=labels.groups_by,
-        missing=labels.missing,
-        dropped=labels.dropped,
-        cluster_id=labels.cluster_id,
-        dataset=data.about_dataset(),
-        pairing=tuple(remarks_on(dense, sparse, labels)),
-    )
+    def say_where(self) -> None:
+        """Say which answers are taken."""
+        if self.places:
+            *others, last = self.places
+            listed = " and ".join([*([", ".join(others)] if others else []), last])
+            self.reporter.say(
+                f"answers taken from {listed}: nothing that they depend on has changed; "
+                "--reevaluate computes them anew"
+            )
 
 
 def _chosen_on(sparse: Checkpoint) -> str | None:
@@ -405,23 +403,6 @@ def _refuse_duplicates(duplicates: Sequence[Duplicate], source: str) -> None:
     ]
     if problems:
         raise LabelsError(first(problems))
-
-
-def about_data(subject: Subject, data: Data) -> dict[str, Any]:
-    """What is kept with answers about the images."""
-    found = subject.duplicates
-    return {
-        "groups_file": subject.groups,
-        "groups_file_sha256": subject.groups_sha256,
-        "images": str(data.store.root),
-        "dataset": subject.dataset,
-        "label_column": subject.label_column,
-        "groups_by": subject.groups_by,
-        "missing": subject.missing,
-        "dropped": subject.dropped,
-        "cluster_id": subject.cluster_id,
-        "duplicates": None if found is None else [list(each) for each in found],
-    }
 
 
 def _keep_dense(

@@ -28,17 +28,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
-from scipy import special
-from torch import Tensor
 
-from ceag_cli.arrays import Flags, Integers, Numbers
 from ceag_cli.chance import Chance, by_chance
 from ceag_cli.clauses import Group, Waiver
-from ceag_cli.clusters import mean_effects, numbered, psi_effects
 from ceag_cli.findings import (
     CONCLUSIVE,
     DESCRIPTIVE,
@@ -53,88 +48,17 @@ from ceag_cli.findings import (
     TOO_SMALL,
     WAIVED,
     AuditResult,
-    Check,
     GroupResult,
     SplitResult,
 )
+from ceag_cli.floors import checks_of
 from ceag_cli.groups import Grouping
 from ceag_cli.heterogeneity import between_group_variance
-from ceag_cli.intervals import Counts, clopper_pearson, exact, holm, quantile_of, tango
-from ceag_cli.judging import Answers, Questions, answers, same_images
+from ceag_cli.intervals import Counts
+from ceag_cli.judging import Answers, Questions, above, answers, same_images
+from ceag_cli.paired import Counted, Paired
 from ceag_cli.policy import Policy
 from ceag_cli.verdict import corrected, overall, warnings_of
-
-
-@dataclass(frozen=True)
-class Paired:
-    """The answers of both models to the images of a split, in the same order."""
-
-    split: str
-    dense: Tensor
-    """Whether the dense model is right, bool, shape ``(N,)``."""
-    sparse: Tensor
-    """Whether the sparse model is right, bool, shape ``(N,)``."""
-    groups: Tensor
-    """Group ids, int64, shape ``(N, F)``."""
-    changed: Tensor | None = None
-    """Whether they answer differently, bool, shape ``(N,)``; ``None`` where that is not known."""
-    clusters: Tensor | None = None
-    """Number of the person or the like that an image belongs to, int64, shape ``(N,)``."""
-
-
-@dataclass
-class _Counted:
-    """A split, counted."""
-
-    pair: Paired
-    gated: bool
-    ids: Integers
-    lost: Flags
-    gained: Flags
-    n: Integers
-    n_lost: Integers
-    n_gained: Integers
-    n_dense: Integers
-    n_sparse: Integers
-    n_lateral: Integers | None
-    clusters: Integers | None
-    effect: Numbers
-    """By how much clusters make a group's images fewer than they look; 1 without clusters."""
-
-    @cached_property
-    def total(self) -> int:
-        return len(self.lost)
-
-    @cached_property
-    def net(self) -> int:
-        return int(self.lost.sum()) - int(self.gained.sum())
-
-    @property
-    def decidable(self) -> Flags:
-        """Groups that have images and are not everybody."""
-        found: Flags = (self.n > 0) & (self.n < self.total)
-        return found
-
-    def counts(self, chosen: Flags) -> Counts:
-        """As the intervals take them."""
-        by = self.effect[chosen]
-        total, lost, gained = self.total, int(self.lost.sum()), int(self.gained.sum())
-        return Counts(
-            self.n[chosen] / by,
-            self.n_lost[chosen] / by,
-            self.n_gained[chosen] / by,
-            total / by,
-            lost / by,
-            gained / by,
-        )
-
-    def exact(self, g: int, against: str) -> tuple[int, int]:
-        """Psi of a group, or its gap less that of the rest, as a fraction."""
-        n, net = int(self.n[g]), int(self.n_lost[g] - self.n_gained[g])
-        if against == "rest":
-            others = self.total - n
-            return net * others - (self.net - net) * n, n * others
-        return net * self.total - self.net * n, n * self.total
 
 
 @dataclass(frozen=True)
@@ -171,7 +95,7 @@ def audit(
     policy.check_groups(grouping.names)
     warnings = policy.warnings(grouping.names, today)
     pairs, grouping = _declared(pairs, grouping, policy)
-    splits = [_counted(pair, grouping, pair.split in gated) for pair in pairs]
+    splits = [Counted.of(pair, grouping, pair.split in gated) for pair in pairs]
     found = {waiver.group: policy.waiver_of(waiver.group, today) for waiver in policy.waivers}
     waivers = {group: waiver for group, waiver in found.items() if waiver is not None}
     judged = _judged(splits, grouping, policy, waivers)
@@ -181,7 +105,7 @@ def audit(
         of_split = _group_results(split, grouping, policy, judged, waivers, identical)
         groups += of_split
         summaries.append(_split_result(split, grouping, of_split, policy, seed))
-    checks = _checks([split for split in splits if split.gated], grouping, policy)
+    checks = checks_of([split for split in splits if split.gated], grouping, policy)
     verdict, code, reasons = overall(policy, summaries, groups, checks, waivers)
     family_size = judged.answers.family_size if judged.answers is not None else 0
     reasons += corrected(groups, checks, family_size)
@@ -213,43 +137,8 @@ def _declared(
     return shifted, Grouping(grouping.features, values)
 
 
-def _counted(pair: Paired, grouping: Grouping, gated: bool) -> _Counted:
-    dense, sparse = pair.dense.numpy(), pair.sparse.numpy()
-    ids = pair.groups.numpy()
-    features, number = ids.shape[1], grouping.num_groups
-    flat = ids.reshape(-1)
-
-    def count(flags: Flags) -> Integers:
-        chosen = flat if flags.all() else flat[np.repeat(flags, features)]
-        return np.bincount(chosen, minlength=number).astype(np.int64)
-
-    lost, gained = dense & ~sparse, sparse & ~dense
-    lateral = None if pair.changed is None else pair.changed.numpy() & ~dense & ~sparse
-    clusters = None
-    if pair.clusters is not None and gated:
-        clusters = numbered(pair.clusters.numpy())
-    effect = np.ones(number)
-    if clusters is not None and len(ids):
-        effect = psi_effects(lost.astype(float) - gained, ids, clusters, number)
-    return _Counted(
-        pair=pair,
-        gated=gated,
-        ids=ids,
-        lost=lost,
-        gained=gained,
-        n=count(np.ones(len(dense), bool)),
-        n_lost=count(lost),
-        n_gained=count(gained),
-        n_dense=count(dense),
-        n_sparse=count(sparse),
-        n_lateral=None if lateral is None else count(lateral),
-        clusters=clusters,
-        effect=effect,
-    )
-
-
 def _judged(
-    splits: Sequence[_Counted],
+    splits: Sequence[Counted],
     grouping: Grouping,
     policy: Policy,
     waivers: Mapping[Group, Waiver],
@@ -285,7 +174,7 @@ def _judged(
 
 
 def _group_results(
-    split: _Counted,
+    split: Counted,
     grouping: Grouping,
     policy: Policy,
     judged: _Judged,
@@ -373,8 +262,8 @@ def _said(
         p_holm=float(found.p_holm[row]),
     )
     if gate == "point":
-        said.verdict = FAIL if _above(measured, eps) else PASS
-        if said.verdict == FAIL and waiver is not None and not _above(measured, waiver.eps):
+        said.verdict = FAIL if above(measured, eps) else PASS
+        if said.verdict == FAIL and waiver is not None and not above(measured, waiver.eps):
             said.verdict, said.reason = WAIVED, waiver.reason
     elif found.passes[row]:
         said.verdict = PASS
@@ -385,7 +274,7 @@ def _said(
         said.verdict, said.reason = WAIVED, waiver.reason
     else:
         said.reason = LOW
-        if _above(measured, eps):
+        if above(measured, eps):
             said.reason = HIGH
         elif found.too_small[row]:
             said.reason = TOO_SMALL
@@ -396,7 +285,7 @@ def _said(
 
 
 def _split_result(
-    split: _Counted,
+    split: Counted,
     grouping: Grouping,
     groups: Sequence[GroupResult],
     policy: Policy,
@@ -436,14 +325,14 @@ def _split_result(
     )
 
 
-def _chance(split: _Counted, policy: Policy, seed: int) -> Chance | None:
+def _chance(split: Counted, policy: Policy, seed: int) -> Chance | None:
     scale = np.ones(len(split.n))
     if policy.against == "rest":
         scale = np.where(split.decidable, split.total / np.maximum(split.total - split.n, 1), 0.0)
     return by_chance(split.ids, len(split.n), split.lost, split.gained, seed, scale)
 
 
-def _variance(split: _Counted, grouping: Grouping) -> float | None:
+def _variance(split: Counted, grouping: Grouping) -> float | None:
     """Between the groups of a feature beyond sampling noise, the mean over features."""
     if split.pair.clusters is not None:  # images that belong together have more noise than counted
         return None
@@ -456,7 +345,7 @@ def _variance(split: _Counted, grouping: Grouping) -> float | None:
     return None if np.isnan(found).any() else float(np.mean(found))
 
 
-def _pairwise(split: _Counted, psi: dict[int, float], grouping: Grouping) -> float | None:
+def _pairwise(split: Counted, psi: dict[int, float], grouping: Grouping) -> float | None:
     """The largest difference of two psi within a feature, exactly."""
     by_feature: dict[str, list[int]] = {}
     for g in psi:
@@ -468,112 +357,3 @@ def _pairwise(split: _Counted, psi: dict[int, float], grouping: Grouping) -> flo
             Fraction(*split.exact(worst, "overall")) - Fraction(*split.exact(best, "overall"))
         )
     return float(max(spreads)) if spreads else None
-
-
-def _checks(splits: Sequence[_Counted], grouping: Grouping, policy: Policy) -> list[Check]:
-    """What is asked beside psi: a pair of models that is equally bad everywhere has psi 0."""
-    found = []
-    if policy.max_drop is not None:
-        found += [_drop(split, policy.max_drop, policy) for split in splits if split.total]
-    if policy.min_accuracy is not None:
-        found += _floors(splits, grouping, policy.min_accuracy, policy)
-    return found
-
-
-def _drop(split: _Counted, limit: float, policy: Policy) -> Check:
-    lost, gained = int(split.lost.sum()), int(split.gained.sum())
-    by = 1.0
-    if split.clusters is not None:
-        everybody = np.zeros((split.total, 1), np.int64)
-        change = split.lost.astype(float) - split.gained
-        by = float(mean_effects(change, everybody, split.clusters, 1, policy.alpha)[0])
-    counts = (lost / by, gained / by, split.total / by)
-    low, high = (
-        exact(*counts, policy.alpha)
-        if policy.interval == "exact"
-        else tango(*counts, quantile_of(policy.alpha))
-    )
-    if policy.gate == "point":
-        verdict = FAIL if _above((split.net, split.total), limit) else PASS
-    else:
-        verdict = PASS if high <= limit else FAIL if low > limit else INCONCLUSIVE
-    return Check(
-        name="max_drop",
-        split=split.pair.split,
-        group=None,
-        value=split.net / split.total,
-        lower=float(low),
-        upper=float(high),
-        limit=limit,
-        verdict=verdict,
-    )
-
-
-def _floors(
-    splits: Sequence[_Counted], grouping: Grouping, limit: float, policy: Policy
-) -> list[Check]:
-    """The accuracy of every group; PASS for each at alpha, FAIL after Holm's correction."""
-    rows, n, right = [], [], []
-    for split in splits:
-        present = np.flatnonzero(split.n > 0)
-        by = np.ones(len(split.n))
-        if split.clusters is not None:
-            answers_ = split.pair.sparse.numpy().astype(float)
-            by = mean_effects(answers_, split.ids, split.clusters, len(split.n), policy.alpha)
-        rows += [(split, g) for g in present.tolist()]
-        n.append(split.n[present] / by[present])
-        right.append(split.n_sparse[present] / by[present])
-    if not rows:
-        return []
-    total: Numbers = np.concatenate(n)
-    count: Numbers = np.concatenate(right)
-    low, high = clopper_pearson(count, total, policy.alpha)
-    # So few right ones or fewer, if the accuracy were what is asked.
-    tail = special.betaincc(count + 1, np.maximum(total - count, 1e-300), limit)
-    p = holm(np.asarray(tail, np.float64))
-    found = []
-    for i, (split, g) in enumerate(rows):
-        if policy.gate == "point":
-            measured = (-int(split.n_sparse[g]), int(split.n[g]))
-            verdict = FAIL if _above(measured, -limit) else PASS
-        else:
-            verdict = PASS if low[i] >= limit else FAIL if p[i] <= policy.alpha else INCONCLUSIVE
-        found.append(
-            Check(
-                name="min_accuracy",
-                split=split.pair.split,
-                group="=".join(grouping.names[g]),
-                value=int(split.n_sparse[g]) / int(split.n[g]),
-                lower=float(low[i]),
-                upper=float(high[i]),
-                limit=limit,
-                verdict=verdict,
-            )
-        )
-    return found
-
-
-def _above(measured: tuple[int, int], limit: float) -> bool:
-    """Whether a fraction is above a limit as it is written: 0.1 is a tenth."""
-    exactly = _rational(limit)
-    return measured[0] * exactly.denominator > exactly.numerator * measured[1]
-
-
-@lru_cache
-def _rational(limit: float) -> Fraction:
-    return Fraction(repr(float(limit)))
-
-
-def counted(pair: Paired, grouping: Grouping, gated: bool) -> tuple[Counts, Integers]:
-    """The groups of a split that can be judged, as the bounds take them.
-
-    Args:
-        pair: Both models' answers.
-        grouping: The sensitive features and their groups.
-        gated: Whether images that belong together count as fewer, as they do for a verdict.
-
-    Returns:
-        The counts, and the numbers of the groups: those that have images and are not everybody.
-    """
-    split = _counted(pair, grouping, gated)
-    return split.counts(split.decidable), np.flatnonzero(split.decidable)

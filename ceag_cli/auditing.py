@@ -14,13 +14,14 @@ from ceag_cli.audit import audit
 from ceag_cli.distributed import World, speaking
 from ceag_cli.documents import audit_document
 from ceag_cli.explanations import explanation_document, kept_explanation
-from ceag_cli.formats import refuse_file, render, report_files, write_reports
+from ceag_cli.formats import render
 from ceag_cli.gallery import gallery, pictures_asked
 from ceag_cli.locks import claimed
 from ceag_cli.options import AuditOptions
 from ceag_cli.pies import kept_pies, pies_document
 from ceag_cli.policy import policy_of
 from ceag_cli.progress import Reporter
+from ceag_cli.reportfiles import refuse_file, report_files, write_reports
 from ceag_cli.results import Audit
 from ceag_cli.shifts import answers_of, shifts
 from ceag_cli.shifts import document as shift_document

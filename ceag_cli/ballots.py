@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ceag_cli.answers import refuse_models, subject_of_table
+from ceag_cli.answers import refuse_models
 from ceag_cli.arrays import Integers
 from ceag_cli.clusters import numbered
 from ceag_cli.data import left_out
@@ -18,6 +18,7 @@ from ceag_cli.options import ExemplarsOptions
 from ceag_cli.populations import DENSE, SPARSE, Member, Populations, data_document, pairs_of
 from ceag_cli.predictions import AnswerTable, read_answers
 from ceag_cli.progress import Reporter
+from ceag_cli.subjects import subject_of_table
 
 
 def from_tables(options: ExemplarsOptions, reporter: Reporter) -> Populations:

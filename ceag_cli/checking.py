@@ -9,10 +9,10 @@ from ceag_cli.answers import refuse_seen
 from ceag_cli.declarations import named_as_given
 from ceag_cli.errors import CeagError, OptionError
 from ceag_cli.options import COMMANDS, AuditOptions
-from ceag_cli.planning import Sizes, joined_by, read_sizes, sizes_of_answers
 from ceag_cli.policy import policy_of
 from ceag_cli.progress import Reporter
 from ceag_cli.recipe import PROJECT_FILE, PYPROJECT, read_project, read_yaml, resolve
+from ceag_cli.sizes import Sizes, joined_by, read_sizes, sizes_of_answers
 from ceag_cli.sources import dataset_of
 
 

@@ -20,8 +20,9 @@ from ceag_cli.cifarbatches import write_archive
 from ceag_cli.declarations import flag, parse
 from ceag_cli.destinations import unwritable
 from ceag_cli.errors import LabelsError, OptionError, OutputError, first, nearest
+from ceag_cli.groupcolumns import POLICIES
 from ceag_cli.groups import set_aside, set_aside_whole
-from ceag_cli.labels import POLICIES, SPLITS
+from ceag_cli.headers import SPLITS
 from ceag_cli.layouts import Table, read_layout
 from ceag_cli.options import AuditOptions
 from ceag_cli.progress import Quiet, Reporter

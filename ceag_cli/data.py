@@ -21,9 +21,10 @@ from ceag_cli.columns import SHOWN_PROBLEMS
 from ceag_cli.distributed import World
 from ceag_cli.errors import OptionError
 from ceag_cli.groups import look_alikes
+from ceag_cli.headers import SPLITS
 from ceag_cli.images import Images
 from ceag_cli.joining import JoinedCsv, without_a_row
-from ceag_cli.labels import SPLITS, Labels, read_labels
+from ceag_cli.labels import Labels, read_labels
 from ceag_cli.pixels import PixelCache
 from ceag_cli.preprocessing import Preprocessing
 from ceag_cli.progress import Reporter

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ceag_cli.answers import subject_of
 from ceag_cli.checkpoints import Checkpoint, first_difference
 from ceag_cli.curvature import MeanLoss, extremes, flat, weights_of
 from ceag_cli.data import Data, open_data
@@ -38,7 +37,6 @@ from ceag_cli.explanations import (
     explanation_document,
     features_of,
 )
-from ceag_cli.formats import refuse_file, report_files, write_reports
 from ceag_cli.gaps import excess_gap
 from ceag_cli.groups import BatchOutcome, Grouping, GroupStats
 from ceag_cli.inert import printable
@@ -50,8 +48,10 @@ from ceag_cli.pairing import find_dense
 from ceag_cli.preprocessing import Preprocessing
 from ceag_cli.progress import Quiet, Reporter
 from ceag_cli.pruned import masks_of
+from ceag_cli.reportfiles import refuse_file, report_files, write_reports
 from ceag_cli.runs import folder_of
 from ceag_cli.splits import Split
+from ceag_cli.subjects import subject_of
 from ceag_cli.versions import versions
 
 WITHOUT_EFFECT = ("resume", "overwrite", "amp", "amp_dtype", "torchcompile")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from ceag_cli.explanationreport import (
     CAVEAT,
@@ -14,9 +14,10 @@ from ceag_cli.explanationreport import (
     headline,
     notes,
 )
-from ceag_cli.explanations import Explained, Explanation
-from ceag_cli.formats import as_json
+from ceag_cli.explanations import Explained
+from ceag_cli.grouptables import group_rows, harmless, markdown_table
 from ceag_cli.inert import printable
+from ceag_cli.jsontext import as_json
 from ceag_cli.markdown import escaped
 from ceag_cli.report import percent
 from ceag_cli.templates import template
@@ -29,7 +30,7 @@ MOST_ROWS = 25
 def text(explained: Explained) -> str:
     """Plain text: a table of groups, worst first, and what follows."""
     found = explained.explanation
-    rows, left_out = _groups(found)
+    rows, left_out = group_rows(columns_of(found), found.worst_first(), MOST_ROWS)
     lines = [headline(found), *aligned([[printable(cell) for cell in row] for row in rows])]
     if left_out:
         lines.append(f"and {left_out} more groups")
@@ -41,27 +42,14 @@ def text(explained: Explained) -> str:
         lines += [first, *(f"  {line}" for line in [*others, *aligned(table)])]
         lines += [f"  {few(feature)}"] * bool(table)
     lines += [CAVEAT, f"report: {explained.page}"]
-    # GitHub takes a line of a log that begins so for a command.
-    safe = (f"| {x}" if x.lstrip().startswith(("::", "##[")) else x for x in lines)
-    return "\n".join(safe) + "\n"
-
-
-Rows = Sequence[Sequence[str]]
-
-
-def _groups(found: Explanation) -> tuple[Rows, int]:
-    """A table of the first groups, its head first, and how many there are more."""
-    columns, groups = columns_of(found), found.worst_first()
-    head = ["group", *(name for name, _ in columns)]
-    rows = [[group.name, *(cell(group) for _, cell in columns)] for group in groups[:MOST_ROWS]]
-    return [head, *rows], len(groups) - len(rows)
+    return harmless(lines)
 
 
 def markdown(explained: Explained) -> str:
     """For a summary or a comment: the table of groups and what follows."""
     found = explained.explanation
-    rows, left_out = _groups(found)
-    lines = ["## ceag explain", "", escaped(headline(found)), "", *as_table(rows)]
+    rows, left_out = group_rows(columns_of(found), found.worst_first(), MOST_ROWS)
+    lines = ["## ceag explain", "", escaped(headline(found)), "", *markdown_table(rows)]
     if left_out:
         lines += ["", f"{left_out} more groups are in explanation.json."]
     lines += ["", *(f"- {escaped(note)}" for note in notes(found))]
@@ -70,15 +58,8 @@ def markdown(explained: Explained) -> str:
         lines += [f"- {escaped(line)}" for line in feature_lines(feature)]
         table = correlation_rows(feature)
         if table:
-            lines += ["", *as_table(table), "", escaped(f"{few(feature)}."), ""]
+            lines += ["", *markdown_table(table), "", escaped(f"{few(feature)}."), ""]
     return "\n".join([*lines, "", escaped(CAVEAT), "", _written_by(explained)]) + "\n"
-
-
-def as_table(rows: Rows) -> list[str]:
-    """A table in Markdown."""
-    head, *others = [[escaped(cell) for cell in row] for row in rows]
-    sides = [":--", *("--:" for _ in head[1:])]
-    return [f"| {' | '.join(row)} |" for row in (head, sides, *others)]
 
 
 def _written_by(explained: Explained) -> str:

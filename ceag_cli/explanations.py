@@ -24,6 +24,7 @@ import numpy as np
 from ceag_cli import strictjson
 from ceag_cli.arrays import Numbers
 from ceag_cli.association import RankCorrelation, rank_correlation
+from ceag_cli.companions import companion, other_groups
 from ceag_cli.findings import Subject
 
 
@@ -255,44 +256,22 @@ def kept_explanation(folder: Path, subject: Subject) -> tuple[Explanation | None
     Returns:
         The explanation, or ``None`` and, where there is a file all the same, why it is not taken.
     """
-    place = folder / KEPT
-    if not place.is_file():
-        return None, None
-    try:
-        plain = strictjson.mapping(strictjson.loads(place.read_bytes()), "it")
-        if plain["schema_version"] != SCHEMA_VERSION:
-            return None, (
-                f"{place}: written with schema_version {plain['schema_version']}, this version of "
-                f"ceag reads {SCHEMA_VERSION}; 'ceag explain' writes it anew"
-            )
-        models, data = plain["models"], plain["data"]
+
+    def read(document: Mapping[str, Any]) -> tuple[Explanation, list[str]]:
+        models = strictjson.mapping(document["models"], "models")
+        digests = {
+            role: strictjson.mapping(models[role], f"the {role} model")["sha256"]
+            for role in ("dense", "sparse")
+        }
         pairs = {
-            "another dense model": (models["dense"]["sha256"], subject.dense_sha256),
-            "another sparse model": (models["sparse"]["sha256"], subject.sparse_sha256),
+            "another dense model": (digests["dense"], subject.dense_sha256),
+            "another sparse model": (digests["sparse"], subject.sparse_sha256),
         }
         other = [name for name, (one, two) in pairs.items() if one != two]
-        other += other_groups(data, subject)
-        found = explanation_from(plain["explanation"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None, f"{place}: holds no explanation; 'ceag explain' writes it anew"
-    if other:
-        return None, f"{place}: is about {other[0]}; 'ceag explain' writes it anew"
-    return found, None
+        found = explanation_from(document["explanation"])
+        return found, other + other_groups(document, subject)
 
-
-def other_groups(data: Mapping[str, Any], subject: Subject) -> list[str]:
-    """In what the images or groups of a document differ from those of an audit.
-
-    Raises:
-        KeyError, TypeError: It is no such document.
-    """
-    pairs = {
-        "another groups CSV": (data["groups_file_sha256"], subject.groups_sha256),
-        "another label column": (data["label_column"], subject.label_column),
-        "other groups": (data["groups_by"], subject.groups_by),
-        "another treatment of missing groups": (data["missing"], subject.missing),
-    }
-    return [name for name, (one, two) in pairs.items() if one != two]
+    return companion(folder / KEPT, "explanation", "explain", SCHEMA_VERSION, read)
 
 
 @dataclass(frozen=True)

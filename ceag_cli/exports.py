@@ -26,8 +26,8 @@ from ceag_cli.data import open_data
 from ceag_cli.declarations import no_effect
 from ceag_cli.errors import ExportError, OutputError
 from ceag_cli.evaluation import Compute
+from ceag_cli.headers import SPLITS
 from ceag_cli.inputs import check_targets, choose, open_checkpoint
-from ceag_cli.labels import SPLITS
 from ceag_cli.models import architecture_of
 from ceag_cli.options import ExportOptions
 from ceag_cli.progress import Quiet, Reporter

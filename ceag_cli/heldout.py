@@ -16,13 +16,13 @@ import numpy as np
 import torch
 
 from ceag_cli.arrays import Flags, Integers, Numbers
-from ceag_cli.audit import Paired
 from ceag_cli.chance import by_chance
 from ceag_cli.columns import renumbered
 from ceag_cli.comparing import FOLDS, STATISTICS, Difference, difference, replicates
 from ceag_cli.experiment import OWN, Approach, Cell, Plan
 from ceag_cli.groups import Grouping
-from ceag_cli.labels import SPLITS
+from ceag_cli.headers import SPLITS
+from ceag_cli.paired import Paired
 from ceag_cli.predictions import AnswerTable, read_answers
 
 SEED = 42

@@ -11,19 +11,16 @@ from pathlib import Path
 
 from ceag_cli.ballots import from_tables
 from ceag_cli.declarations import no_effect
-from ceag_cli.formats import refuse_file, report_files, write_reports
 from ceag_cli.gallery import pictures_asked, shown
 from ceag_cli.options import ExemplarsOptions
 from ceag_cli.pieformats import render
-from ceag_cli.pies import Exemplars, Picture, Pie, pies_document
+from ceag_cli.pies import SCHEMA_VERSION, Exemplars, Picture, Pie, pies_document
 from ceag_cli.populations import Populations, members_document, same_models
 from ceag_cli.progress import Quiet, Reporter
+from ceag_cli.reportfiles import refuse_file, report_files, write_reports
 from ceag_cli.tally import pies_in
 from ceag_cli.versions import versions
 from ceag_cli.voting import from_models
-
-SCHEMA_VERSION = 1
-"""Of what ``exemplars`` says with ``--format json``."""
 
 FOLDER = "exemplars.run"
 STEM = "exemplars"

@@ -21,11 +21,14 @@ import numpy as np
 
 from ceag_cli.arrays import Flags, Integers
 from ceag_cli.classes import read_class_map
-from ceag_cli.columns import Column, Content, Csv, Problems
+from ceag_cli.columns import Column, Content, Problems
+from ceag_cli.csvfiles import Csv
 from ceag_cli.declarations import flag
 from ceag_cli.errors import ImageError, LabelsError, first
-from ceag_cli.labels import PATH_COLUMNS, SPLITS, Labels
-from ceag_cli.readers import SHOWN_NAMES, Listing, list_images, root_of
+from ceag_cli.headers import PATH_COLUMNS, SPLITS
+from ceag_cli.labels import Labels
+from ceag_cli.listings import SHOWN_NAMES, Listing
+from ceag_cli.readers import list_images, root_of
 from ceag_cli.references import DatasetReference
 
 INDEX = "index"

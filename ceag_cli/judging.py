@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
 
 import numpy as np
 
@@ -223,3 +225,19 @@ def same_images(ids: Integers, n: Integers) -> Integers:
     for g, key in enumerate(zip(*(key.tolist() for key in keys), strict=True)):
         found[g] = first.setdefault(key, g)
     return found
+
+
+def above(measured: tuple[int, int], limit: float) -> bool:
+    """Whether a fraction is above a limit as it is written: 0.1 is a tenth.
+
+    Args:
+        measured: Numerator and denominator, which is above 0.
+        limit: In decimal digits, as a policy has it.
+    """
+    exactly = _rational(limit)
+    return measured[0] * exactly.denominator > exactly.numerator * measured[1]
+
+
+@lru_cache
+def _rational(limit: float) -> Fraction:
+    return Fraction(repr(float(limit)))

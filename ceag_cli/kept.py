@@ -1,8 +1,9 @@
 """The answers of a model, with all that they depend on, so that none are computed twice.
 
 Those of the dense model lie in ``answers.npz`` in its own run folder, where the audit of another
-sparse model finds them, those of both in ``predictions.npz`` in the folder of the audit.
-docs/predictions.md has the layout.
+sparse model finds them, those of both in ``predictions.npz`` in the folder of the audit, and those
+of any model that ``ceag exemplars`` has run over a split in ``answers.SPLIT.npz`` in its own run
+folder. Audits and exemplars look into all of them. docs/predictions.md has the layout.
 """
 
 from __future__ import annotations
@@ -14,24 +15,32 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import islice, product
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from ceag_cli.arrays import Integers, Numbers
 from ceag_cli.checkpoints import Checkpoint
-from ceag_cli.columns import AT_ONCE, Column, coded, encoded, read_npz, write_npz
+from ceag_cli.columns import AT_ONCE, Column
 from ceag_cli.data import Data, Duplicate
 from ceag_cli.errors import ImageError, LabelsError
 from ceag_cli.evaluation import Compute, Predictions, evaluate_together
-from ceag_cli.labels import SPLITS
+from ceag_cli.headers import SPLITS
+from ceag_cli.npzfiles import coded, encoded, read_npz, write_npz
 from ceag_cli.predictions import SMALLEST
 from ceag_cli.preprocessing import Preprocessing
 from ceag_cli.progress import Reporter
+from ceag_cli.runs import folder_of
 from ceag_cli.sharedoptions import ArchitectureOptions, RunOptions
 
 KEPT = "answers.npz"
 PREDICTIONS = "predictions.npz"
+
+
+def of_split(split: str) -> str:
+    """The file that a model's answers to one split are kept in: ``answers.test.npz``."""
+    return f"answers.{split}.npz"
 
 
 @dataclass(frozen=True)
@@ -45,9 +54,30 @@ class Said:
     p_label: Numbers
     """Probability of the true label."""
 
+    @classmethod
+    def of(cls, predictions: Predictions) -> Said:
+        """As they come from an evaluation."""
+        return cls(
+            predictions.predicted.numpy(),
+            predictions.confidence.numpy(),
+            predictions.loss.neg().exp().numpy(),
+        )
+
     def only(self, rows: Integers) -> Said:
         """Those to some rows."""
         return Said(self.predicted[rows], self.p[rows], self.p_label[rows])
+
+    def could_be(self, model: Checkpoint, rows: int) -> bool:
+        """Whether a model can have given them to so many images."""
+        outputs = int(model.model.num_classes)  # type: ignore[arg-type]
+        one_each = all(part.shape == (rows,) for part in vars(self).values())
+        return one_each and bool(((self.predicted >= 0) & (self.predicted < outputs)).all())
+
+    def put(self, rows: Integers, said: Said) -> None:
+        """Write the answers to some rows in their place."""
+        self.predicted[rows] = said.predicted
+        self.p[rows] = said.p
+        self.p_label[rows] = said.p_label
 
 
 def evaluated(
@@ -57,6 +87,7 @@ def evaluated(
     options: RunOptions,
     reporter: Reporter,
     splits: Iterable[str] = SPLITS,
+    kept: Mapping[str, Mapping[str, Said]] = MappingProxyType({}),
 ) -> dict[str, Said]:
     """Run models over splits, all that see the same inputs in one pass over the images.
 
@@ -67,9 +98,8 @@ def evaluated(
         options: How images are decoded.
         reporter: Shows a bar for each split.
         splits: Those that have no rows are passed over. Rows of others are 0 in what is returned.
+        kept: By model and split the answers that are there already; they are filled in.
     """
-    if not models:
-        return {}
     count = len(data.labels.paths)
     found = {
         name: Said(np.zeros(count, np.int64), np.zeros(count), np.zeros(count)) for name in models
@@ -78,9 +108,17 @@ def evaluated(
     for name, model in models.items():
         alike.setdefault(model.preprocessing, []).append(name)
     with_rows = [name for name in splits if name in data.labels.splits]
-    for (preprocessing, names), split_name in product(alike.items(), with_rows):
-        split = data.split(split_name, preprocessing, options, reporter, keep=False)
+    for (preprocessing, sharing), split_name in product(alike.items(), with_rows):
         rows = data.labels.rows(split_name).numpy()
+        there = {
+            name: kept[name][split_name] for name in sharing if split_name in kept.get(name, ())
+        }
+        for name, said in there.items():
+            found[name].put(rows, said)
+        names = [name for name in sharing if name not in there]
+        if not names:
+            continue
+        split = data.split(split_name, preprocessing, options, reporter, keep=False)
         titles = {f"{name} on {split_name}": name for name in names}
         few = " and ".join(names) if len(names) < 3 else f"{len(names)} models"
         says = evaluate_together(
@@ -92,10 +130,7 @@ def evaluated(
             f"{few} on {split_name}",
         )
         for title, name in titles.items():
-            said: Predictions = says[title]
-            found[name].predicted[rows] = said.predicted.numpy()
-            found[name].p[rows] = said.confidence.numpy()
-            found[name].p_label[rows] = said.loss.neg().exp().numpy()
+            found[name].put(rows, Said.of(says[title]))
     return found
 
 
@@ -202,16 +237,19 @@ class Found:
 
 
 def look_up(
-    model: str, key: Mapping[str, Any], places: Sequence[Path], reporter: Reporter, who: str = ""
-) -> Found | None:
+    role: str, model: Checkpoint, key: Mapping[str, Any], rows: int, places: Sequence[Path]
+) -> tuple[Found | None, str | None]:
     """Answers that were kept, if they are of the same model, images and everything else.
 
     Args:
-        model: Name of the column that they are in: ``dense`` or ``sparse``.
+        role: Name of the column that they are in: ``dense`` or ``sparse``.
+        model: The model.
         key: What they must depend on.
+        rows: Number of images.
         places: Files to look into.
-        reporter: Hears why answers that are there are not taken.
-        who: What the model is called then.
+
+    Returns:
+        The answers, or ``None`` and, where there are any all the same, why they are not taken.
     """
     reasons = []
     for place in places:
@@ -219,28 +257,55 @@ def look_up(
             continue
         try:
             arrays, about = read_npz(place)
-            had = (about or {})["keys"][model]
+            had = (about or {})["keys"][role]
             said = Said(
-                arrays[model].astype(np.int64),
-                arrays[f"{model}_p"].astype(np.float64),
-                arrays[f"{model}_p_label"].astype(np.float64),
+                arrays[role].astype(np.int64),
+                arrays[f"{role}_p"].astype(np.float64),
+                arrays[f"{role}_p_label"].astype(np.float64),
             )
             if {len(part) for part in vars(said).values()} != {len(arrays["id"])}:
                 raise ValueError("not one answer for each image")
             duplicates = duplicates_in((about or {})["data"], place)
+            other = [name for name, value in key.items() if had.get(name) != value]
+            if not other and not said.could_be(model, rows):
+                raise ValueError("answers that were not the model's")
         except LabelsError as error:
             reasons.append(f"{error}")
             continue
         except (KeyError, TypeError, ValueError, AttributeError):
-            reasons.append(f"{place}: holds no answers of the {model} model")
+            reasons.append(f"{place}: holds no answers of the {role} model")
             continue
-        other = [name for name, value in key.items() if had.get(name) != value]
         if not other:
-            return Found(said, place, duplicates)
+            return Found(said, place, duplicates), None
         reasons.append(f"{place}: was made with other {', '.join(other)}")
-    for reason in reasons[:1]:
-        reporter.say(f"{reason}; {who or f'the {model} model'} is evaluated anew")
-    return None
+    return None, reasons[0] if reasons else None
+
+
+def look_up_by_split(
+    role: str, model: Checkpoint, data: Data, options: ArchitectureOptions, compute: Compute
+) -> dict[str, Found]:
+    """The answers to single splits that ``ceag exemplars`` has kept of a model.
+
+    Args:
+        role: Name of the column that they are in: ``dense`` or ``sparse``.
+        model: The model, in whose run folder they lie.
+        data: The images.
+        options: How the model is read.
+        compute: Where and how it would run.
+
+    Returns:
+        By split, for those that the same images were in.
+    """
+    found = {}
+    for split in data.labels.splits:
+        place = folder_of(model.path) / of_split(split)
+        if place.is_file():  # else the images need not be asked for their state
+            rows = data.labels.rows(split).numpy()
+            key = key_of(model, options, compute, rows_of(data, rows))
+            kept, _ = look_up(role, model, key, len(rows), [place])
+            if kept is not None:
+                found[split] = kept
+    return found
 
 
 def duplicates_in(origin: Mapping[str, Any], path: Path) -> tuple[Duplicate, ...] | None:

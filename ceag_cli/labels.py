@@ -7,12 +7,10 @@ header is line 1), and :meth:`Labels.raise_problems` reports them together, befo
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from posixpath import normpath
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,23 +22,23 @@ from ceag_cli.columns import (
     SHOWN_PROBLEMS,
     Column,
     Content,
-    Csv,
     Problems,
     Source,
     raise_together,
-    renumbered,
 )
+from ceag_cli.csvfiles import Csv
 from ceag_cli.errors import LabelsError, nearest
-from ceag_cli.groups import Grouping, ambiguous, crossed
+from ceag_cli.groupcolumns import check_clusters, grouped, split_numbers, without_group
+from ceag_cli.groups import Grouping, crossed
+from ceag_cli.headers import (
+    PATH_COLUMNS,
+    SPLITS,
+    features_of,
+    header_problems,
+    no_such_column,
+    refuse_cluster,
+)
 from ceag_cli.kinds import refuse_answers
-
-PATH_COLUMNS = ("path", "file_name", "filename")
-SPLITS = ("train", "val", "test")
-POLICIES = ("error", "group", "drop")
-"""What to do with an image that has no group: refuse it, give it a group, leave it out."""
-
-MISSING = "<missing>"
-"""Group of the images that have none."""
 
 _UNUSUAL = ("//", "/.", "..", ":", "\\", "\n/", "\n.", "/\n", "\n\n")
 """A path needs one of these, with line breaks around it, to be empty, to lie outside of its folder
@@ -281,108 +279,14 @@ class _Columns:
                 f"found {', '.join(path_columns) or 'none'}"
             )
         problems = header_problems(place, header, label_column, unnamed)
-        if cluster_id is not None and cluster_id not in header:
-            problems.append(no_such_cluster(place, header, cluster_id))
-        problems += no_such_control(place, header, control)
+        problems += no_such_column(place, header, cluster_id, control)
         reserved = {*PATH_COLUMNS, "split", "label", label_column, cluster_id, *control}
-        if groups_by is None:
-            features = [[name] for name in header if name and name not in reserved]
-            if not features:
-                problems.append(
-                    f"{place}: no column is left to make groups of; name one with "
-                    f"--groups-by ('--groups-by {label_column}' takes the class as the group)"
-                )
-        else:
-            features, wrong = features_of(place, header, groups_by)
-            problems += wrong + refuse_cluster(path, features, cluster_id)
+        others = [name for name in header if name and name not in reserved]
+        features, wrong = features_of(place, header, groups_by, others, label_column)
+        problems += wrong + refuse_cluster(path, features, cluster_id)
         if problems:
             raise LabelsError(problems)
         return cls(path_columns[0], label_column, features, cluster_id, control)
-
-
-def header_problems(
-    place: str, header: Sequence[str], label_column: str, unnamed: str | None
-) -> list[str]:
-    """What is wrong with the columns that every table has to have.
-
-    Args:
-        place: Where the header is, for the messages.
-        header: Its columns.
-        label_column: The column with the target class.
-        unnamed: The problem with the column that names the image, if there is one.
-    """
-    problems = []
-    twice = sorted(name for name, count in Counter(header).items() if count > 1)
-    if twice:
-        problems.append(f"{place}: column given twice: {', '.join(twice)}")
-    if unnamed is not None:
-        problems.append(unnamed)
-    if "split" not in header:
-        problems.append(
-            f"{place}: needs a column 'split' with {', '.join(SPLITS)} in its rows"
-            f"{nearest('split', header)}"
-        )
-    if label_column not in header:
-        problems.append(
-            f"{place}: there is no label column '{label_column}'; name one with "
-            f"--label-column (columns: {', '.join(header)})"
-        )
-    return problems
-
-
-def no_such_cluster(place: str, header: Sequence[str], cluster_id: str) -> str:
-    """What is wrong when ``--cluster-id`` names no column."""
-    return (
-        f"{place}: --cluster-id names '{cluster_id}', which is not a column"
-        f"{nearest(cluster_id, list(header))} (columns: {', '.join(header)})"
-    )
-
-
-def no_such_control(place: str, header: Sequence[str], control: Sequence[str]) -> list[str]:
-    """What is wrong with ``--control``."""
-    return [
-        f"{place}: --control names '{name}', which is not a column"
-        f"{nearest(name, list(header))} (columns: {', '.join(header)})"
-        for name in control
-        if name not in header
-    ]
-
-
-def features_of(
-    place: str, header: Sequence[str], groups_by: str
-) -> tuple[list[list[str]], list[str]]:
-    """The columns of each feature that ``--groups-by`` names, and what is wrong with them."""
-    features = [[part.strip() for part in item.split("*")] for item in groups_by.split(",")]
-    problems = [
-        f"{place}: --groups-by names '{name}', which is not a column"
-        f"{nearest(name, list(header))} (columns: {', '.join(header)})"
-        for parts in features
-        for name in parts
-        if name not in header
-    ]
-    names = [crossed(parts) for parts in features]
-    problems += [
-        f"--groups-by names '{name}' twice"
-        for name in sorted({name for name in names if names.count(name) > 1})
-    ]
-    return features, problems
-
-
-def refuse_cluster(
-    path: Path, features: Sequence[Sequence[str]], cluster_id: str | None
-) -> list[str]:
-    """What is wrong when a group is made of the column that tells images apart by cluster."""
-    if not any(cluster_id in parts for parts in features):
-        return []
-    return [f"{path}: column '{cluster_id}' is both in --groups-by and --cluster-id; name one"]
-
-
-def name_is_taken(column: str) -> str:
-    """What is wrong with a group that is called as those without one."""
-    return (
-        f"the group '{MISSING}' (column '{column}') has the name that --missing group gives; "
-        "rename it"
-    )
 
 
 @dataclass(frozen=True)
@@ -407,8 +311,7 @@ def _checked(
     split = split_numbers(words["split"], noted)
     without = without_group({name: words[name] for name in columns.used}, missing, noted)
     if columns.cluster is not None:
-        empty = words[columns.cluster].has("")
-        noted.note(empty, f"the cluster is empty (column '{columns.cluster}')")
+        check_clusters(columns.cluster, words[columns.cluster], noted)
     dropped = without & ~noted.wrong if missing == "drop" else np.zeros_like(without)
     aside = np.flatnonzero(given & noted.wrong).tolist()
     lines = noted.lines_of(aside)
@@ -462,76 +365,6 @@ def _given_before(paths: Sequence[str], hashes: Integers, rows: Integers) -> dic
         if given != row:
             found[row] = given
     return found
-
-
-def split_numbers(column: Column, problems: Problems) -> Integers:
-    """Number in ``SPLITS`` of each row; -1, and a problem, where it is none."""
-    number = {name: i for i, name in enumerate(SPLITS)}
-    found = np.array([number.get(name, -1) for name in column.names], np.int64)[column.codes]
-
-    def text(row: int) -> str:
-        return f"split '{column.names[column.codes[row]]}' is not one of {', '.join(SPLITS)}"
-
-    problems.note(found < 0, text)
-    return found
-
-
-def without_group(cells: Mapping[str, Column], missing: str, problems: Problems) -> Flags:
-    """The rows in which a group is empty; what is wrong with that is noted."""
-    without = np.zeros(len(problems.records), bool)
-    for name, column in cells.items():
-        empty = column.has("")
-        without |= empty
-        if missing == "error":
-            problems.note(empty, f"the group is empty (column '{name}')")
-        if missing == "group":
-            problems.note(column.has(MISSING), name_is_taken(name))
-    return without
-
-
-class Groups(NamedTuple):
-    """Groups of columns."""
-
-    values: tuple[tuple[str, ...], ...]
-    """Their names by feature, sorted; a group without rows has none."""
-    ids: Integers
-    """Shape ``(N, F)``; they count through all features."""
-    ambiguous: list[str]
-    """Groups that would have one name, as messages."""
-
-
-def grouped(
-    cells: Mapping[str, Column],
-    features: Sequence[Sequence[str]],
-    rows: Flags | slice = slice(None),
-) -> Groups:
-    """Make groups of columns, those of a feature crossed."""
-    values: list[tuple[str, ...]] = []
-    ids = []
-    problems: list[str] = []
-    for of_feature in features:
-        columns = [cells[name] for name in of_feature]
-        key = np.zeros(len(columns[0].codes[rows]), np.int64)
-        count = 1
-        for column in columns:
-            size = len(column.names)
-            key, found = renumbered(key * size + column.codes[rows], count * size)
-            count = len(found)
-        where = np.zeros(count if len(key) else 0, np.int64)
-        where[key] = np.arange(len(key))  # some row of each combination
-        parts = [column.codes[rows][where].tolist() for column in columns]
-        each = [
-            [column.names[c] or MISSING for column, c in zip(columns, row, strict=True)]
-            for row in zip(*parts, strict=True)
-        ]
-        words = [crossed(row) for row in each]
-        problems += ambiguous(of_feature, each) if len(set(words)) < len(words) else []
-        names = sorted(set(words))
-        number = {name: i for i, name in enumerate(names)}
-        offset = sum(len(names) for names in values)
-        ids.append(offset + np.array([number[word] for word in words], np.int64)[key])
-        values.append(tuple(names))
-    return Groups(tuple(values), np.stack(ids, axis=1), problems)
 
 
 def _unusual(paths: str) -> bool:

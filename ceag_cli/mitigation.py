@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ceag_cli.audit import Paired, audit
+from ceag_cli.audit import audit
 from ceag_cli.budgets import by_scope
 from ceag_cli.checkpoints import Checkpoint
 from ceag_cli.convergence import troubles
@@ -45,6 +45,7 @@ from ceag_cli.methods import (
     rule_of_keeping,
 )
 from ceag_cli.options import MitigateOptions
+from ceag_cli.paired import Paired
 from ceag_cli.policy import Policy
 from ceag_cli.progress import Reporter
 from ceag_cli.prunable import prunable_parameters

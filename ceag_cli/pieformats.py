@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ceag_cli.explanationformats import as_table
-from ceag_cli.formats import as_json
+from ceag_cli.grouptables import group_rows, harmless, markdown_table
 from ceag_cli.inert import printable
+from ceag_cli.jsontext import as_json
 from ceag_cli.markdown import escaped
 from ceag_cli.piereport import (
     CAVEAT,
@@ -21,7 +21,7 @@ from ceag_cli.piereport import (
     pies_html,
     voted,
 )
-from ceag_cli.pies import Exemplars, Pies
+from ceag_cli.pies import Exemplars
 from ceag_cli.report import percent
 from ceag_cli.sheet import line
 from ceag_cli.templates import template
@@ -36,18 +36,10 @@ COLUMNS = (
 )
 
 
-def _group_rows(found: Pies) -> tuple[list[list[str]], int]:
-    """A table of the first groups, its head first, and how many there are more."""
-    columns, groups = columns_of(found), found.worst_first()
-    head = ["group", *(name for name, _ in columns)]
-    rows = [[group.name, *(cell(group) for _, cell in columns)] for group in groups[:MOST_GROUPS]]
-    return [head, *rows], len(groups) - len(rows)
-
-
 def text(exemplars: Exemplars) -> str:
     """Plain text: what was found, a table of groups, and the clearest images."""
     found = exemplars.pies
-    rows, left_out = _group_rows(found)
+    rows, left_out = group_rows(columns_of(found), found.worst_first(), MOST_GROUPS)
     said = [headline(found), *lines(found)]
     said += aligned([[printable(cell) for cell in row] for row in rows])
     said += [f"and {left_out} more groups"] * bool(left_out)
@@ -59,23 +51,21 @@ def text(exemplars: Exemplars) -> str:
         rest = found.count - len(images) + 1
         said += [f"and {rest} more; --report csv=FILE lists all"] * bool(rest)
     said += [CAVEAT, f"report: {exemplars.page}"]
-    # GitHub takes a line of a log that begins so for a command.
-    safe = (f"| {x}" if x.lstrip().startswith(("::", "##[")) else x for x in said)
-    return "\n".join(safe) + "\n"
+    return harmless(said)
 
 
 def markdown(exemplars: Exemplars) -> str:
     """For a summary or a comment."""
     found = exemplars.pies
-    rows, left_out = _group_rows(found)
+    rows, left_out = group_rows(columns_of(found), found.worst_first(), MOST_GROUPS)
     said = [f"## ceag exemplars: {found.count} {kind(found, found.count)}", ""]
     said += [escaped(headline(found)), "", *(f"- {escaped(x)}" for x in lines(found)), ""]
-    said += as_table(rows)
+    said += markdown_table(rows)
     said += ["", f"{left_out} more groups are in exemplars.json."] * bool(left_out)
     said += ["", escaped(legend(found))]
     if found.images:
         images = image_rows(found.images[:MOST_IMAGES], found)
-        said += ["", f"The {len(images) - 1} clearest images:", "", *as_table(images)]
+        said += ["", f"The {len(images) - 1} clearest images:", "", *markdown_table(images)]
     said += ["", escaped(CAVEAT), "", f"Written by ceag {escaped(exemplars.version)}."]
     return "\n".join(said) + "\n"
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ceag_cli.inert import printable
-from ceag_cli.means import Bounded
 from ceag_cli.modes import FEWEST
 from ceag_cli.pies import GroupPies, Picture, Pie, Pies
-from ceag_cli.report import percent, points
+from ceag_cli.report import bounded_percent, bounded_points, percent
 from ceag_cli.templates import template
 
 ADVISABLE = 10
@@ -33,20 +32,6 @@ def kind(found: Pies, count: int = 2) -> str:
     return word if count == 1 else f"{word}s"
 
 
-def share(value: Bounded | None) -> str:
-    """``12.3 (10.1 to 15.0)``."""
-    if value is None or value.lower is None:
-        return percent(None if value is None else value.value)
-    return f"{percent(value.value)} ({percent(value.lower)} to {percent(value.upper)})"
-
-
-def gap(value: Bounded | None) -> str:
-    """``+2.3 (+1.1 to +3.0)``."""
-    if value is None or value.lower is None:
-        return points(None if value is None else value.value)
-    return f"{points(value.value)} ({points(value.lower)} to {points(value.upper)})"
-
-
 def probability(value: float | None) -> str:
     """Two significant digits."""
     return "–" if value is None else f"{value:.2g}"
@@ -63,8 +48,8 @@ def headline(found: Pies) -> str:
     what = "modal label" if found.modal else "label"
     return (
         f"{found.split}: {found.n} images, {models(found)}. {found.count} "
-        f"{kind(found, found.count)}, {share(found.rate)} % of the images: the {what} of the dense "
-        f"models is another one than that of the sparse models."
+        f"{kind(found, found.count)}, {bounded_percent(found.rate)} % of the images: the "
+        f"{what} of the dense models is another one than that of the sparse models."
     )
 
 
@@ -132,8 +117,8 @@ def columns_of(found: Pies) -> list[Column]:
     columns: list[Column] = [
         ("n", lambda g: str(g.n)),
         ("PIEs" if found.modal else "disagreements", lambda g: str(g.count)),
-        ("rate %", lambda g: share(g.rate)),
-        ("excess", lambda g: gap(g.excess)),
+        ("rate %", lambda g: bounded_percent(g.rate)),
+        ("excess", lambda g: bounded_points(g.excess)),
         ("p", lambda g: probability(g.p_holm)),
     ]
     if found.by_chance is not None:
@@ -142,7 +127,7 @@ def columns_of(found: Pies) -> list[Column]:
         *columns,
         ("dense %", lambda g: percent(g.acc_dense)),
         ("sparse %", lambda g: percent(g.acc_sparse)),
-        ("psi", lambda g: gap(g.excess_gap)),
+        ("psi", lambda g: bounded_points(g.excess_gap)),
         ("p of psi", lambda g: probability(g.p_welch_holm)),
         ("models", lambda g: "–" if g.models_needed is None else str(g.models_needed)),
     ]
@@ -188,7 +173,7 @@ def brief_lines(found: Pies) -> list[str]:
     said = [f"exemplars (ceag exemplars): {headline(found)}"]
     worst = [g for g in found.worst_first() if g.p_holm is not None and g.p_holm <= found.alpha]
     if worst:
-        named = "; ".join(f"{printable(g.name)} {share(g.rate)} %" for g in worst[:3])
+        named = "; ".join(f"{printable(g.name)} {bounded_percent(g.rate)} %" for g in worst[:3])
         more = f", and {len(worst) - 3} more" if len(worst) > 3 else ""
         said.append(f"  more often than in all images: {named}{more}")
     return said

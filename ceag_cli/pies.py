@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ceag_cli import strictjson
-from ceag_cli.explanations import other_groups
+from ceag_cli.companions import companion, other_groups
 from ceag_cli.findings import Subject
 from ceag_cli.means import Bounded
 from ceag_cli.populations import Populations
@@ -154,40 +154,21 @@ def pies_document(found: Pies) -> dict[str, Any]:
     return plain | {"images_left_out": len(found.images) - len(listed)}
 
 
-def pies_from(plain: Mapping[str, Any]) -> Pies:
+def pies_from(plain: Any) -> Pies:
     """What a document holds, with as many images as it lists.
 
     Raises:
-        KeyError, TypeError: It is none of this version.
+        ValueError: It is none of this version; with the place in it and the value.
     """
-    fields = {name: value for name, value in plain.items() if name != "images_left_out"}
-    groups = tuple(
-        GroupPies(
-            **group | {name: _bounded(group[name]) for name in ("rate", "excess", "excess_gap")}
-        )
-        for group in plain["groups"]
-    )
-    lists = ("dense", "sparse", "groups")
-    images = tuple(
-        Pie(**image | {name: tuple(image[name]) for name in lists}) for image in plain["images"]
-    )
-    return Pies(
-        **fields
-        | {
-            "rate": _bounded(plain["rate"]),
-            "dense": Accuracy(**plain["dense"]),
-            "sparse": Accuracy(**plain["sparse"]),
-            "groups": groups,
-            "images": images,
-        }
-    )
-
-
-def _bounded(plain: Mapping[str, Any] | None) -> Bounded | None:
-    return None if plain is None else Bounded(**plain)
+    found = strictjson.mapping(plain, "the exemplars")
+    fields = {name: value for name, value in found.items() if name != "images_left_out"}
+    return strictjson.record(Pies, fields, "the exemplars")
 
 
 KEPT = "exemplars.json"
+
+SCHEMA_VERSION = 1
+"""Of what ``exemplars`` says with ``--format json``, and of what it keeps."""
 
 
 def kept_pies(folder: Path, subject: Subject) -> tuple[Pies | None, str | None]:
@@ -200,27 +181,26 @@ def kept_pies(folder: Path, subject: Subject) -> tuple[Pies | None, str | None]:
     Returns:
         What was found, or ``None`` and, where there is a file all the same, why it is not taken.
     """
-    place = folder / KEPT
-    if not place.is_file():
-        return None, None
-    try:
-        plain = strictjson.mapping(strictjson.loads(place.read_bytes()), "it")
-        models = plain["models"]
+
+    def read(document: Mapping[str, Any]) -> tuple[Pies, list[str]]:
+        models = strictjson.mapping(document["models"], "models")
+        digests = {"dense": subject.dense_sha256, "sparse": subject.sparse_sha256}
         other = [
             f"other {role} models"
-            for role, digest in (
-                ("dense", subject.dense_sha256),
-                ("sparse", subject.sparse_sha256),
-            )
-            if digest not in [model["sha256"] for model in models[role]]
+            for role, digest in digests.items()
+            if digest not in _digests(models[role], f"the {role} models")
         ]
-        other += other_groups(plain["data"], subject)
-        found = pies_from(plain["exemplars"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None, f"{place}: holds no exemplars; 'ceag exemplars' writes it anew"
-    if other:
-        return None, f"{place}: is about {other[0]}; 'ceag exemplars' writes it anew"
-    return found, None
+        found = pies_from(document["exemplars"])
+        return found, other + other_groups(document, subject)
+
+    return companion(folder / KEPT, "exemplars", "exemplars", SCHEMA_VERSION, read)
+
+
+def _digests(models: Any, what: str) -> list[Any]:
+    return [
+        strictjson.mapping(model, f"one of {what}")["sha256"]
+        for model in strictjson.listed(models, what)
+    ]
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,43 @@
 from __future__ import annotations
 
 import io
+import unicodedata
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from ceag_cli import piereport
 from ceag_cli.explanationreport import brief_lines
+from ceag_cli.findings import (
+    DESCRIPTIVE,
+    FAIL,
+    HIGH,
+    INCONCLUSIVE,
+    LOW,
+    PASS,
+    TOO_SMALL,
+    AuditResult,
+    GroupResult,
+)
 from ceag_cli.inert import as_line, printable
-from ceag_cli.report import CAVEAT, audit_headline, audit_table, basis, check_lines, split_line
+from ceag_cli.report import (
+    CAVEAT,
+    audit_headline,
+    basis,
+    check_lines,
+    counted_line,
+    interval,
+    percent,
+    points,
+    split_line,
+)
 from ceag_cli.results import Audit
 from ceag_cli.shiftreport import shift_lines
+
+SHORT = {HIGH: "high", LOW: "low", TOO_SMALL: "small"}
+"""Why a group is INCONCLUSIVE, in a word."""
 
 
 def console_of(**options: Any) -> Console:
@@ -59,3 +86,72 @@ def audit_text(audit: Audit) -> str:
     assert isinstance(console.file, io.StringIO)
     lines = console.file.getvalue().splitlines()
     return "".join(f"{as_line(line.rstrip())}\n" for line in lines)
+
+
+def audit_table(result: AuditResult, split: str, most: int | None = 25) -> Table:
+    """Groups of a split, worst first; the rest is counted when there are more than ``most``."""
+    table = Table(box=None, pad_edge=False, expand=False, header_style="bold")
+    table.add_column("group", overflow="fold", min_width=12)
+    groups = result.by_split(split)
+    judged = any(group.verdict != DESCRIPTIVE for group in groups)
+    gap = "gap" if result.policy.against == "rest" else "psi"
+    for name in ("n", "dense", "sparse", gap, *(["bounds"] if judged else [])):
+        table.add_column(name, justify="right", no_wrap=True)
+    open_ = any(group.verdict == INCONCLUSIVE for group in groups)
+    if judged:
+        table.add_column("verdict", min_width=12)
+    if open_:
+        table.add_column("needs", justify="right", no_wrap=True)
+    several = len({group.feature for group in result.groups}) > 1
+    shown = groups if most is None else groups[:most]
+    for group in shown:
+        whole = several or not group.value
+        name = printable(f"{group.feature}={group.value}" if whole else group.value)
+        style = {FAIL: "red", PASS: "green", INCONCLUSIVE: "yellow"}.get(group.verdict, "")
+        reason = SHORT.get(group.reason or "", "") if group.verdict == INCONCLUSIVE else ""
+        cells: list[str | Text] = [
+            # After a name from right to left, a mark keeps the numbers in their order.
+            ("\u200e" if _right_to_left(name) else "") + str(group.n),
+            percent(group.acc_dense),
+            percent(group.acc_sparse),
+            points(result.gated_gap(group), group.eps),
+        ]
+        if judged:
+            verdict = f"{group.verdict} {reason}".strip()
+            cells += [interval(group), Text(verdict, style=style)]
+        if open_:
+            cells.append("–" if reason and group.n_needed is None else _needs(group))
+        table.add_row(Text(name), *cells)
+    rest = groups[len(shown) :]
+    notes = []
+    if rest:
+        counts = counted_line(rest) if judged else ""
+        notes.append(f"and {len(rest)} more groups{': ' if counts else ''}{counts}")
+    if open_ and any(group.n_needed is not None for group in shown):
+        notes.append("needs: further images of the group")
+        if any(group.grows == "split" for group in shown):
+            notes[-1] += "; *: with all others growing alike"
+    if notes:
+        text = Text("\n".join(notes))
+        table.caption, table.caption_justify, table.caption_style = text, "left", ""
+    return table
+
+
+def _right_to_left(name: str) -> bool:
+    return any(unicodedata.bidirectional(c) in ("R", "AL", "AN") for c in name)
+
+
+def _needs(group: GroupResult) -> str:
+    """How many further images decide a group: ``+1240``, ``+195k``, ``+1.2M``.
+
+    A ``*`` follows where that takes all other groups growing alike.
+    """
+    number = group.n_needed
+    if number is None:
+        return ""
+    shown = f"{number / 1e6:.1f}M"
+    if number < 100_000:
+        shown = str(number)
+    elif number < 999_500:
+        shown = f"{number / 1e3:.0f}k"
+    return f"+{shown}{'*' if group.grows == 'split' else ''}"

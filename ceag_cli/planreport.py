@@ -7,7 +7,8 @@ from typing import Any
 
 from ceag_cli.findings import REFERENCE
 from ceag_cli.inert import printable
-from ceag_cli.planning import PARTLY, POWER, GroupPlan, Need, Plan, is_missing
+from ceag_cli.planning import PARTLY, POWER, GroupPlan, Need, Plan
+from ceag_cli.sizes import is_missing
 from ceag_cli.texttables import aligned
 
 

@@ -12,9 +12,16 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from ceag_cli.clauses import Group as Group
-from ceag_cli.clauses import Override, named, read_overrides, read_required, read_waivers, unknown
-from ceag_cli.clauses import Waiver as Waiver
+from ceag_cli.clauses import (
+    Group,
+    Override,
+    Waiver,
+    named,
+    read_overrides,
+    read_required,
+    read_waivers,
+    unknown,
+)
 from ceag_cli.declarations import flag
 from ceag_cli.errors import OptionError
 from ceag_cli.options import AuditOptions

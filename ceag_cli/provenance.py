@@ -31,9 +31,7 @@ def _splits(value: Any, what: str) -> None:
 
 
 def _texts(value: Any, what: str) -> None:
-    if not isinstance(value, list):
-        raise ValueError(f"{what} is {strictjson.shown(value)}, not a list")
-    for item in value:
+    for item in strictjson.listed(value, what):
         strictjson.text(item, what)
 
 

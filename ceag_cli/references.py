@@ -15,7 +15,8 @@ from typing import Any
 from ceag_cli import strictjson
 from ceag_cli.datasetnames import not_a_dataset
 from ceag_cli.errors import LineageError
-from ceag_cli.labels import POLICIES, SPLITS
+from ceag_cli.groupcolumns import POLICIES
+from ceag_cli.headers import SPLITS
 from ceag_cli.weightsfiles import identity_of
 
 

@@ -1,17 +1,13 @@
-"""An audit as text, sentence by sentence, and as a table. Everything here returns; nothing prints.
+"""What an audit says, sentence by sentence. Everything here returns; nothing prints.
 
 Fractions become percentage points here and nowhere earlier.
 """
 
 from __future__ import annotations
 
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from decimal import Decimal
-
-from rich.table import Table
-from rich.text import Text
 
 from ceag_cli.declarations import flag
 from ceag_cli.findings import (
@@ -32,6 +28,7 @@ from ceag_cli.findings import (
     SplitResult,
 )
 from ceag_cli.inert import printable
+from ceag_cli.means import Bounded
 from ceag_cli.policy import Policy
 
 MEANING = {
@@ -58,7 +55,6 @@ WHY = {
     LOW: "{quantity} is at most eps, but not shown to be",
     TOO_SMALL: "too few images to pass even if no answer had changed",
 }
-SHORT = {HIGH: "high", LOW: "low", TOO_SMALL: "small"}
 
 
 def basis(result: AuditResult) -> str:
@@ -103,6 +99,20 @@ def points(gap: float | None, eps: float | None = None) -> str:
         if (shown > limit, shown < limit) == (gap > eps, gap < eps):
             break
     return text
+
+
+def bounded_percent(share: Bounded | None) -> str:
+    """A share with its bounds: ``12.3 (10.1 to 15.0)``."""
+    if share is None or share.lower is None:
+        return percent(None if share is None else share.value)
+    return f"{percent(share.value)} ({percent(share.lower)} to {percent(share.upper)})"
+
+
+def bounded_points(gap: Bounded | None) -> str:
+    """A gap with its bounds: ``+2.3 (+1.1 to +3.0)``."""
+    if gap is None or gap.lower is None:
+        return points(None if gap is None else gap.value)
+    return f"{points(gap.value)} ({points(gap.lower)} to {points(gap.upper)})"
 
 
 def tolerance(eps: float) -> str:
@@ -198,75 +208,6 @@ def split_line(split: SplitResult) -> str:
     if split.omnibus_p is not None:
         line += f"; p {split.omnibus_p:.2g} for no disparity at all"
     return line
-
-
-def audit_table(result: AuditResult, split: str, most: int | None = 25) -> Table:
-    """Groups of a split, worst first; the rest is counted when there are more than ``most``."""
-    table = Table(box=None, pad_edge=False, expand=False, header_style="bold")
-    table.add_column("group", overflow="fold", min_width=12)
-    groups = result.by_split(split)
-    judged = any(group.verdict != DESCRIPTIVE for group in groups)
-    gap = "gap" if result.policy.against == "rest" else "psi"
-    for name in ("n", "dense", "sparse", gap, *(["bounds"] if judged else [])):
-        table.add_column(name, justify="right", no_wrap=True)
-    open_ = any(group.verdict == INCONCLUSIVE for group in groups)
-    if judged:
-        table.add_column("verdict", min_width=12)
-    if open_:
-        table.add_column("needs", justify="right", no_wrap=True)
-    several = len({group.feature for group in result.groups}) > 1
-    shown = groups if most is None else groups[:most]
-    for group in shown:
-        whole = several or not group.value
-        name = printable(f"{group.feature}={group.value}" if whole else group.value)
-        style = {FAIL: "red", PASS: "green", INCONCLUSIVE: "yellow"}.get(group.verdict, "")
-        reason = SHORT.get(group.reason or "", "") if group.verdict == INCONCLUSIVE else ""
-        cells: list[str | Text] = [
-            # After a name from right to left, a mark keeps the numbers in their order.
-            ("\u200e" if _right_to_left(name) else "") + str(group.n),
-            percent(group.acc_dense),
-            percent(group.acc_sparse),
-            points(result.gated_gap(group), group.eps),
-        ]
-        if judged:
-            verdict = f"{group.verdict} {reason}".strip()
-            cells += [interval(group), Text(verdict, style=style)]
-        if open_:
-            cells.append("–" if reason and group.n_needed is None else _needs(group))
-        table.add_row(Text(name), *cells)
-    rest = groups[len(shown) :]
-    notes = []
-    if rest:
-        counts = counted_line(rest) if judged else ""
-        notes.append(f"and {len(rest)} more groups{': ' if counts else ''}{counts}")
-    if open_ and any(group.n_needed is not None for group in shown):
-        notes.append("needs: further images of the group")
-        if any(group.grows == "split" for group in shown):
-            notes[-1] += "; *: with all others growing alike"
-    if notes:
-        text = Text("\n".join(notes))
-        table.caption, table.caption_justify, table.caption_style = text, "left", ""
-    return table
-
-
-def _right_to_left(name: str) -> bool:
-    return any(unicodedata.bidirectional(c) in ("R", "AL", "AN") for c in name)
-
-
-def _needs(group: GroupResult) -> str:
-    """How many further images decide a group: ``+1240``, ``+195k``, ``+1.2M``.
-
-    A ``*`` follows where that takes all other groups growing alike.
-    """
-    number = group.n_needed
-    if number is None:
-        return ""
-    shown = f"{number / 1e6:.1f}M"
-    if number < 100_000:
-        shown = str(number)
-    elif number < 999_500:
-        shown = f"{number / 1e3:.0f}k"
-    return f"+{shown}{'*' if group.grows == 'split' else ''}"
 
 
 def interval(group: GroupResult) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ceag_cli.errors import OptionError, nearest
 from ceag_cli.explanations import SCHEMA_VERSION as EXPLAIN_VERSION
-from ceag_cli.identifying import SCHEMA_VERSION as EXEMPLARS_VERSION
+from ceag_cli.pies import SCHEMA_VERSION as EXEMPLARS_VERSION
 
 AUDIT = Path(__file__).with_name("audit.schema.json")
 SWEEP = Path(__file__).with_name("sweep.schema.json")

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from ceag_cli.confusion import Cell
 from ceag_cli.inert import printable
 from ceag_cli.means import FEWEST, Bounded
-from ceag_cli.report import percent, points
+from ceag_cli.report import bounded_percent, bounded_points, percent, points
 from ceag_cli.shifts import GroupShift, Shifts, Worst
 from ceag_cli.strata import PARTS, GroupOverLevels, Strata
 from ceag_cli.templates import template
@@ -34,7 +34,9 @@ def shift_lines(found: Shifts) -> list[str]:
         f"(lost {lost}, gained {gained}, lateral {lateral})"
     )
     if found.worst_churn is not None:
-        churn += f"; most in {_who(found.worst_churn)}: {_bounds(found.worst_churn.share)} %"
+        churn += (
+            f"; most in {_who(found.worst_churn)}: {bounded_percent(found.worst_churn.share)} %"
+        )
     lines = [churn]
     worst = found.worst_accuracy_dense, found.worst_accuracy_sparse
     if worst[0] is not None and worst[1] is not None:
@@ -101,9 +103,9 @@ def shift_html(found: Shifts) -> str:
         "shifts.html.jinja",
         percent=percent,
         points=points,
-        bounds=_bounds,
+        bounds=bounded_percent,
         share=_share,
-        gap=_gap,
+        gap=bounded_points,
     )
     return part.render(
         found=found,
@@ -135,20 +137,6 @@ def _value(share: Bounded | None) -> float | None:
 
 def _lower(share: Bounded | None) -> float:
     return -2.0 if share is None or share.lower is None else share.lower
-
-
-def _bounds(share: Bounded | None) -> str:
-    """``12.3 (10.1 to 15.0)``."""
-    if share is None or share.lower is None:
-        return percent(_value(share))
-    return f"{percent(share.value)} ({percent(share.lower)} to {percent(share.upper)})"
-
-
-def _gap(gap: Bounded | None) -> str:
-    """``+2.3 (+1.1 to +3.0)``."""
-    if gap is None or gap.lower is None:
-        return points(_value(gap))
-    return f"{points(gap.value)} ({points(gap.lower)} to {points(gap.upper)})"
 
 
 def _who(worst: Worst) -> str:

@@ -17,8 +17,8 @@ from ceag_cli.arrays import Flags, Integers, Numbers
 from ceag_cli.clusters import Effects, numbered
 from ceag_cli.confusion import Confusion, confusion, total_variation
 from ceag_cli.errors import LabelsError
+from ceag_cli.groupcolumns import grouped
 from ceag_cli.groups import crossed
-from ceag_cli.labels import grouped
 from ceag_cli.means import (
     FEWEST,
     Bounded,

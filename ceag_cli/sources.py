@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ceag_cli.columns import Csv
+from ceag_cli.csvfiles import Csv
 from ceag_cli.declarations import flag
 from ceag_cli.errors import LineageError, OptionError
+from ceag_cli.headers import SPLITS
 from ceag_cli.joining import LABEL, DatasetStore, JoinedCsv, is_by_index
-from ceag_cli.labels import SPLITS
 from ceag_cli.references import DatasetReference, GroupsReference
 from ceag_cli.sharedoptions import OF_DATASET, DataOptions
 

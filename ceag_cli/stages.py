@@ -25,6 +25,7 @@ from ceag_cli.data import Data, open_data
 from ceag_cli.distributed import World, speaking
 from ceag_cli.errors import OptionError, OutputError
 from ceag_cli.evaluation import Compute, evaluate
+from ceag_cli.headers import SPLITS
 from ceag_cli.initial import check_options as check_dense
 from ceag_cli.initial import classes_of, initial_model, open_given
 from ceag_cli.inputs import (
@@ -35,7 +36,6 @@ from ceag_cli.inputs import (
     open_checkpoint,
     parents_of,
 )
-from ceag_cli.labels import SPLITS
 from ceag_cli.lineage import Lineage, SparsityRecord, derived
 from ceag_cli.masks import Masks
 from ceag_cli.methods import check_options

@@ -16,14 +16,15 @@ from ceag_cli.atomic import write_text
 from ceag_cli.clauses import Group
 from ceag_cli.declarations import declared
 from ceag_cli.errors import LabelsError, LineageError, OptionError, OutputError, first
+from ceag_cli.groupcolumns import MISSING
+from ceag_cli.headers import PATH_COLUMNS
 from ceag_cli.kinds import has_answers
-from ceag_cli.labels import MISSING, PATH_COLUMNS
 from ceag_cli.lineage import newest
 from ceag_cli.options import AuditOptions
-from ceag_cli.planning import Sizes, read_sizes, sizes_of_answers
 from ceag_cli.policy import DEFAULT_EPS
 from ceag_cli.progress import Reporter
 from ceag_cli.recipe import PROJECT_FILE, read_project
+from ceag_cli.sizes import Sizes, read_sizes, sizes_of_answers
 
 SHOWN_KEYS = (
     "gate",

@@ -24,6 +24,9 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 MOST_OF_A_NAME = 4096
 """Characters of a name or path; no file system takes longer ones."""
 
+MOST = 2**63 - 1
+"""Of whole numbers."""
+
 
 def loads(text: str | bytes) -> Any:
     """Read JSON.
@@ -79,7 +82,7 @@ def text(value: Any, what: str) -> str:
     return value
 
 
-def whole(value: Any, what: str, high: int = 2**63 - 1) -> int:
+def whole(value: Any, what: str, high: int = MOST) -> int:
     """A whole number from 0 on."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= high:
         raise ValueError(f"{what} is {shown(value)}, not a whole number from 0 to {high}")
@@ -97,6 +100,13 @@ def mapping(value: Any, what: str) -> dict[str, Any]:
     """A mapping; that its names are words follows from its being JSON."""
     if not isinstance(value, dict):
         raise ValueError(f"{what} is {shown(value)}, not a mapping")
+    return value
+
+
+def listed(value: Any, what: str) -> list[Any]:
+    """A list."""
+    if not isinstance(value, list):
+        raise ValueError(f"{what} is {shown(value)}, not a list")
     return value
 
 
@@ -148,12 +158,12 @@ def _of_type(hint: Any, value: Any, what: str) -> Any:
     if isinstance(hint, types.UnionType):  # of something and None
         return None if value is None else _of_type(parts[0], value, what)
     if typing.get_origin(hint) is tuple:
-        if not isinstance(value, list):
-            raise ValueError(f"{what} is {shown(value)}, not a list")
-        return tuple(_of_type(parts[0], item, what) for item in value)
+        return tuple(_of_type(parts[0], item, what) for item in listed(value, what))
     if dataclasses.is_dataclass(hint):
         return record(typing.cast(Any, hint), value, what)
     known = (int, float) if hint is float else hint
     if not isinstance(value, known) or isinstance(value, bool) != (hint is bool):
         raise ValueError(f"{what} is {shown(value)}, not of the type {hint.__name__}")
+    if isinstance(value, int) and abs(value) > MOST:  # no float, perhaps, and no count
+        raise ValueError(f"{what} is {shown(value)}, not a number up to {MOST}")
     return value

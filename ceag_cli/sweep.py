@@ -29,7 +29,6 @@ from ceag_cli.atomic import write_text
 from ceag_cli.comparing import FOLDS
 from ceag_cli.errors import InUse, SweepError
 from ceag_cli.experiment import Cell, Plan
-from ceag_cli.formats import as_json
 from ceag_cli.heldout import (
     Comparison,
     Measured,
@@ -39,6 +38,7 @@ from ceag_cli.heldout import (
     replicates_of,
     same_images,
 )
+from ceag_cli.jsontext import as_json
 from ceag_cli.locks import claimed
 from ceag_cli.progress import Quiet, Reporter
 from ceag_cli.recommending import gated_of, policy_of_plan, recommend

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from ceag_cli.arrays import Integers, Numbers
-from ceag_cli.audit import counted
 from ceag_cli.experiment import Approach, Cell, Plan
 from ceag_cli.heldout import SameImages
+from ceag_cli.paired import counted
 from ceag_cli.pareto import pareto_front
 from ceag_cli.policy import Policy
 from ceag_cli.reach import Reach, reach

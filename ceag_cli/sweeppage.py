@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 from ceag_cli.axes import Axis
 from ceag_cli.findings import FAIL, INCONCLUSIVE, PASS
-from ceag_cli.page import DRAWN, LABELS, NUMBERS, ROW, SHAPES, WIDTH, Dot, Plot
+from ceag_cli.groupplots import DRAWN, LABELS, NUMBERS, ROW, SHAPES, WIDTH, Dot, Plot
 from ceag_cli.recommendationreport import (
     named,
     recommendation_lines,

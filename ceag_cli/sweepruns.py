@@ -24,11 +24,11 @@ import torch
 
 from ceag_cli import strictjson
 from ceag_cli.auditing import run_audit
-from ceag_cli.columns import read_npz
 from ceag_cli.documents import policy_document
 from ceag_cli.errors import CeagError, LabelsError, OutputError, SweepError, TrainingError
 from ceag_cli.experiment import OWN, Cell, Plan
 from ceag_cli.kept import PREDICTIONS
+from ceag_cli.npzfiles import read_npz
 from ceag_cli.options import AuditOptions, DenseOptions, MitigateOptions, PruneOptions
 from ceag_cli.policy import policy_of
 from ceag_cli.progress import Quiet, Reporter

@@ -95,6 +95,6 @@ def print_lines(lines: Sequence[str]) -> None:
 
 def print_document(document: Any) -> None:
     """Write a result to stdout, as one JSON document."""
-    from ceag_cli.formats import as_json
+    from ceag_cli.jsontext import as_json
 
     print_result(f"{as_json(document)}\n")

@@ -18,12 +18,13 @@ import torch
 
 from ceag_cli.answers import pairs_of
 from ceag_cli.arrays import Flags
-from ceag_cli.audit import Paired, audit
+from ceag_cli.audit import audit
 from ceag_cli.errors import LabelsError, OptionError
 from ceag_cli.findings import AuditResult
 from ceag_cli.groups import Grouping
 from ceag_cli.inert import printable
 from ceag_cli.options import AuditOptions
+from ceag_cli.paired import Paired
 from ceag_cli.policy import Policy, policy_of
 from ceag_cli.predictions import read_answers
 from ceag_cli.report import audit_headline, interval, percent, points

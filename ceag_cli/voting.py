@@ -11,15 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from ceag_cli.answers import about_data, subject_of
 from ceag_cli.arrays import Integers
 from ceag_cli.checkpoints import Checkpoint
 from ceag_cli.classes import class_index
 from ceag_cli.clusters import numbered
-from ceag_cli.columns import FORMAT, Column
+from ceag_cli.columns import Column
 from ceag_cli.data import Data, open_data
 from ceag_cli.errors import CheckpointError, OptionError, OutputError
 from ceag_cli.evaluation import Compute
+from ceag_cli.headers import SPLITS
 from ceag_cli.inputs import check_targets, open_checkpoint
 from ceag_cli.kept import (
     KEPT,
@@ -29,16 +29,18 @@ from ceag_cli.kept import (
     keep,
     key_of,
     look_up,
+    of_split,
     output_names,
     rows_of,
 )
-from ceag_cli.labels import SPLITS
+from ceag_cli.npzfiles import FORMAT
 from ceag_cli.options import ExemplarsOptions
 from ceag_cli.pairing import check_classes, check_inputs, named_dense
 from ceag_cli.populations import DENSE, SPARSE, Member, Populations, data_document, pairs_of
-from ceag_cli.progress import Quiet, Reporter
+from ceag_cli.progress import Reporter
 from ceag_cli.pruned import masks_of
 from ceag_cli.runs import folder_of
+from ceag_cli.subjects import about_data, subject_of
 from ceag_cli.weightsfiles import weights_in
 
 ELSEWHERE = "name all dense models with --dense"
@@ -186,22 +188,23 @@ class _Work:
         check_inputs(model, self.example, "models")
         check_classes(model, self.example)
 
-    def _places(self, model: Checkpoint) -> tuple[Path, Path, Path]:
-        """Where answers are kept: those to the split, and those of audits to all splits."""
-        folder = folder_of(model.path)
-        return folder / _name(self.options.split), folder / KEPT, folder / PREDICTIONS
+    def _place(self, model: Checkpoint) -> Path:
+        """Where a model's answers to the split are kept."""
+        return folder_of(model.path) / of_split(self.options.split)
 
     def _kept(self, role: str, model: Checkpoint) -> Said | None:
-        of_split, own, of_audit = self._places(model)
         key = key_of(model, self.options, self.compute, self.rows_of_split)
-        found = look_up(role, key, [of_split], Quiet())
+        found, _ = look_up(role, model, key, len(self.rows), [self._place(model)])
         if found is not None:
             return found.said
-        of_all = [place for place in (own, of_audit) if place.is_file()]
-        if not of_all:
+        folder = folder_of(model.path)
+        of_audits = [folder / name for name in (KEPT, PREDICTIONS) if (folder / name).is_file()]
+        if not of_audits:
             return None
         whole = key_of(model, self.options, self.compute, self._rows_of_all)
-        found = look_up(role, whole, of_all, self.reporter, str(model.path))
+        found, reason = look_up(role, model, whole, len(self.data.labels.paths), of_audits)
+        if reason is not None:
+            self.reporter.say(f"{reason}; {model.path} is evaluated anew")
         return None if found is None else found.said.only(self.rows)
 
     def evaluate(self) -> None:
@@ -222,7 +225,7 @@ class _Work:
         self.open.clear()
 
     def _keep(self, role: str, model: Checkpoint, said: Said) -> None:
-        place, labels = self._places(model)[0], self.data.labels
+        place, labels = self._place(model), self.data.labels
         about = {
             "format": FORMAT,
             "models": {role: {"path": str(model.path), "sha256": model.sha256}},
@@ -247,8 +250,3 @@ class _Work:
                 f"answers of {which} taken from their run folders: nothing that they depend on has "
                 "changed; --reevaluate computes them anew"
             )
-
-
-def _name(split: str) -> str:
-    """The file that a model's answers to a split are kept in: ``answers.test.npz``."""
-    return f"{Path(KEPT).stem}.{split}{Path(KEPT).suffix}"

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from oracles import Sample, floats, psi
 from scipy.stats import binom
 
-from ceag_cli.audit import Paired
 from ceag_cli.audit import audit as full_audit
 from ceag_cli.clauses import Waiver
 from ceag_cli.findings import AuditResult, GroupResult
 from ceag_cli.groups import Grouping
+from ceag_cli.paired import Paired
 from ceag_cli.policy import Policy
 
 EVIDENCE = Policy(eps=0.02)

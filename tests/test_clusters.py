@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from ceag_cli.audit import Paired, audit
+from ceag_cli.audit import audit
 from ceag_cli.clusters import FEWEST, Effects, mean_effects, numbered, psi_effects
 from ceag_cli.groups import Grouping
 from ceag_cli.means import mean_shift
+from ceag_cli.paired import Paired
 from ceag_cli.policy import Policy
 from ceag_cli.shifts import Answers, Said, shifts
 

@@ -16,8 +16,8 @@ import torch
 from toys import ceag, done, write_images
 from write_golden import MITIGATE
 
-from ceag_cli.columns import read_npz, write_npz
 from ceag_cli.info import describe_file
+from ceag_cli.npzfiles import read_npz, write_npz
 from ceag_cli.weightsfiles import identity_of, read_metadata
 
 GOLDEN = Path(__file__).resolve().parent / "golden"

@@ -12,7 +12,7 @@ import pytest
 import torch
 from toys import measured
 
-from ceag_cli.audit import Paired, audit
+from ceag_cli.audit import audit
 from ceag_cli.chance import by_chance
 from ceag_cli.gaps import excess_gap
 from ceag_cli.groups import BatchOutcome, Grouping, GroupStats
@@ -20,6 +20,7 @@ from ceag_cli.intervals import Counts, clopper_pearson, exact, psi_bounds, quant
 from ceag_cli.iterates import Measured
 from ceag_cli.judging import Questions, answers
 from ceag_cli.means import mcnemar, share_bounds, wilson
+from ceag_cli.paired import Paired
 from ceag_cli.policy import Policy
 
 TWO = Grouping(("letter",), (("a", "b"),))

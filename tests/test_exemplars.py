@@ -7,7 +7,7 @@ import io
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -335,7 +335,7 @@ def test_reports_that_cannot_be_written(tables: list[str], monkeypatch: pytest.M
             raise ceag_cli.errors.OutputError(f"{path}: cannot be written: no space left")
         real(path, text)
 
-    monkeypatch.setattr("ceag_cli.formats.write_text", full)
+    monkeypatch.setattr("ceag_cli.reportfiles.write_text", full)
     result = ceag("exemplars", *tables)
     assert result.exit_code == 2
     assert "no space left" in result.stderr
@@ -366,6 +366,7 @@ def here(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 SPARSE_FILES = [f"seed-{seed}/model.pruned.safetensors" for seed in range(3)]
 DENSE_FILES = [f"seed-{seed}/model.safetensors" for seed in range(3)]
 FAST = ("--workers", "0")
+SEEN = ("train", "test")
 
 
 def test_from_models(here: Path, evaluated: list[list[str]]) -> None:
@@ -414,6 +415,83 @@ def test_answers_of_audits_are_taken(here: Path, evaluated: list[list[str]]) -> 
     assert said["exemplars"] == by_models
     assert [model["path"] for model in said["models"]["dense"]] == DENSE_FILES
     assert [each["path"] for each in said["data"]["predictions"]] == tables
+
+
+def test_answers_of_exemplars_are_taken_by_audits(here: Path, evaluated: list[list[str]]) -> None:
+    """Of test, where exemplars have asked; train is evaluated, and both are kept together."""
+    audit = ("audit", SPARSE_FILES[0], *FAST)
+    assert ceag(*audit, "--format", "json").exit_code in (0, 1, 3)
+    run, of_dense = Path("seed-0/model.pruned.run"), Path("seed-0/model.run/answers.npz")
+    alone = [(run / "audit.json").read_bytes(), (run / "predictions.npz").read_bytes()]
+    shutil.rmtree(run)
+    of_dense.unlink()
+    document(*SPARSE_FILES, *FAST)
+    evaluated.clear()
+    result = ceag(*audit)
+    assert evaluated == [["dense on train", "sparse on train"]]
+    assert (
+        "answers taken from seed-0/model.run/answers.test.npz (dense on test) and "
+        "seed-0/model.pruned.run/answers.test.npz (sparse on test): nothing that they depend on "
+        "has changed; --reevaluate computes them anew"
+    ) in result.stderr.splitlines()
+    assert [(run / "audit.json").read_bytes(), (run / "predictions.npz").read_bytes()] == alone
+    ceag(*audit)
+    assert len(evaluated) == 1
+    assert of_dense.is_file()
+    ceag(*audit, "--reevaluate")
+    assert evaluated[1:] == [
+        [f"{role} on {split}" for role in ("dense", "sparse")] for split in SEEN
+    ]
+
+
+def test_an_audit_after_exemplars_of_all_splits_evaluates_nothing(
+    here: Path, evaluated: list[list[str]]
+) -> None:
+    for split in SEEN:
+        document(*SPARSE_FILES, *FAST, "--split", split)
+    evaluated.clear()
+    result = ceag("audit", SPARSE_FILES[0], *FAST)
+    assert evaluated == []
+    assert (
+        "answers taken from seed-0/model.run/answers.train.npz (dense on train), "
+        "seed-0/model.run/answers.test.npz (dense on test), "
+        "seed-0/model.pruned.run/answers.train.npz (sparse on train) and "
+        "seed-0/model.pruned.run/answers.test.npz (sparse on test): nothing"
+    ) in result.stderr
+
+
+def other_image() -> None:
+    """An image of test becomes another one."""
+    shutil.copy("images/0.png", "images/33.png")
+
+
+def other_answers() -> None:
+    """The file of the sparse model's answers is that of another model."""
+    shutil.copy("seed-1/model.pruned.run/answers.test.npz", "seed-0/model.pruned.run")
+
+
+@pytest.mark.parametrize(
+    ("change", "flags", "again"),
+    [
+        (other_image, (), ["dense on test", "sparse on test"]),
+        (other_answers, (), ["sparse on test"]),
+        (lambda: None, ("--mean", "0.4,0.4,0.4"), ["dense on test", "sparse on test"]),
+        (lambda: None, ("--amp",), ["dense on test", "sparse on test"]),
+    ],
+    ids=["an image", "another model", "the preprocessing", "amp"],
+)
+def test_answers_of_exemplars_go_when_what_they_depend_on_changes(
+    here: Path,
+    evaluated: list[list[str]],
+    change: Callable[[], None],
+    flags: Sequence[str],
+    again: list[str],
+) -> None:
+    document(*SPARSE_FILES, *FAST)
+    change()
+    evaluated.clear()
+    assert ceag("audit", SPARSE_FILES[0], *FAST, *flags).exit_code in (0, 1, 3)
+    assert evaluated == [["dense on train", "sparse on train"], again]
 
 
 def test_few_models_at_a_time_make_no_difference(
@@ -537,9 +615,95 @@ def test_exemplars_of_other_models_are_not_shown(here: Path) -> None:
         found, why = kept_pies(Path("run"), replace(subject, **change))
         assert found is None
         assert why == f"run/exemplars.json: is about {what}; 'ceag exemplars' writes it anew"
-    Path("run/exemplars.json").write_text("{}")
-    found, why = kept_pies(Path("run"), subject)
-    assert why == "run/exemplars.json: holds no exemplars; 'ceag exemplars' writes it anew"
+
+
+def damaged(document: dict[str, Any], place: Sequence[str | int], value: Any) -> str:
+    """A document of which one value is another one; without it where that is ``...``."""
+    found = json.loads(json.dumps(document))
+    inside = found
+    for name in place[:-1]:
+        inside = inside[name]
+    if value is ...:
+        del inside[place[-1]]
+    else:
+        inside[place[-1]] = value
+    return json.dumps(found)
+
+
+ANY = Subject("a", None, "b", None, None, None, None, "labels.csv", "0", "label", "group")
+OF_IMAGE = ("exemplars", "images", 0)
+OF_GROUP = ("exemplars", "groups", 0)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "reason"),
+    [
+        (("exemplars",), ..., "exemplars is missing"),
+        (("schema_version",), ..., "schema_version is missing"),
+        (("exemplars",), [], "the exemplars is [], not a mapping"),
+        (("exemplars", "n"), "12", "the exemplars, n is '12', not of the type int"),
+        (("exemplars", "n"), 10**400, f"the exemplars, n is {10**56}..., not a number up to"),
+        (("exemplars", "alpha"), True, "the exemplars, alpha is true, not of the type float"),
+        (("exemplars", "more"), 1, "a key of the exemplars is 'more', not one of split, modal"),
+        (("exemplars", "groups"), {}, "the exemplars, groups is {}, not a list"),
+        (OF_GROUP, None, "the exemplars, groups is null, not a mapping"),
+        ((*OF_GROUP, "p"), ..., "the exemplars, groups: p is missing"),
+        ((*OF_GROUP, "rate"), 0.5, "the exemplars, groups, rate is 0.5, not a mapping"),
+        ((*OF_GROUP, "rate", "value"), "x", "groups, rate, value is 'x', not of the type float"),
+        ((*OF_IMAGE, "dense"), "cat", "the exemplars, images, dense is 'cat', not a list"),
+        ((*OF_IMAGE, "dense"), [1], "images, dense is 1, not of the type str"),
+        ((*OF_IMAGE, "margin"), None, "images, margin is null, not of the type float"),
+        (("models",), 3, "models is 3, not a mapping"),
+        (("models", "dense"), "all", "the dense models is 'all', not a list"),
+        (("models", "sparse", 0), "one", "one of the sparse models is 'one', not a mapping"),
+        (("models", "sparse", 0, "sha256"), ..., "sha256 is missing"),
+        (("data",), [], "data is [], not a mapping"),
+        (("data", "groups_by"), ..., "groups_by is missing"),
+    ],
+)
+def test_a_damaged_document_is_not_taken(
+    tables: list[str], place: Sequence[str | int], value: Any, reason: str
+) -> None:
+    """The message names the file and the place in it."""
+    Path("exemplars.json").write_text(damaged(document(*tables), place, value))
+    found, why = kept_pies(Path(), ANY)
+    assert found is None
+    assert why is not None
+    assert why.startswith("exemplars.json: holds no exemplars: ")
+    assert reason in why
+    assert why.endswith("; 'ceag exemplars' writes it anew")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "Expecting value: line 1 column 1 (char 0)"),
+        ("[]", "it is [], not a mapping"),
+        ('{"schema_version": 1, "schema_version": 1}', "'schema_version' is in it twice"),
+        ("[" * 100_000, "it is nested too deeply"),
+    ],
+)
+def test_what_is_no_document_is_not_taken(tmp_path: Path, text: str, reason: str) -> None:
+    place = tmp_path / "exemplars.json"
+    place.write_text(text)
+    why = f"{place}: holds no exemplars: {reason}; 'ceag exemplars' writes it anew"
+    assert kept_pies(tmp_path, ANY) == (None, why)
+    place.write_text('{"schema_version": 2}')
+    why = f"{place}: written with schema_version 2, this version of ceag reads 1; 'ceag exemplars'"
+    assert kept_pies(tmp_path, ANY) == (None, f"{why} writes it anew")
+
+
+def test_an_audit_goes_on_without_damaged_exemplars(here: Path) -> None:
+    run = Path("seed-0/model.pruned.run")
+    said = document(*SPARSE_FILES, *FAST, "-o", str(run))
+    (run / "exemplars.json").write_text(damaged(said, ("exemplars", "rate"), "high"))
+    result = ceag("audit", SPARSE_FILES[0], *FAST)
+    assert result.exit_code in (0, 1, 3), result.stderr
+    assert (
+        f"{run}/exemplars.json: holds no exemplars: the exemplars, rate is 'high', not a mapping; "
+        "'ceag exemplars' writes it anew"
+    ) in result.stderr
+    assert json.loads((run / "audit.json").read_text())["exemplars"] is None
 
 
 def test_the_function_in_python(here: Path) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from toys import COLOURS, TINY, ceag, done, folder_with, tiny_model, write_csv
 from typer.testing import Result
 
-from ceag_cli import atomic, formats
+from ceag_cli import atomic, reportfiles
 from ceag_cli.checkpoints import load
 from ceag_cli.decoding import decode
 from ceag_cli.errors import CeagError, CheckpointError, OutputError
@@ -471,7 +471,7 @@ def test_a_report_that_cannot_be_written_leaves_the_others(
             raise OutputError(f"{path.name}: cannot be written: no space")
         write(path, text)
 
-    monkeypatch.setattr(formats, "write_text", failing)
+    monkeypatch.setattr(reportfiles, "write_text", failing)
     result = ceag("explain", *FAST)
     assert result.exit_code == 2
     assert "explanation.html: cannot be written: no space" in result.stderr

@@ -23,8 +23,8 @@ from markdown_it import MarkdownIt
 from toys import SUBJECT as PRUNED
 from typer.testing import CliRunner
 
-from ceag_cli import explanationformats, formats
-from ceag_cli.audit import Paired, audit
+from ceag_cli import explanationformats, reportfiles
+from ceag_cli.audit import audit
 from ceag_cli.auditoptions import AUDIT_FORMATS, EXPLAIN_FORMATS
 from ceag_cli.clauses import Waiver
 from ceag_cli.cli import app
@@ -38,13 +38,16 @@ from ceag_cli.explanations import (
     features_of,
 )
 from ceag_cli.findings import AuditResult, Subject
-from ceag_cli.formats import FORMATS, render, report_files, write_reports
+from ceag_cli.formats import FORMATS, render
 from ceag_cli.groups import Grouping
 from ceag_cli.inert import printable
 from ceag_cli.markdown import escaped
 from ceag_cli.options import AuditOptions
+from ceag_cli.paired import Paired
 from ceag_cli.policy import Policy
+from ceag_cli.reportfiles import report_files, write_reports
 from ceag_cli.results import Audit, NotWritten
+from ceag_cli.schemas import AUDIT
 from ceag_cli.sheet import cell
 
 SUBJECT = dataclasses.replace(PRUNED, groups_by="race")
@@ -168,9 +171,7 @@ def test_no_line_of_a_log_is_a_command_to_github() -> None:
 
 # JSON and its schema
 
-SCHEMA: dict[str, Any] = json.loads(
-    Path(formats.__file__).with_name("audit.schema.json").read_text(encoding="utf-8")
-)
+SCHEMA: dict[str, Any] = json.loads(AUDIT.read_text(encoding="utf-8"))
 
 TYPES: dict[str, type | tuple[type, ...]] = {
     "object": dict,
@@ -946,7 +947,7 @@ def test_a_report_that_fails_late_leaves_the_verdict(
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
 
-    monkeypatch.setattr(formats, "write_text", write)
+    monkeypatch.setattr(reportfiles, "write_text", write)
     result = ceag("--report", "csv=x.csv", "--report", "junit=x.xml")
     assert result.exit_code == 2
     assert "\nFAIL: " in result.stdout

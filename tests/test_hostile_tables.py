@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import ceag
 
-from ceag_cli.columns import write_npz
 from ceag_cli.errors import CeagError
 from ceag_cli.labels import read_labels
-from ceag_cli.planning import read_sizes
+from ceag_cli.npzfiles import write_npz
 from ceag_cli.predictions import read_answers
+from ceag_cli.sizes import read_sizes
 
 HEADER = b"path,label,split,group\n"
 ROW = b"a.png,cat,train,x\n"

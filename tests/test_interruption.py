@@ -25,7 +25,7 @@ import yaml
 from pyarrow import parquet
 from toys import write_images
 
-from ceag_cli.columns import read_npz
+from ceag_cli.npzfiles import read_npz
 
 HERE = Path(__file__).resolve().parent
 

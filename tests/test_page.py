@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from toys import SUBJECT as PRUNED
 from toys import measured
 
-from ceag_cli.audit import Paired, audit
+from ceag_cli.audit import audit
 from ceag_cli.clauses import Waiver
 from ceag_cli.findings import AuditResult
+from ceag_cli.groupplots import DRAWN, EDGE, LABELS, NUMBERS, SIDE, WIDTH, plot, scatter
 from ceag_cli.groups import Grouping
-from ceag_cli.page import DRAWN, EDGE, LABELS, NUMBERS, SIDE, WIDTH, page, plot, scatter
+from ceag_cli.page import page
+from ceag_cli.paired import Paired
 from ceag_cli.policy import Policy
 from ceag_cli.report import CAVEAT
 from ceag_cli.results import Flip

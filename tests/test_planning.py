@@ -14,8 +14,9 @@ from ceag_cli.errors import LabelsError, OptionError
 from ceag_cli.groups import Grouping
 from ceag_cli.intervals import Counts, psi_bounds, quantile_of
 from ceag_cli.options import AuditOptions
-from ceag_cli.planning import GroupPlan, Plan, Sizes, plan, plan_audit, read_sizes
+from ceag_cli.planning import GroupPlan, Plan, plan, plan_audit
 from ceag_cli.policy import Policy
+from ceag_cli.sizes import Sizes, read_sizes
 
 
 def planned(n: list[int], churn: tuple[float, ...] = (0.05,), **policy: Any) -> list[GroupPlan]:

@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 import torch
 
-from ceag_cli.audit import Paired, audit
+from ceag_cli.audit import audit
 from ceag_cli.clauses import Override, Waiver, read_overrides, read_required, read_waivers
 from ceag_cli.documents import policy_document
 from ceag_cli.errors import OptionError, nearest
 from ceag_cli.findings import AuditResult
 from ceag_cli.groups import Grouping
 from ceag_cli.options import AuditOptions, DenseOptions
+from ceag_cli.paired import Paired
 from ceag_cli.policy import DEFAULT_EPS, Policy, policy_of, read_policy
 from ceag_cli.recipe import as_recipe, dump, read_yaml, resolve
 

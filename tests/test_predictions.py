@@ -20,13 +20,13 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 from toys import TINY, ceag, done, errors, folder_with
 
-from ceag_cli import columns
+from ceag_cli import csvfiles
 from ceag_cli import kept as keeping
 from ceag_cli.answers import pairs_of
 from ceag_cli.audit import audit
-from ceag_cli.columns import read_npz, write_npz
 from ceag_cli.errors import LabelsError, OptionError
 from ceag_cli.findings import AuditResult
+from ceag_cli.npzfiles import FORMAT, read_npz, write_npz
 from ceag_cli.policy import Policy
 from ceag_cli.predictions import AnswerTable, as_arrays, read_answers
 from ceag_cli.shifts import answers_of
@@ -169,7 +169,7 @@ def test_every_way_to_write_a_table_gives_the_same_counts(
 def test_a_table_larger_than_what_is_read_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(columns, "AT_ONCE", 3)
+    monkeypatch.setattr(csvfiles, "AT_ONCE", 3)
     assert counts(audited(read(tmp_path))) == BY_HAND
 
 
@@ -596,7 +596,7 @@ def kept(table: AnswerTable, path: Path, **data: Any) -> Path:
         "missing": table.missing,
         "cluster_id": table.cluster_id,
     }
-    write_npz(path, as_arrays(table), {"format": columns.FORMAT, "data": by | data})
+    write_npz(path, as_arrays(table), {"format": FORMAT, "data": by | data})
     return path
 
 
@@ -904,6 +904,29 @@ def test_a_damaged_file_is_written_anew(
     done(*AUDIT)
     assert evaluated == [["dense", "sparse"]] * 2
     assert Path("model.run/answers.npz").read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "forge",
+    [
+        lambda arrays: {name: values[:5] for name, values in arrays.items()},
+        lambda arrays: arrays | {"sparse": arrays["sparse"].astype(np.int64) + 10**6},
+        lambda arrays: arrays | {"sparse_p": np.zeros((len(arrays["id"]), 2))},
+    ],
+    ids=["of fewer images", "of classes that there are not", "of another shape"],
+)
+def test_answers_that_are_not_the_models_are_computed_anew(
+    here: Path, evaluated: list[list[str]], forge: Callable[[dict[str, Any]], dict[str, Any]]
+) -> None:
+    """Under the key of the model."""
+    first = document_of(*AUDIT)
+    path = Path("model.pruned.run/predictions.npz")
+    arrays, about = read_npz(path)
+    write_npz(path, forge(arrays), about or {})
+    result = done(*AUDIT, "--format", "json")
+    assert f"{path}: holds no answers of the sparse model; the sparse model is" in result.stderr
+    assert evaluated == [["dense", "sparse"], ["sparse"]]
+    assert json.loads(result.stdout) == first
 
 
 def test_a_file_of_another_format_is_written_anew(here: Path, evaluated: list[list[str]]) -> None:

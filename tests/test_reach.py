@@ -8,10 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ceag_cli.audit import Paired, audit, counted
+from ceag_cli.audit import audit
 from ceag_cli.findings import FAIL, PASS
 from ceag_cli.groups import Grouping
 from ceag_cli.intervals import Counts
+from ceag_cli.paired import Paired, counted
 from ceag_cli.policy import Policy
 from ceag_cli.reach import Reach, reach
 

@@ -16,17 +16,18 @@ from hypothesis import strategies as st
 from rich.console import Console
 from toys import SUBJECT, measured
 
-from ceag_cli.audit import Paired, audit
+from ceag_cli.audit import audit
 from ceag_cli.documents import audit_document
 from ceag_cli.findings import HIGH, AuditResult, GroupResult, SplitResult
 from ceag_cli.groups import Grouping
+from ceag_cli.paired import Paired
+from ceag_cli.plaintext import audit_table
 from ceag_cli.policy import Policy
 from ceag_cli.report import (
     CAVEAT,
     MEANING,
     MEASURED,
     audit_headline,
-    audit_table,
     percent,
     points,
     split_line,

@@ -17,12 +17,13 @@ from PIL import Image
 from torch import Tensor, nn
 from typer.testing import CliRunner, Result
 
-from ceag_cli.audit import Paired, audit
+from ceag_cli.audit import audit
 from ceag_cli.baselines import NaiveFineTuning
 from ceag_cli.cli import app
 from ceag_cli.evaluation import Compute
 from ceag_cli.findings import AuditResult, Subject
 from ceag_cli.groups import BatchOutcome, Grouping
+from ceag_cli.paired import Paired
 from ceag_cli.policy import Policy
 from ceag_cli.preprocessing import Preprocessing
 from ceag_cli.progress import Quiet, Update

@@ -20,11 +20,12 @@ import numpy as np
 import torch
 from scipy import special
 
-from ceag_cli.audit import Paired, audit
+from ceag_cli.audit import audit
 from ceag_cli.clusters import psi_effects
 from ceag_cli.groups import Grouping
 from ceag_cli.intervals import Counts, exact, psi_bounds, quantile_of, tango
 from ceag_cli.judging import Questions, answers
+from ceag_cli.paired import Paired
 from ceag_cli.policy import Policy
 
 SEEDS = range(5)

@@ -19,8 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ceag_cli.columns import FORMAT, Column, coded, encoded, write_npz
+from ceag_cli.columns import Column
 from ceag_cli.identifying import exemplars
+from ceag_cli.npzfiles import FORMAT, coded, encoded, write_npz
 from ceag_cli.options import ExemplarsOptions
 
 

@@ -30,9 +30,9 @@ import timm
 import torch
 from PIL import Image
 
-from ceag_cli.columns import FORMAT, write_npz
 from ceag_cli.evaluation import Compute, evaluate_together
 from ceag_cli.images import Images
+from ceag_cli.npzfiles import FORMAT, write_npz
 from ceag_cli.predictions import as_arrays, read_answers
 from ceag_cli.preprocessing import Preprocessing
 from ceag_cli.progress import Quiet

@@ -31,9 +31,10 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ceag_cli.audit import Paired, audit
+from ceag_cli.audit import audit
 from ceag_cli.ceag import ConstrainedExcessAccuracyGap
 from ceag_cli.groups import Grouping
+from ceag_cli.paired import Paired
 from ceag_cli.policy import Policy
 
 BATCH, STEPS = 128, 200

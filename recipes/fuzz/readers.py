@@ -25,12 +25,12 @@ import numpy as np
 import torch
 
 with atheris.instrument_imports(include=["ceag_cli", "yaml"]):
-    from ceag_cli.columns import write_npz
     from ceag_cli.errors import CeagError
     from ceag_cli.experiment import Plan
     from ceag_cli.info import describe_file
     from ceag_cli.labels import read_labels
     from ceag_cli.lineage import Lineage, SparsityRecord
+    from ceag_cli.npzfiles import write_npz
     from ceag_cli.predictions import read_answers
     from ceag_cli.recipe import read_project, read_recipe
     from ceag_cli.references import Reference
