@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,18 +41,35 @@ def here(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     return folder
 
 
-@pytest.fixture
-def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """Which models are evaluated on test, one entry per pass over the images."""
+def _watch(patch: pytest.MonkeyPatch, noted: Callable[[list[str]], None]) -> None:
+    """Note which models are evaluated, at each pass over a split, by the titles of their bars."""
     from ceag_cli import evaluation, kept  # which take their seconds to be imported
 
     real = evaluation.evaluate_together
-    passes: list[list[str]] = []
 
-    def watched(models: Mapping[str, Any], split: Any, *arguments: Any) -> Any:
-        if split.name == "test":
-            passes.append([title.removesuffix(" on test") for title in models])
-        return real(models, split, *arguments)
+    def watched(models: Mapping[str, Any], *arguments: Any) -> Any:
+        noted(list(models))
+        return real(models, *arguments)
 
-    monkeypatch.setattr(kept, "evaluate_together", watched)
-    return passes
+    patch.setattr(kept, "evaluate_together", watched)
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Which models are evaluated on which split, one entry per pass over the images."""
+    found: list[list[str]] = []
+    _watch(monkeypatch, lambda titles: found.append(sorted(titles)))
+    return found
+
+
+@pytest.fixture
+def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Which models are evaluated on test, one entry per pass over the images."""
+    found: list[list[str]] = []
+
+    def noted(titles: list[str]) -> None:
+        if titles[0].endswith(" on test"):
+            found.append([title.removesuffix(" on test") for title in titles])
+
+    _watch(monkeypatch, noted)
+    return found

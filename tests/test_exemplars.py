@@ -369,14 +369,14 @@ FAST = ("--workers", "0")
 SEEN = ("train", "test")
 
 
-def test_from_models(here: Path, evaluated: list[list[str]]) -> None:
+def test_from_models(here: Path, passes: list[list[str]]) -> None:
     said = document(*SPARSE_FILES, *FAST)
     assert [model["path"] for model in said["models"]["sparse"]] == SPARSE_FILES
     assert [model["path"] for model in said["models"]["dense"]] == DENSE_FILES
     assert said["models"]["sparse"][0]["sparsity"] == pytest.approx(0.8, abs=0.01)
     assert said["exemplars"]["n"] == 12
     assert said["exemplars"]["within_pairs"] is True
-    assert [sorted(models) for models in evaluated] == [sorted((*SPARSE_FILES, *DENSE_FILES))]
+    assert passes == [sorted(f"{file} on test" for file in (*SPARSE_FILES, *DENSE_FILES))]
     assert wrong(said, json.loads(schema("exemplars"))) == []
     # The answers are those of the audit.
     answers: dict[str, list[Any]] = {"dense": [], "sparse": []}
@@ -390,26 +390,26 @@ def test_from_models(here: Path, evaluated: list[list[str]]) -> None:
     assert said["exemplars"]["count"] == int(expected.pies.sum())
 
 
-def test_nothing_is_evaluated_twice(here: Path, evaluated: list[list[str]]) -> None:
+def test_nothing_is_evaluated_twice(here: Path, passes: list[list[str]]) -> None:
     first = document(*SPARSE_FILES, *FAST)
-    assert len(evaluated) == 1
+    assert len(passes) == 1
     result = done("exemplars", *SPARSE_FILES, *FAST, "--overwrite")
     assert "answers of 6 models taken from their run folders" in result.stderr
     assert "--overwrite has no effect on exemplars" in result.stderr
     assert document(*SPARSE_FILES, *FAST, "--groups-by", "label") != first
-    assert len(evaluated) == 1
+    assert len(passes) == 1
     assert document(*SPARSE_FILES, *FAST) == first
     done("exemplars", *SPARSE_FILES, *FAST, "--reevaluate")
-    assert len(evaluated) == 2
+    assert len(passes) == 2
     assert document(*SPARSE_FILES, *FAST) == first
 
 
-def test_answers_of_audits_are_taken(here: Path, evaluated: list[list[str]]) -> None:
+def test_answers_of_audits_are_taken(here: Path, passes: list[list[str]]) -> None:
     for path in SPARSE_FILES:
         ceag("audit", path, *FAST)
-    evaluated.clear()
+    passes.clear()
     by_models = document(*SPARSE_FILES, *FAST)["exemplars"]
-    assert evaluated == []
+    assert passes == []
     tables = [f"{path.removesuffix('.safetensors')}.run/predictions.npz" for path in SPARSE_FILES]
     said = document(*[a for path in tables for a in ("--predictions", path)])
     assert said["exemplars"] == by_models
@@ -417,7 +417,7 @@ def test_answers_of_audits_are_taken(here: Path, evaluated: list[list[str]]) -> 
     assert [each["path"] for each in said["data"]["predictions"]] == tables
 
 
-def test_answers_of_exemplars_are_taken_by_audits(here: Path, evaluated: list[list[str]]) -> None:
+def test_answers_of_exemplars_are_taken_by_audits(here: Path, passes: list[list[str]]) -> None:
     """Of test, where exemplars have asked; train is evaluated, and both are kept together."""
     audit = ("audit", SPARSE_FILES[0], *FAST)
     assert ceag(*audit, "--format", "json").exit_code in (0, 1, 3)
@@ -426,9 +426,9 @@ def test_answers_of_exemplars_are_taken_by_audits(here: Path, evaluated: list[li
     shutil.rmtree(run)
     of_dense.unlink()
     document(*SPARSE_FILES, *FAST)
-    evaluated.clear()
+    passes.clear()
     result = ceag(*audit)
-    assert evaluated == [["dense on train", "sparse on train"]]
+    assert passes == [["dense on train", "sparse on train"]]
     assert (
         "answers taken from seed-0/model.run/answers.test.npz (dense on test) and "
         "seed-0/model.pruned.run/answers.test.npz (sparse on test): nothing that they depend on "
@@ -436,22 +436,20 @@ def test_answers_of_exemplars_are_taken_by_audits(here: Path, evaluated: list[li
     ) in result.stderr.splitlines()
     assert [(run / "audit.json").read_bytes(), (run / "predictions.npz").read_bytes()] == alone
     ceag(*audit)
-    assert len(evaluated) == 1
+    assert len(passes) == 1
     assert of_dense.is_file()
     ceag(*audit, "--reevaluate")
-    assert evaluated[1:] == [
-        [f"{role} on {split}" for role in ("dense", "sparse")] for split in SEEN
-    ]
+    assert passes[1:] == [[f"{role} on {split}" for role in ("dense", "sparse")] for split in SEEN]
 
 
 def test_an_audit_after_exemplars_of_all_splits_evaluates_nothing(
-    here: Path, evaluated: list[list[str]]
+    here: Path, passes: list[list[str]]
 ) -> None:
     for split in SEEN:
         document(*SPARSE_FILES, *FAST, "--split", split)
-    evaluated.clear()
+    passes.clear()
     result = ceag("audit", SPARSE_FILES[0], *FAST)
-    assert evaluated == []
+    assert passes == []
     assert (
         "answers taken from seed-0/model.run/answers.train.npz (dense on train), "
         "seed-0/model.run/answers.test.npz (dense on test), "
@@ -482,25 +480,25 @@ def other_answers() -> None:
 )
 def test_answers_of_exemplars_go_when_what_they_depend_on_changes(
     here: Path,
-    evaluated: list[list[str]],
+    passes: list[list[str]],
     change: Callable[[], None],
     flags: Sequence[str],
     again: list[str],
 ) -> None:
     document(*SPARSE_FILES, *FAST)
     change()
-    evaluated.clear()
+    passes.clear()
     assert ceag("audit", SPARSE_FILES[0], *FAST, *flags).exit_code in (0, 1, 3)
-    assert evaluated == [["dense on train", "sparse on train"], again]
+    assert passes == [["dense on train", "sparse on train"], again]
 
 
 def test_few_models_at_a_time_make_no_difference(
-    here: Path, evaluated: list[list[str]], monkeypatch: pytest.MonkeyPatch
+    here: Path, passes: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = document(*SPARSE_FILES, *FAST, "--reevaluate")
     monkeypatch.setattr("ceag_cli.voting.AT_ONCE", 2)
     assert document(*SPARSE_FILES, *FAST, "--reevaluate") == whole
-    assert [len(names) for names in evaluated] == [6, 2, 2, 2]
+    assert [len(names) for names in passes] == [6, 2, 2, 2]
 
 
 def test_a_glob_after_dense_is_noticed(here: Path) -> None:
