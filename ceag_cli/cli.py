@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import errno
 import inspect
+import itertools
 import os
 import sys
 import tempfile
 import time
 import traceback
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -30,7 +31,22 @@ from typer.core import TyperCommand, TyperGroup
 from ceag_cli.errors import CeagError, Ended, Interrupted, OutputError
 from ceag_cli.inert import as_line, shortened
 from ceag_cli.interruptions import EXIT_CODE, was_told_to_end
-from ceag_cli.options import COMMANDS, EMPTY, AuditOptions, Command, flag, parse, value_type
+from ceag_cli.options import (
+    COMMANDS,
+    DATA,
+    EMPTY,
+    METHOD,
+    MODEL,
+    OUTPUT,
+    PRUNING,
+    RUN,
+    TRAINING,
+    AuditOptions,
+    Command,
+    flag,
+    parse,
+    value_type,
+)
 from ceag_cli.progress import Update
 from ceag_cli.recipe import named_as_given, resolve
 
@@ -92,11 +108,38 @@ class Program(TyperGroup):
         return name, command, rest
 
 
+HEADINGS = ("Arguments", METHOD, PRUNING, DATA, MODEL, TRAINING, RUN, OUTPUT, "Options")
+"""The order in which options are listed: what the command is about comes first."""
+
+
+def heading(parameter: Any) -> str:
+    """What an option is listed under."""
+    if parameter.param_type_name == "argument":
+        return "Arguments"
+    return getattr(parameter, "rich_help_panel", None) or "Options"
+
+
+def by_heading(parameters: Sequence[Any]) -> Iterator[tuple[str, list[Any]]]:
+    """Options in the order of their headings, those of a command alone last."""
+    known = {name: place for place, name in enumerate(HEADINGS)}
+    ordered = sorted(parameters, key=lambda p: (known.get(heading(p), len(known)), heading(p)))
+    for name, members in itertools.groupby(ordered, heading):
+        yield name, list(members)
+
+
 class NoneEmpty(TyperCommand):
     """A command that refuses empty values, before anything is made of them.
 
     In CI they come from variables that are not set, and would count as not given.
     """
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """List the options for ``--help``, by heading."""
+        for name, members in by_heading(self.get_params(ctx)):
+            records = [record for p in members if (record := p.get_help_record(ctx)) is not None]
+            if records:
+                with formatter.section(name):
+                    formatter.write_dl(records)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read a command line."""
@@ -260,6 +303,15 @@ def _written(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def _one_of(*values: str) -> Callable[[str], list[str]]:
+    """Completes a value in a shell."""
+
+    def completed(incomplete: str) -> list[str]:
+        return [value for value in values if value.startswith(incomplete)]
+
+    return completed
+
+
 def _parameter(command: type[Command], name: str) -> inspect.Parameter:
     """The command-line parameter of an option. Its default is "not given"."""
     field = command.__dataclass_fields__[name]
@@ -295,6 +347,7 @@ def _parameter(command: type[Command], name: str) -> inspect.Parameter:
             show_default=False,
             rich_help_panel=limits["panel"],
             metavar=shape,
+            autocompletion=_one_of(*limits["choices"]) if limits["choices"] else None,
         )
     return inspect.Parameter(
         name,
@@ -304,9 +357,18 @@ def _parameter(command: type[Command], name: str) -> inspect.Parameter:
     )
 
 
-def _command(name: str, examples: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register ``run(options, config)`` as a command with the flags of its options class."""
+def _command(
+    name: str, examples: str, brief: str | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register ``run(options, config)`` as a command with the flags of its options class.
+
+    Args:
+        name: What it is called.
+        examples: The last paragraph of its help.
+        brief: What ``ceag --help`` says of it, where the first sentence of its help is too long.
+    """
     options_class = COMMANDS[name]
+    own = options_class.__annotations__
 
     def register(run: Callable[..., None]) -> Callable[..., None]:
         def command(*, config: str | None = None, **given: Any) -> None:
@@ -323,7 +385,9 @@ def _command(name: str, examples: str) -> Callable[[Callable[..., None]], Callab
         parameters = [
             *(
                 _parameter(options_class, name)
-                for name, field in options_class.__dataclass_fields__.items()
+                for name, field in sorted(  # its own first, then those that others have, too
+                    options_class.__dataclass_fields__.items(), key=lambda item: item[0] not in own
+                )
                 if field.metadata["read"] is None
             ),
             inspect.Parameter(
@@ -336,7 +400,7 @@ def _command(name: str, examples: str) -> Callable[[Callable[..., None]], Callab
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {p.name: p.annotation for p in parameters}
         help_text = f"{inspect.getdoc(options_class)}\n\n{examples}"
-        _registered(name, help=help_text)(command)
+        _registered(name, help=help_text, short_help=brief)(command)
         return run
 
     return register
@@ -406,7 +470,11 @@ def _prune(options: Command) -> None:
     _show_stage("prune", options, stages.prune)
 
 
-@_command("mitigate", "Example: ceag mitigate --groups labels.csv --eps 0.02")
+@_command(
+    "mitigate",
+    "Example: ceag mitigate --groups labels.csv --eps 0.02",
+    "Fine-tune so that no group loses more than eps beyond the rest.",
+)
 def _mitigate(options: Command) -> None:
     from ceag_cli import stages
 
@@ -418,6 +486,7 @@ def _mitigate(options: Command) -> None:
 @_command(
     "audit",
     "Example: ceag audit (exit code 0: gate satisfied, 1: FAIL, 3: not enough is decided)",
+    "Compare a dense with a sparse model by group; a gate for CI.",
 )
 def _audit(options: Command) -> None:
     if getattr(options, "plan", False):
@@ -446,7 +515,11 @@ def _print_audit(audit: Any, name: str) -> None:
         _print(render(audit, name))
 
 
-@_command("explain", "Example: ceag explain (describes; the exit code is no verdict)")
+@_command(
+    "explain",
+    "Example: ceag explain (describes; the exit code is no verdict)",
+    "Describe by group why pruning costs what it costs.",
+)
 def _explain(options: Command) -> None:
     from ceag_cli import explaining
     from ceag_cli.explanationformats import render
@@ -464,6 +537,7 @@ def _explain(options: Command) -> None:
     "exemplars",
     "Example: ceag exemplars seed-*/model.pruned.safetensors (describes; the exit code is no "
     "verdict)",
+    "Find the images that dense and sparse models answer differently.",
 )
 def _exemplars(options: Command) -> None:
     from ceag_cli import identifying
@@ -481,7 +555,12 @@ def _exemplars(options: Command) -> None:
 @_registered("schema")
 def _schema(
     command: Annotated[
-        str, typer.Argument(help="audit, explain, exemplars or sweep.", metavar="COMMAND")
+        str,
+        typer.Argument(
+            help="audit, explain, exemplars or sweep.",
+            metavar="COMMAND",
+            autocompletion=_one_of("audit", "explain", "exemplars", "sweep"),
+        ),
     ] = "audit",
 ) -> None:
     """Print the JSON schema of a command's JSON document.
@@ -494,7 +573,11 @@ def _schema(
         _print(schema(command))
 
 
-@_command("export", "Example: ceag export model.pruned.safetensors")
+@_command(
+    "export",
+    "Example: ceag export model.pruned.safetensors",
+    "Write a model as ONNX, which other runtimes run.",
+)
 def _export(options: Command) -> None:
     from importlib.metadata import version
 
@@ -505,7 +588,14 @@ def _export(options: Command) -> None:
     _show(exports.lines(found), document, options.format == "json")
 
 
-@_registered("sweep")
+TextOrJson = Annotated[
+    str,
+    typer.Option("--format", help="text or json.", autocompletion=_one_of("text", "json")),
+]
+"""How commands without a class of options print."""
+
+
+@_registered("sweep", short_help="Run criteria x methods x sparsities x seeds from one recipe.")
 def _sweep(
     recipe: Annotated[Path, typer.Argument(help="YAML: seeds, sparsities, methods and options.")],
     output: Annotated[
@@ -526,14 +616,14 @@ def _sweep(
     collect: Annotated[
         bool, typer.Option("--collect", help="Run nothing; show what is there already.")
     ] = False,
-    output_format: Annotated[str, typer.Option("--format", help="text or json.")] = "text",
+    output_format: TextOrJson = "text",
 ) -> None:
     """Run criteria x methods x sparsities x seeds from one recipe, and say how far one can prune.
 
     Prints tables and the sparsest setting that passes the audit; sweep.html in the folder has more.
     What is done already is not done again, so the same line continues a sweep that was stopped.
 
-    Example: ceag sweep recipes/benchmarks/cifar100-hidden.yaml --jobs 2
+    Example: ceag sweep recipe.yaml --jobs 2
     """
     with exit_codes("sweep"):
         from ceag_cli import sweep, sweepreport
@@ -551,13 +641,13 @@ def _sweep(
         _show(sweepreport.lines(found), as_document(found), output_format == "json")
 
 
-@_registered("info")
+@_registered("info", short_help="Show a file's lineage, architecture, sparsity, eps and groups.")
 def _info(
     file: Annotated[Path, typer.Argument(help="A .safetensors file written by ceag.")],
     tensors: Annotated[
         bool, typer.Option("--tensors", help="Also list every tensor with its zeros.")
     ] = False,
-    output_format: Annotated[str, typer.Option("--format", help="text or json.")] = "text",
+    output_format: TextOrJson = "text",
 ) -> None:
     """Show a file's lineage, architecture, sparsity, eps, groups and seed.
 
@@ -624,7 +714,7 @@ def _write_groups(layout: str, folder: str | None, given: dict[str, Any], as_jso
     _show(conversion.lines(found), conversion.document(found), as_json)
 
 
-@_registered("groups")
+@_registered("groups", short_help="Show the groups of a CSV, or write one from a data set.")
 def _groups(
     file: Annotated[
         str | None,
@@ -639,6 +729,9 @@ def _groups(
             "--from",
             help="Write the CSV from a data set as it is published: utkface, fairface, cifar10, "
             "cifar100, celeba or imagefolder.",
+            autocompletion=_one_of(
+                "utkface", "fairface", "cifar10", "cifar100", "celeba", "imagefolder"
+            ),
             **_WRITING,
         ),
     ] = None,
@@ -652,6 +745,7 @@ def _groups(
             "--missing",
             help="Images of which something is not known: error, drop, or group (their cells stay "
             "empty). [default: error]",
+            autocompletion=_one_of("error", "drop", "group"),
             **_WRITING,
         ),
     ] = None,
@@ -661,17 +755,24 @@ def _groups(
             "--test-share",
             help="Fraction of the images that become test, where there is no test split. "
             "[default: 0.2]",
+            metavar="<float>",
             **_WRITING,
         ),
     ] = None,
     val_share: Annotated[
         str | None,
         typer.Option(
-            "--val-share", help="Fraction of them that become val. [default: 0]", **_WRITING
+            "--val-share",
+            help="Fraction of them that become val. [default: 0]",
+            metavar="<float>",
+            **_WRITING,
         ),
     ] = None,
     seed: Annotated[
-        str | None, typer.Option("--seed", help="Seed of the draws. [default: 42]", **_WRITING)
+        str | None,
+        typer.Option(
+            "--seed", help="Seed of the draws. [default: 42]", metavar="<int>", **_WRITING
+        ),
     ] = None,
     overwrite: Annotated[
         bool | None,
@@ -684,14 +785,27 @@ def _groups(
         str | None, typer.Option("--label-column", help="Column with the target class.")
     ] = None,
     eps: Annotated[
-        str | None, typer.Option("--eps", help="Largest excess accuracy gap, a fraction.")
+        str | None,
+        typer.Option("--eps", help="Largest excess accuracy gap, a fraction.", metavar="<float>"),
     ] = None,
-    alpha: Annotated[str | None, typer.Option("--alpha", help="Error level.")] = None,
+    alpha: Annotated[
+        str | None, typer.Option("--alpha", help="Error level.", metavar="<float>")
+    ] = None,
     interval: Annotated[
-        str | None, typer.Option("--interval", help="Bounds of psi: score or exact.")
+        str | None,
+        typer.Option(
+            "--interval",
+            help="Bounds of psi: score or exact.",
+            autocompletion=_one_of("score", "exact"),
+        ),
     ] = None,
     against: Annotated[
-        str | None, typer.Option("--against", help="What is gated: overall or rest.")
+        str | None,
+        typer.Option(
+            "--against",
+            help="What is gated: overall or rest.",
+            autocompletion=_one_of("overall", "rest"),
+        ),
     ] = None,
     gate_splits: Annotated[
         str | None, typer.Option("--gate-splits", help="Splits that the verdict rests on.")
@@ -705,7 +819,7 @@ def _groups(
     config: Annotated[
         str | None, typer.Option("--config", "-c", help="YAML recipe of an audit.")
     ] = None,
-    output_format: Annotated[str, typer.Option("--format", help="text or json.")] = "text",
+    output_format: TextOrJson = "text",
 ) -> None:
     """Show the groups of a CSV, and which of them an audit could decide at this eps.
 
@@ -760,7 +874,7 @@ def _groups(
             _show_plan(options)
 
 
-@_registered("check")
+@_registered("check", short_help="Check ceag.yaml, and that its groups are in the CSV.")
 def _check(
     file: Annotated[
         str | None, typer.Argument(help="The groups CSV. [default: the one that is named]")
@@ -780,14 +894,18 @@ def _check(
         _show(checked, None, as_json=False)
 
 
-@_registered("init")
+@_registered("init", short_help="Write a commented ceag.yaml.")
 def _init(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a ceag.yaml that exists.")
     ] = False,
     eps: Annotated[
         str | None,
-        typer.Option("--eps", help="Largest excess accuracy gap to ask for. [default: 0.02]"),
+        typer.Option(
+            "--eps",
+            help="Largest excess accuracy gap to ask for. [default: 0.02]",
+            metavar="<float>",
+        ),
     ] = None,
 ) -> None:
     """Write a commented ceag.yaml that asks for the defaults, with the names of what is here.
@@ -836,7 +954,7 @@ def _pack(
         _show_archived(pack_file(file, output, overwrite=overwrite))
 
 
-@_registered("unpack")
+@_registered("unpack", short_help="Write a packed model as a plain timm file again.")
 def _unpack(
     file: Annotated[Path, typer.Argument(help="A file that ceag has packed.")],
     output: _Output = None,
