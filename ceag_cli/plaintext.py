@@ -33,7 +33,7 @@ def print_audit(audit: Audit, console: Console) -> None:
     more = {found.split: shift_lines(found) for found in audit.more}
     for split in result.splits:
         console.print(split_line(split), style="bold")
-        console.print(audit_table(result, split.split))
+        console.print(audit_table(result, split.split, width=console.width))
         for line in more.get(split.split, ()):
             console.print(line)
         console.print()

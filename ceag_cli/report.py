@@ -60,6 +60,9 @@ WHY = {
 }
 SHORT = {HIGH: "high", LOW: "low", TOO_SMALL: "small"}
 
+ROOMY = 90
+"""Characters that most tables of an audit take with two between columns."""
+
 
 def basis(result: AuditResult) -> str:
     """What the verdict rests on, in a sentence."""
@@ -200,9 +203,16 @@ def split_line(split: SplitResult) -> str:
     return line
 
 
-def audit_table(result: AuditResult, split: str, most: int | None = 25) -> Table:
-    """Groups of a split, worst first; the rest is counted when there are more than ``most``."""
-    table = Table(box=None, pad_edge=False, expand=False, header_style="bold")
+def audit_table(
+    result: AuditResult, split: str, most: int | None = 25, width: int | None = None
+) -> Table:
+    """Groups of a split, worst first; the rest is counted when there are more than ``most``.
+
+    With a ``width`` below ``ROOMY`` columns stand closer, and from 80 on a verdict is one line.
+    """
+    tight = width is not None and width < ROOMY
+    padding = (0, 1, 0, 0) if tight else (0, 1)
+    table = Table(box=None, pad_edge=False, expand=False, header_style="bold", padding=padding)
     table.add_column("group", overflow="fold", min_width=12)
     groups = result.by_split(split)
     judged = any(group.verdict != DESCRIPTIVE for group in groups)
@@ -211,7 +221,8 @@ def audit_table(result: AuditResult, split: str, most: int | None = 25) -> Table
         table.add_column(name, justify="right", no_wrap=True)
     open_ = any(group.verdict == INCONCLUSIVE for group in groups)
     if judged:
-        table.add_column("verdict", min_width=12)
+        one_line = width is not None and 80 <= width < ROOMY
+        table.add_column("verdict", min_width=12, no_wrap=one_line)
     if open_:
         table.add_column("needs", justify="right", no_wrap=True)
     several = len({group.feature for group in result.groups}) > 1
@@ -243,6 +254,9 @@ def audit_table(result: AuditResult, split: str, most: int | None = 25) -> Table
         notes.append(f"and {len(rest)} more groups{': ' if counts else ''}{counts}")
     if any(group.grows == "split" for group in shown):
         notes.append("*: if all groups grow alike")
+    for reason, short in SHORT.items():
+        if any(group.verdict == INCONCLUSIVE and group.reason == reason for group in shown):
+            notes.append(f"{short}: {WHY[reason].format(quantity=gap)}")
     if notes:
         text = Text("\n".join(notes))
         table.caption, table.caption_justify, table.caption_style = text, "left", ""
