@@ -31,7 +31,7 @@ from ceag_cli.options import (
     MitigateOptions,
     PruneOptions,
 )
-from ceag_cli.parameters import signature_of
+from ceag_cli.parameters import one_of, signature_of
 from ceag_cli.recipe import resolve
 from ceag_cli.terminal import Terminal, print_document, print_lines, print_result
 from ceag_cli.usage import NoneEmpty, Program
@@ -49,8 +49,16 @@ app = typer.Typer(
 _registered = partial(app.command, cls=NoneEmpty, rich_help_panel="Commands")
 
 
-def _command(name: str, example: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register ``run(options)`` as a command with the flags of its options class."""
+def _command(
+    name: str, example: str, brief: str | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register ``run(options)`` as a command with the flags of its options class.
+
+    Args:
+        name: What it is called.
+        example: The last paragraph of its help.
+        brief: What ``ceag --help`` says of it, where the first sentence of its help is too long.
+    """
     options_class = COMMANDS[name]
 
     def register(run: Callable[..., None]) -> Callable[..., None]:
@@ -66,13 +74,16 @@ def _command(name: str, example: str) -> Callable[[Callable[..., None]], Callabl
         command.__signature__ = signature  # type: ignore[attr-defined]
         command.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
         help_text = f"{inspect.getdoc(options_class)}\n\n{example}"
-        _registered(name, help=help_text)(command)
+        _registered(name, help=help_text, short_help=brief)(command)
         return run
 
     return register
 
 
-_Format = Annotated[str, typer.Option("--format", help="text or json.")]
+_Format = Annotated[
+    str,
+    typer.Option("--format", help="text or json.", autocompletion=one_of("text", "json")),
+]
 
 
 def _check_format(name: str, what: str = "") -> None:
@@ -126,7 +137,11 @@ def _prune(options: PruneOptions) -> None:
     _make("prune", options, stages.prune, stagereport.prune_lines)
 
 
-@_command("mitigate", "Example: ceag mitigate --groups labels.csv --eps 0.02")
+@_command(
+    "mitigate",
+    "Example: ceag mitigate --groups labels.csv --eps 0.02",
+    "Fine-tune so that no group loses more than eps beyond the rest.",
+)
 def _mitigate(options: MitigateOptions) -> None:
     from ceag_cli import stagereport, stages
 
@@ -154,6 +169,7 @@ def _find(find: Callable[[], Any], show: Callable[[Any], None]) -> Any:
 @_command(
     "audit",
     "Example: ceag audit (exit code 0: gate satisfied, 1: FAIL, 3: not enough is decided)",
+    "Compare a dense with a sparse model by group; a gate for CI.",
 )
 def _audit(options: AuditOptions) -> None:
     if options.plan:
@@ -188,7 +204,11 @@ def _show_plan(options: AuditOptions) -> None:
     _show(options.format, planreport.lines(found), planreport.document(found, version("ceag")))
 
 
-@_command("explain", "Example: ceag explain (describes; the exit code is no verdict)")
+@_command(
+    "explain",
+    "Example: ceag explain (describes; the exit code is no verdict)",
+    "Describe by group why pruning costs what it costs.",
+)
 def _explain(options: ExplainOptions) -> None:
     from ceag_cli import explaining
     from ceag_cli.explanationformats import render
@@ -203,6 +223,7 @@ def _explain(options: ExplainOptions) -> None:
     "exemplars",
     "Example: ceag exemplars seed-*/model.pruned.safetensors (describes; the exit code is no "
     "verdict)",
+    "Find the images that dense and sparse models answer differently.",
 )
 def _exemplars(options: ExemplarsOptions) -> None:
     from ceag_cli import identifying
@@ -217,7 +238,12 @@ def _exemplars(options: ExemplarsOptions) -> None:
 @_registered("schema")
 def _schema(
     command: Annotated[
-        str, typer.Argument(help="audit, explain, exemplars or sweep.", metavar="COMMAND")
+        str,
+        typer.Argument(
+            help="audit, explain, exemplars or sweep.",
+            metavar="COMMAND",
+            autocompletion=one_of("audit", "explain", "exemplars", "sweep"),
+        ),
     ] = "audit",
 ) -> None:
     """Print the JSON schema of a command's JSON document.
@@ -230,14 +256,18 @@ def _schema(
         print_result(schema(command))
 
 
-@_command("export", "Example: ceag export model.pruned.safetensors")
+@_command(
+    "export",
+    "Example: ceag export model.pruned.safetensors",
+    "Write a model as ONNX, which other runtimes run.",
+)
 def _export(options: ExportOptions) -> None:
     from ceag_cli import exports
 
     _make("export", options, exports.export, exports.lines)
 
 
-@_registered("sweep")
+@_registered("sweep", short_help="Run criteria x methods x sparsities x seeds from one recipe.")
 def _sweep(
     recipe: Annotated[Path, typer.Argument(help="YAML: seeds, sparsities, methods and options.")],
     output: Annotated[
@@ -265,7 +295,7 @@ def _sweep(
     Prints tables and the sparsest setting that passes the audit; sweep.html in the folder has more.
     What is done already is not done again, so the same line continues a sweep that was stopped.
 
-    Example: ceag sweep recipes/benchmarks/cifar100-hidden.yaml --jobs 2
+    Example: ceag sweep recipe.yaml --jobs 2
     """
     with exit_codes("sweep"):
         from ceag_cli import sweep, sweepreport
@@ -283,7 +313,7 @@ def _sweep(
         _show(output_format, sweepreport.lines(found), as_document(found))
 
 
-@_registered("info")
+@_registered("info", short_help="Show a file's lineage, architecture, sparsity, eps and groups.")
 def _info(
     file: Annotated[Path, typer.Argument(help="A .safetensors file written by ceag.")],
     tensors: Annotated[
@@ -331,6 +361,9 @@ _Layout = Annotated[
         "--from",
         help="Write the CSV from a data set as it is published: utkface, fairface, cifar10, "
         "cifar100, celeba or imagefolder.",
+        autocompletion=one_of(
+            "utkface", "fairface", "cifar10", "cifar100", "celeba", "imagefolder"
+        ),
         **_WRITING,
     ),
 ]
@@ -344,6 +377,7 @@ _Missing = Annotated[
         "--missing",
         help="Images of which something is not known: error, drop, or group (their cells stay "
         "empty). [default: error]",
+        autocompletion=one_of("error", "drop", "group"),
         **_WRITING,
     ),
 ]
@@ -353,15 +387,22 @@ _TestShare = Annotated[
         "--test-share",
         help="Fraction of the images that become test, where there is no test split. "
         "[default: 0.2]",
+        metavar="<float>",
         **_WRITING,
     ),
 ]
 _ValShare = Annotated[
     str | None,
-    typer.Option("--val-share", help="Fraction of them that become val. [default: 0]", **_WRITING),
+    typer.Option(
+        "--val-share",
+        help="Fraction of them that become val. [default: 0]",
+        metavar="<float>",
+        **_WRITING,
+    ),
 ]
 _Seed = Annotated[
-    str | None, typer.Option("--seed", help="Seed of the draws. [default: 42]", **_WRITING)
+    str | None,
+    typer.Option("--seed", help="Seed of the draws. [default: 42]", metavar="<int>", **_WRITING),
 ]
 _OverwriteCsv = Annotated[
     bool | None, typer.Option("--overwrite", help="Replace an output that exists.", **_WRITING)
@@ -370,10 +411,27 @@ _GroupsBy = Annotated[str | None, typer.Option("--groups-by", help="Columns that
 _LabelColumn = Annotated[
     str | None, typer.Option("--label-column", help="Column with the target class.")
 ]
-_Eps = Annotated[str | None, typer.Option("--eps", help="Largest excess accuracy gap, a fraction.")]
-_Alpha = Annotated[str | None, typer.Option("--alpha", help="Error level.")]
-_Interval = Annotated[str | None, typer.Option("--interval", help="Bounds of psi: score or exact.")]
-_Against = Annotated[str | None, typer.Option("--against", help="What is gated: overall or rest.")]
+_Eps = Annotated[
+    str | None,
+    typer.Option("--eps", help="Largest excess accuracy gap, a fraction.", metavar="<float>"),
+]
+_Alpha = Annotated[str | None, typer.Option("--alpha", help="Error level.", metavar="<float>")]
+_Interval = Annotated[
+    str | None,
+    typer.Option(
+        "--interval",
+        help="Bounds of psi: score or exact.",
+        autocompletion=one_of("score", "exact"),
+    ),
+]
+_Against = Annotated[
+    str | None,
+    typer.Option(
+        "--against",
+        help="What is gated: overall or rest.",
+        autocompletion=one_of("overall", "rest"),
+    ),
+]
 _GateSplits = Annotated[
     str | None, typer.Option("--gate-splits", help="Splits that the verdict rests on.")
 ]
@@ -386,7 +444,7 @@ _AuditRecipe = Annotated[
 ]
 
 
-@_registered("groups")
+@_registered("groups", short_help="Show the groups of a CSV, or write one from a data set.")
 def _groups(
     file: _GroupsFile = None,
     layout: _Layout = None,
@@ -464,7 +522,7 @@ def _write_groups(
 # Policies, and packed files
 
 
-@_registered("check")
+@_registered("check", short_help="Check ceag.yaml, and that its groups are in the CSV.")
 def _check(
     file: Annotated[
         str | None, typer.Argument(help="The groups CSV. [default: the one that is named]")
@@ -483,14 +541,18 @@ def _check(
         print_lines(checking.check(Path(), file, config, Terminal()))
 
 
-@_registered("init")
+@_registered("init", short_help="Write a commented ceag.yaml.")
 def _init(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a ceag.yaml that exists.")
     ] = False,
     eps: Annotated[
         str | None,
-        typer.Option("--eps", help="Largest excess accuracy gap to ask for. [default: 0.02]"),
+        typer.Option(
+            "--eps",
+            help="Largest excess accuracy gap to ask for. [default: 0.02]",
+            metavar="<float>",
+        ),
     ] = None,
 ) -> None:
     """Write a commented ceag.yaml that asks for the defaults, with the names of what is here.
@@ -531,7 +593,7 @@ def _pack(
         print_lines(archived_lines(pack_file(file, output, overwrite=overwrite)))
 
 
-@_registered("unpack")
+@_registered("unpack", short_help="Write a packed model as a plain timm file again.")
 def _unpack(
     file: Annotated[Path, typer.Argument(help="A file that ceag has packed.")],
     output: _Output = None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import typing
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -20,9 +21,10 @@ def signature_of(options: type[Options]) -> inspect.Signature:
 
     The default of every parameter is "not given": what holds then is known once files are read.
     """
+    own = options.__annotations__  # come first, then those that other commands have, too
     types = {
         name: Annotated[_type(options, name) | None, _info(options, name)]
-        for name, about in declared(options).items()
+        for name, about in sorted(declared(options).items(), key=lambda item: item[0] not in own)
         if about.read is None
     }
     return inspect.Signature(
@@ -63,7 +65,17 @@ def _info(options: type[Options], name: str) -> Any:
         show_default=False,
         rich_help_panel=about.panel,
         metavar=f"<{kind.__name__}>" if kind in (int, float) else None,
+        autocompletion=one_of(*about.choices) if about.choices else None,
     )
+
+
+def one_of(*values: str) -> Callable[[str], list[str]]:
+    """Completes a value in a shell."""
+
+    def completed(incomplete: str) -> list[str]:
+        return [value for value in values if value.startswith(incomplete)]
+
+    return completed
 
 
 def _defaults(about: Declaration, has_paper: bool) -> list[str]:

@@ -26,6 +26,7 @@ from ceag_cli.findings import (
 from ceag_cli.inert import as_line, printable
 from ceag_cli.report import (
     CAVEAT,
+    WHY,
     audit_headline,
     basis,
     check_lines,
@@ -37,6 +38,9 @@ from ceag_cli.report import (
 )
 from ceag_cli.results import Audit
 from ceag_cli.shiftreport import shift_lines
+
+ROOMY = 90
+"""Characters that most tables of an audit take with two between columns."""
 
 SHORT = {HIGH: "high", LOW: "low", TOO_SMALL: "small"}
 """Why a group is INCONCLUSIVE, in a word."""
@@ -53,7 +57,7 @@ def print_audit(audit: Audit, console: Console) -> None:
     more = {found.split: shift_lines(found) for found in audit.more}
     for split in result.splits:
         console.print(split_line(split), style="bold")
-        console.print(audit_table(result, split.split))
+        console.print(audit_table(result, split.split, width=console.width))
         for line in more.get(split.split, ()):
             console.print(line)
         console.print()
@@ -88,9 +92,16 @@ def audit_text(audit: Audit) -> str:
     return "".join(f"{as_line(line.rstrip())}\n" for line in lines)
 
 
-def audit_table(result: AuditResult, split: str, most: int | None = 25) -> Table:
-    """Groups of a split, worst first; the rest is counted when there are more than ``most``."""
-    table = Table(box=None, pad_edge=False, expand=False, header_style="bold")
+def audit_table(
+    result: AuditResult, split: str, most: int | None = 25, width: int | None = None
+) -> Table:
+    """Groups of a split, worst first; the rest is counted when there are more than ``most``.
+
+    With a ``width`` below ``ROOMY`` columns stand closer, and from 80 on a verdict is one line.
+    """
+    tight = width is not None and width < ROOMY
+    padding = (0, 1, 0, 0) if tight else (0, 1)
+    table = Table(box=None, pad_edge=False, expand=False, header_style="bold", padding=padding)
     table.add_column("group", overflow="fold", min_width=12)
     groups = result.by_split(split)
     judged = any(group.verdict != DESCRIPTIVE for group in groups)
@@ -99,7 +110,8 @@ def audit_table(result: AuditResult, split: str, most: int | None = 25) -> Table
         table.add_column(name, justify="right", no_wrap=True)
     open_ = any(group.verdict == INCONCLUSIVE for group in groups)
     if judged:
-        table.add_column("verdict", min_width=12)
+        one_line = width is not None and 80 <= width < ROOMY
+        table.add_column("verdict", min_width=12, no_wrap=one_line)
     if open_:
         table.add_column("needs", justify="right", no_wrap=True)
     several = len({group.feature for group in result.groups}) > 1
@@ -131,6 +143,9 @@ def audit_table(result: AuditResult, split: str, most: int | None = 25) -> Table
         notes.append("needs: further images of the group")
         if any(group.grows == "split" for group in shown):
             notes[-1] += "; *: with all others growing alike"
+    for reason, short in SHORT.items():
+        if any(group.verdict == INCONCLUSIVE and group.reason == reason for group in shown):
+            notes.append(f"{short}: {WHY[reason].format(quantity=gap)}")
     if notes:
         text = Text("\n".join(notes))
         table.caption, table.caption_justify, table.caption_style = text, "left", ""

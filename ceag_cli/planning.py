@@ -3,8 +3,7 @@
 For each group of a gated split two questions are asked of the very bounds that the audit uses, the
 other images included:
 
-    smallest   how many images it needs to PASS if nothing changed: with fewer it cannot pass,
-               whatever the models do
+    smallest   how many images it needs to PASS if nothing changed
     needed     how many it needs to PASS four times in five, if its psi is 0 and the models
                disagree about what is right on a given share of the images (the churn)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from ceag_cli.findings import REFERENCE
 from ceag_cli.inert import printable
-from ceag_cli.planning import PARTLY, POWER, GroupPlan, Need, Plan
+from ceag_cli.planning import HARDLY, PARTLY, POWER, TOO_SMALL, GroupPlan, Need, Plan
 from ceag_cli.sizes import is_missing
 from ceag_cli.texttables import aligned
 
@@ -104,10 +104,25 @@ def lines(found: Plan) -> list[str]:
         "unchanged: images that a group needs to PASS if nothing changed; with fewer it cannot.",
         f"churn: images for a PASS in {POWER:.0%} of cases, if psi is 0 and one of the models "
         "alone is right on that share.",
+        *_meanings(found.groups),
     ]
     if alike:
         text.append("*: if all groups grow alike; alone it would outgrow all others together.")
     return [*text, *found.notes]
+
+
+_MEANINGS = {
+    TOO_SMALL: "too small: cannot PASS even if no answer changes; it takes more images or a larger "
+    "eps.",
+    HARDLY: "hardly: can PASS, yet at none of these churns in so many cases.",
+    PARTLY: "up to: the largest of these churns at which the test images are enough.",
+}
+
+
+def _meanings(groups: Sequence[GroupPlan]) -> list[str]:
+    """What the last column says, where it does not speak for itself."""
+    statuses = {group.status for group in groups}
+    return [text for status, text in _MEANINGS.items() if status in statuses]
 
 
 def _words(group: GroupPlan) -> str:

@@ -119,9 +119,12 @@ def mitigate_lines(result: MitigateResult) -> list[str]:
         lines.append(_accuracies("train images mixed with others, in place of unseen ones:", split))
     worst, eps = _worst(split, result.eps), tolerance(result.eps)
     if result.satisfied:
-        line = f"The constraints hold on {where}: the largest psi is {worst}, eps is {eps}."
+        line = f"The constraints hold on {where}: the largest psi is {worst}, eps is {eps} points."
     else:
-        line = f"NOT SATISFIED ON {where.upper()}: the largest psi is {worst}, more than eps {eps}."
+        line = (
+            f"NOT SATISFIED ON {where.upper()}: the largest psi is {worst}, more than the {eps} "
+            "points of eps."
+        )
     return [*lines, line]
 
 

@@ -1,9 +1,10 @@
-"""What is wrong with a command line is said in one line, as all other errors are."""
+"""What Typer's commands do otherwise here: errors are one line, help begins with what matters."""
 
 from __future__ import annotations
 
+import itertools
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 from ceag_cli.declarations import EMPTY
 from ceag_cli.inert import as_line, shortened
 from ceag_cli.launched import is_one_of_many
+from ceag_cli.sharedoptions import DATA, METHOD, MODEL, OUTPUT, PRUNING, RUN, TRAINING
 
 UsageError: type[Exception] = typing.cast(Any, typer.BadParameter.__base__)
 """Of click, or of the copy that newer versions of Typer have in its place."""
@@ -67,11 +69,38 @@ class Program(TyperGroup):
         return name, command, rest
 
 
+HEADINGS = ("Arguments", METHOD, PRUNING, DATA, MODEL, TRAINING, RUN, OUTPUT, "Options")
+"""The order in which options are listed: what the command is about comes first."""
+
+
+def heading(parameter: Any) -> str:
+    """What an option is listed under."""
+    if parameter.param_type_name == "argument":
+        return "Arguments"
+    return getattr(parameter, "rich_help_panel", None) or "Options"
+
+
+def by_heading(parameters: Sequence[Any]) -> Iterator[tuple[str, list[Any]]]:
+    """Options in the order of their headings, those of a command alone last."""
+    known = {name: place for place, name in enumerate(HEADINGS)}
+    ordered = sorted(parameters, key=lambda p: (known.get(heading(p), len(known)), heading(p)))
+    for name, members in itertools.groupby(ordered, heading):
+        yield name, list(members)
+
+
 class NoneEmpty(TyperCommand):
     """A command that refuses empty values, before anything is made of them.
 
     In CI they come from variables that are not set, and would count as not given.
     """
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """List the options for ``--help``, by heading."""
+        for name, members in by_heading(self.get_params(ctx)):
+            records = [record for p in members if (record := p.get_help_record(ctx)) is not None]
+            if records:
+                with formatter.section(name):
+                    formatter.write_dl(records)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read a command line."""

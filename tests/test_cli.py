@@ -2,6 +2,7 @@ import errno
 import json
 import math
 import os
+import re
 import shutil
 from fractions import Fraction
 from importlib.metadata import version
@@ -14,11 +15,14 @@ import timm
 import torch
 from PIL import Image
 from toys import ROWS, ceag, done, errors, folder_with, tiny_model, write_csv, write_images
+from typer.testing import CliRunner
 
+from ceag_cli.cli import app
+from ceag_cli.declarations import flag
 from ceag_cli.errors import OptionError
 from ceag_cli.inputs import open_checkpoint
 from ceag_cli.lineage import Lineage
-from ceag_cli.options import AuditOptions, PruneOptions
+from ceag_cli.options import AuditOptions, MitigateOptions, PruneOptions
 from ceag_cli.progress import Quiet
 from ceag_cli.stageoptions import METHODS
 from ceag_cli.weightsfiles import read_metadata
@@ -89,6 +93,48 @@ def test_versions_are_shown() -> None:
 def test_every_command_has_help(command: str) -> None:
     result = done(command, "--help")
     assert "Example: ceag " + command in " ".join(result.stdout.split())
+
+
+@pytest.mark.parametrize("command", ["prune", "mitigate"])
+def test_help_begins_with_what_the_command_is_about(command: str) -> None:
+    lines = done(command, "--help").stdout.splitlines()
+    headings = [line.rstrip(":") for line in lines if line.endswith(":") and line[0].isalpha()]
+    about = {"prune": "Pruning", "mitigate": "Method"}[command]
+    assert headings[:2] == ["Arguments", about]
+    assert headings[-2:] == ["Output", "Options"]
+
+
+def test_every_option_is_in_the_help_once() -> None:
+    names = re.findall(r"^  (?:-\w, )?(--[\w-]+)", done("mitigate", "--help").stdout, re.M)
+    declared = [flag(name) for name in MitigateOptions.__dataclass_fields__ if name != "checkpoint"]
+    assert sorted(names) == sorted([*declared, "--config", "--help"])
+
+
+def test_the_list_of_commands_is_not_cut() -> None:
+    listed = done("--help").stdout.partition("Commands:\n")[2].splitlines()
+    assert len(listed) == 15
+    assert all(line.endswith(".") and not line.endswith("...") for line in listed)
+
+
+@pytest.mark.parametrize(
+    ("line", "values"),
+    [
+        ("ceag mitigate --method naive", ["naive", "naive-es"]),
+        ("ceag audit --gate ", ["evidence", "strict", "point"]),
+        ("ceag groups --from cifar", ["cifar10", "cifar100"]),
+        ("ceag schema s", ["sweep"]),
+        ("ceag info --format j", ["json"]),
+    ],
+)
+def test_values_are_completed_in_bash(line: str, values: list[str]) -> None:
+    words = line.split(" ")
+    env = {
+        "_CEAG_COMPLETE": "complete_bash",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(len(words) - 1),
+    }
+    result = CliRunner().invoke(app, [], prog_name="ceag", env=env)
+    assert result.stdout.split() == values
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,12 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module
 
 
+def test_no_page_links_out_of_the_site() -> None:
+    """Such a link works in a checkout, and leads nowhere on the site."""
+    found = {page.name: re.findall(r"\]\(\.\./[^)]*\)", page.read_text("utf-8")) for page in PAGES}
+    assert {name: links for name, links in found.items() if links} == {}
+
+
 # What is made of the code
 
 

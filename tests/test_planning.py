@@ -221,6 +221,7 @@ def test_groups_shows_sizes_and_what_can_be_decided(labels: Path) -> None:
     assert rows["Black"][1:3] == ["0", "140"]
     assert rows["White"][1:3] == ["250", "300"]
     assert "images without a race: 10 of test" in result.stdout
+    assert sum(line.startswith("too small: ") for line in lines) == 1
     assert result.stderr == ""
     assert all(len(line) <= 120 for line in lines)
 

@@ -61,6 +61,31 @@ def audit_by_bounds(names: Sequence[str], lost: Sequence[int], n: int, **more: A
     return audit([paired(names, lost, n)], grouping_of(names), Policy(eps=0.02, **more))
 
 
+def table_at(width: int, result: AuditResult) -> list[str]:
+    """A table as a terminal of that width has it, without what is written below."""
+    console = Console(file=io.StringIO(), width=width, highlight=False, markup=False)
+    console.print(audit_table(result, "test", width=width))
+    assert isinstance(console.file, io.StringIO)
+    return [line.rstrip() for line in console.file.getvalue().splitlines()]
+
+
+def test_a_verdict_is_one_line_in_a_terminal_of_80_columns() -> None:
+    # 10 and 2 of 145 are lost: psi is 6.9 - 4.1 = 2.8 points, more than 2, but not shown to be.
+    lines = table_at(80, audit_by_bounds(["camera=old camera", "camera=phone"], [10, 2], 145))
+    assert all(len(line) <= 80 for line in lines)
+    (row,) = [line for line in lines if line.startswith("camera=old camera")]
+    assert "+2.8" in row
+    assert "INCONCLUSIVE high" in row
+    assert "high: psi is above eps, but not shown to be" in lines
+
+
+def test_reasons_are_explained_below_the_table() -> None:
+    # At 2 points a group of 20 images cannot pass if nothing changes.
+    few = table_at(120, audit_by_bounds(["a", "b"], [0, 0], 20))
+    assert "small: too few images to pass even if no answer had changed" in few
+    assert not any(line.startswith("high: ") for line in few)
+
+
 def audited(
     names: Sequence[str],
     lost: Sequence[int],

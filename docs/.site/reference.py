@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from itertools import groupby
 from typing import Any
 
 import typer.main
@@ -16,10 +15,7 @@ import ceag_cli
 from ceag_cli.cli import app
 from ceag_cli.declarations import declared
 from ceag_cli.options import COMMANDS
-from ceag_cli.sharedoptions import DATA, METHOD, MODEL, OUTPUT, PRUNING, RUN, TRAINING
-
-PANELS = ("Arguments", DATA, MODEL, METHOD, PRUNING, TRAINING, RUN, OUTPUT, "Options")
-"""The groups of options, in the order in which a page has them; others follow."""
+from ceag_cli.usage import by_heading
 
 _DEFAULT = re.compile(r"\s*\[default: (.*)\]$", re.DOTALL)
 
@@ -74,9 +70,7 @@ def command_page(name: str) -> str:
         else:
             lines += [_escaped(paragraph), ""]
     parameters = [p for p in command.params if not getattr(p, "hidden", False)]
-    known = {panel: place for place, panel in enumerate(PANELS)}
-    ordered = sorted(parameters, key=lambda p: (known.get(_panel(p), len(known)), _panel(p)))
-    for panel, members in groupby(ordered, _panel):
+    for panel, members in by_heading(parameters):
         lines += [f"## {panel}", "", "| | | default |", "|---|---|---|"]
         lines += [_row(name, parameter) for parameter in members]
         lines.append("")
@@ -86,12 +80,6 @@ def command_page(name: str) -> str:
 
 def _paragraphs(command: Any) -> list[str]:
     return [" ".join(part.split()) for part in command.help.split("\n\n")]
-
-
-def _panel(parameter: Any) -> str:
-    if parameter.param_type_name == "argument":
-        return "Arguments"
-    return getattr(parameter, "rich_help_panel", None) or "Options"
 
 
 def _row(command: str, parameter: Any) -> str:
