@@ -137,7 +137,7 @@ def test_the_text() -> None:
         "=1|2            20  100.0   100.0  -8.0",
     ]
     start = next(i for i, line in enumerate(lines) if line.startswith("test (gated): 2320 images"))
-    assert lines[start + 1 : start + 15] == [
+    assert lines[start + 1 : start + 16] == [
         "group            n  dense  sparse   psi         bounds  verdict             needs",
         "Black         1000  100.0    88.0  +4.0   +2.9 to +5.2  FAIL",
         "Asian, other   300  100.0    85.0  +7.0  +4.2 to +10.3  WAIVED",
@@ -145,13 +145,14 @@ def test_the_text() -> None:
         "=1|2            20  100.0   100.0  -8.0  -19.8 to +3.9  INCONCLUSIVE small     +5",
         "none             0      –       –     –                 NO_DATA",
         "needs: further images of the group",
+        "small: too few images to pass even if no answer had changed",
         "",
         "--max-drop on test: +8.0 (+7.1 to +8.9), at most 10: PASS",
         "warning: too few images to pass at this eps even if no answer had changed: race==1|2",
         "FAIL: psi > eps is shown for at least one group (split test, eps 2 points; largest psi "
         "+7.0, race=Asian, other).",
         "  psi is shown to be above eps: race=Black",
-        lines[start + 13],
+        lines[start + 14],
         "report: model.pruned.run/audit.html",
     ]
 

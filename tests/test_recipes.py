@@ -6,6 +6,7 @@ import pkgutil
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -79,7 +80,12 @@ def test_a_command_line_in_the_pages_parses(line: str) -> None:
     from ceag_cli.cli import app
 
     _, name, *arguments = shlex.split(line)
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    program: Any = typer.main.get_command(app)
+    commands = program.commands
+    if name.startswith("--"):
+        of_all = program.get_params(program.make_context("ceag", [], resilient_parsing=True))
+        assert name in {spelling for option in of_all for spelling in option.opts}
+        return
     assert name in commands, f"ceag has no command {name}"
     command = commands[name]
     context = command.make_context(name, list(arguments), resilient_parsing=False)

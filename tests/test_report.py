@@ -379,11 +379,12 @@ def test_what_a_group_needs_is_a_short_number_that_the_last_line_explains(
     open_: dict[str, Any] = {"verdict": "INCONCLUSIVE", "reason": HIGH}
     open_ |= {"n_needed": needed, "grows": grows}
     groups = tuple(dataclasses.replace(group, **open_) for group in result.groups)
-    head, *rows, legend = rendered(dataclasses.replace(result, groups=groups))
+    head, *rows, legend, reason = rendered(dataclasses.replace(result, groups=groups))
     assert head.split()[-1] == "needs"
     assert [row.split()[-1] for row in rows] == [shown, shown]
     alike = "; *: with all others growing alike" if grows == "split" else ""
     assert legend.rstrip() == f"needs: further images of the group{alike}"
+    assert reason.rstrip() == "high: psi is above eps, but not shown to be"
 
 
 def test_exactly_as_many_groups_as_are_shown() -> None:
