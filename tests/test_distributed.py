@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import zlib
@@ -270,16 +271,19 @@ def test_a_run_of_which_a_process_is_killed_can_be_continued_by_any_number(
     assert max(line["max_multiplier"] for line in expected) > 0
 
 
-def test_what_is_wrong_is_said_once_and_both_processes_exit_with_2(folder: Path) -> None:
+def test_what_is_wrong_is_said_once_and_exits_with_2(folder: Path) -> None:
     text = (folder / "labels.csv").read_text().replace("images/3.png,blue", "images/3.png,blue,x")
     (folder / "bad.csv").write_text(text)
     result = torchrun(folder, "-m", "ceag_cli", "dense", *DENSE, "--groups", "bad.csv", "-o", "x/")
     assert said_by_ceag(result.stderr) == ["error: bad.csv row 5: has 5 cells, the header has 4"]
     assert result.stdout == ""
     assert not (folder / "x").exists()
-    # torchrun ends with 1 whenever a process fails, and names its exit code in its report.
+    # torchrun ends with 1 whenever a process fails, and names its exit code in its report. A
+    # second one that has not quite ended by then it ends itself, or (torch 2.7) does not name.
     assert result.returncode == 1
-    assert result.stderr.count("exitcode  : 2 ") == 2
+    codes = set(re.findall(r"exitcode  : (-?\d+) ", result.stderr))
+    assert "2" in codes
+    assert codes <= {"2", str(-signal.SIGTERM)}
 
 
 def test_a_process_that_alone_finds_something_wrong_says_so(folder: Path, tmp_path: Path) -> None:
