@@ -159,6 +159,7 @@ def test_a_page_is_read_as_commands_and_files(site: Any) -> None:
         (["a", "..."], ["a"], ["a", "..."]),
         (["a 1 word..."], ["a 2 word and more"], ["a 2 word..."]),
         ([], ["a"], None),
+        (["...", "a=8 +1"], ["a=3 +2", "a=8 +4"], ["...", "a=8 +4"]),  # the same group
     ],
 )
 def test_what_is_printed_is_compared_but_for_numbers(

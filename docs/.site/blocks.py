@@ -95,7 +95,10 @@ def aligned(expected: Sequence[str], actual: Sequence[str]) -> list[str] | None:
     if not expected:
         return None if actual else []
     if expected[0] == "...":
-        for skipped in range(len(actual) + 1):
+        # Of several lines that fit, rather the one about the same group.
+        begins = expected[1].split()[:1] if expected[1:] else []
+        others = [" ".join(actual[i : i + 1]).split()[:1] != begins for i in range(len(actual) + 1)]
+        for skipped in sorted(range(len(others)), key=others.__getitem__):
             rest = aligned(expected[1:], actual[skipped:])
             if rest is not None:
                 return ["...", *rest]
