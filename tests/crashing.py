@@ -7,7 +7,8 @@ kills take minutes. One JSON line is read for each command, and one is answered:
     {"argv": [...], "cwd": DIR, "at": {"12": "KILL"}} SIGKILL right before it touches a file for
                                                       the twelfth time; also INT, TERM, and several
     {"argv": [...], "cwd": DIR, "signals": [["TERM", 0.7], ["TERM", 0.01]]}
-                                                      these, each so long after the one before
+                                                      these, each so long after the one before,
+                                                      from when the command hears of them on
     {"argv": [...], "cwd": DIR, "most": 4096}         no file may become larger (RLIMIT_FSIZE),
                                                       which fails as a full disk does
 
@@ -79,6 +80,13 @@ def carry_out(asked: dict[str, Any], output: int, report: int) -> None:
     os._exit(code if isinstance(code, int) else 98)
 
 
+def hears_signals(process: int) -> bool:
+    """Whether a process has handlers of SIGINT and SIGTERM."""
+    with open(f"/proc/{process}/status", encoding="ascii") as file:
+        caught = next(int(line.split()[1], 16) for line in file if line.startswith("SigCgt:"))
+    return all(caught >> (number - 1) & 1 for number in (signal.SIGINT, signal.SIGTERM))
+
+
 def answer(asked: dict[str, Any]) -> dict[str, Any]:
     """Carry out a command; how it ended."""
     (hears, speaks), (reads, writes) = os.pipe(), os.pipe()
@@ -94,6 +102,9 @@ def answer(asked: dict[str, Any]) -> dict[str, Any]:
     if "seconds" in asked:
         plan = [["KILL", asked["seconds"]]]
     gone, status = 0, 0
+    while "signals" in asked and not gone and not hears_signals(child):
+        time.sleep(0.001)
+        gone, status = os.waitpid(child, os.WNOHANG)
     for name, seconds in plan:
         until = time.monotonic() + seconds
         while not gone and time.monotonic() < until:
