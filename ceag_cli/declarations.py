@@ -16,6 +16,7 @@ import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeVar, Union
 
 from ceag_cli.errors import CeagError, OptionError
@@ -83,10 +84,16 @@ def declared(options: type[Options]) -> dict[str, Declaration]:
 
 def value_type(options: type[Options], name: str) -> Any:
     """Type of an option without its ``| None``, e.g. ``int`` or ``tuple[float, ...]``."""
-    hint = typing.get_type_hints(options)[name]
+    hint = _hints(options)[name]  # type: ignore[arg-type]  # mypy asks instances for their hash
     if typing.get_origin(hint) in (Union, types.UnionType):
         hint = next(part for part in typing.get_args(hint) if part is not type(None))
     return hint
+
+
+@cache
+def _hints(options: type[Options]) -> dict[str, Any]:
+    """The types of all options; they are asked for one by one, and reading them takes long."""
+    return typing.get_type_hints(options)
 
 
 @dataclass(frozen=True, kw_only=True)
