@@ -177,6 +177,8 @@ def follow_all(folder: Path, update: bool = False) -> list[str]:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
+        sys.exit(__doc__)
     found = follow_all(Path(sys.argv[1]).resolve(), "--update" in sys.argv)
     print(*found, sep="\n", file=sys.stderr)
     sys.exit(bool(found))
