@@ -58,6 +58,34 @@ def _report(formats: tuple[str, ...]) -> Any:
     )
 
 
+def _sparse_model() -> Any:
+    """The argument of a command that looks at a sparse model."""
+    return option(
+        None,
+        "Sparse model. [default: the newest mitigated, else the newest pruned one in the "
+        "current folder]",
+        MODEL,
+        positional=True,
+    )
+
+
+def _its_dense_model() -> Any:
+    """The option ``--dense`` of such a command."""
+    return option(
+        None,
+        "Where the dense model lies that the sparse one was made from.",
+        MODEL,
+        shown="where the file names it",
+    )
+
+
+def _split() -> Any:
+    """The option ``--split`` of a command that describes one."""
+    return option(
+        "test", "Split whose images are looked at.", DATA, choices=("train", "val", "test")
+    )
+
+
 PICTURES_SHOWN = "24; 0 where the environment variable CI is set"
 
 
@@ -65,19 +93,8 @@ PICTURES_SHOWN = "24; 0 where the environment variable CI is set"
 class AuditOptions(DataOptions, ArchitectureOptions, RunOptions):
     """Compare a dense with a sparse model by group, on the same images."""
 
-    checkpoint: str | None = option(
-        None,
-        "Sparse model. [default: the newest mitigated, else the newest pruned one in the "
-        "current folder]",
-        MODEL,
-        positional=True,
-    )
-    dense: str | None = option(
-        None,
-        "Where the dense model lies that the sparse one was made from.",
-        MODEL,
-        shown="where the file names it",
-    )
+    checkpoint: str | None = _sparse_model()
+    dense: str | None = _its_dense_model()
     baseline: str | None = option(
         None,
         "Another model to compare with, on purpose; reports say so. The two may see the images in "
@@ -242,25 +259,12 @@ class ExplainOptions(DataOptions, ArchitectureOptions, RunOptions):
     predict beside the one that is measured. Nothing of it is a verdict.
     """
 
-    checkpoint: str | None = option(
-        None,
-        "Sparse model. [default: the newest mitigated, else the newest pruned one in the "
-        "current folder]",
-        MODEL,
-        positional=True,
-    )
-    dense: str | None = option(
-        None,
-        "Where the dense model lies that the sparse one was made from.",
-        MODEL,
-        shown="where the file names it",
-    )
+    checkpoint: str | None = _sparse_model()
+    dense: str | None = _its_dense_model()
     baseline: str | None = option(
         None, "Another dense model in its place, on purpose.", MODEL, shown="none"
     )
-    split: str = option(
-        "test", "Split whose images are looked at.", DATA, choices=("train", "val", "test")
-    )
+    split: str = _split()
     max_images_per_group: int = option(
         512,
         "Images of a group that losses, gradients and curvature are taken on, drawn by --seed; 0 "
@@ -325,9 +329,7 @@ class ExemplarsOptions(DataOptions, ArchitectureOptions, RunOptions):
         repeatable=True,
         shown="none",
     )
-    split: str = option(
-        "test", "Split whose images are looked at.", DATA, choices=("train", "val", "test")
-    )
+    split: str = _split()
     cluster_id: str | None = option(
         None,
         "Column that tells which images belong together, e.g. the person in them; bounds are "

@@ -12,8 +12,8 @@ from ceag_cli.classes import class_index, class_order, ordered_names
 from ceag_cli.data import Data
 from ceag_cli.declarations import Idle, no_effect
 from ceag_cli.errors import OptionError
-from ceag_cli.inputs import check_targets
-from ceag_cli.models import architecture_of, check_runs, create, model_kwargs
+from ceag_cli.inputs import check_targets, introduce
+from ceag_cli.models import create, model_kwargs
 from ceag_cli.optimizers import without_effect
 from ceag_cli.options import DenseOptions
 from ceag_cli.preprocessing import preprocessing_of
@@ -72,13 +72,7 @@ def open_given(options: DenseOptions, reporter: Reporter) -> Checkpoint | None:
     if options.checkpoint is None:
         return None
     given = load(weights_in(Path(options.checkpoint)), _as_it_is(options))
-    for warning in given.warnings:
-        reporter.warn(warning)
-    reporter.say(
-        f"{given.path}: {architecture_of(given.model)} (from {given.architecture_from}), "
-        f"{preprocessing_of(given.config, options)}"
-    )
-    check_runs(given.model, given.preprocessing)
+    introduce(given, preprocessing_of(given.config, options), reporter)
     return given
 
 

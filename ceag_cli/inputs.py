@@ -16,6 +16,7 @@ from ceag_cli.errors import CheckpointError, LineageError
 from ceag_cli.lineage import Lineage, newest
 from ceag_cli.models import architecture_of, check_runs
 from ceag_cli.options import DenseOptions, PruneOptions
+from ceag_cli.preprocessing import Preprocessing
 from ceag_cli.progress import Reporter
 from ceag_cli.reading import ANOTHER
 from ceag_cli.references import GroupsReference, Reference
@@ -54,14 +55,21 @@ def open_checkpoint(
     classes = checkpoint.model.num_classes
     if not isinstance(options, DenseOptions) and options.num_classes not in (None, classes):
         raise CheckpointError(f"{path}: has {classes} classes, --num-classes {options.num_classes}")
+    introduce(checkpoint, checkpoint.preprocessing, reporter)
+    return checkpoint
+
+
+def introduce(checkpoint: Checkpoint, seen: Preprocessing, reporter: Reporter) -> None:
+    """Say what a model is and how it is going to see images, and that it runs.
+
+    Raises:
+        CheckpointError: It does not run on the input of its file.
+    """
     for warning in checkpoint.warnings:
         reporter.warn(warning)
-    reporter.say(
-        f"{path}: {architecture_of(checkpoint.model)} (from {checkpoint.architecture_from}), "
-        f"{checkpoint.preprocessing}"
-    )
+    architecture = architecture_of(checkpoint.model)
+    reporter.say(f"{checkpoint.path}: {architecture} (from {checkpoint.architecture_from}), {seen}")
     check_runs(checkpoint.model, checkpoint.preprocessing)
-    return checkpoint
 
 
 def find_early(source: Checkpoint, options: PruneOptions, reporter: Reporter) -> Checkpoint:
